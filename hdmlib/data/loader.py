@@ -1,0 +1,167 @@
+"""People -> batches of crops, the same for any number of workers and from any epoch on.
+
+A sample's order and augmentation depend on (seed, epoch, index) alone. The sampler hands (epoch, index) pairs to the
+workers, so that they need no state of their own: persistent workers follow the epoch and a resumed run repeats the one
+it replaces.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import cv2
+import numpy as np
+import torch
+from torch.utils.data import DataLoader, Dataset, Sampler
+
+from hdmlib.data.crops import AUGMENTATIONS, Augmentation, Frame, Region, transform
+from hdmlib.data.samples import PoseDataset, read_image
+
+
+class CropDataset(Dataset):
+    """One crop per person. An item is a dict of
+
+    - ``image`` (3, H, W) uint8 RGB,
+    - ``joints`` (K, 2) float32, heatmap cells,
+    - ``weights`` (K,) float32, 1 where a joint is labelled and inside the heatmap (up to the outer edge of its cells),
+      else 0; ``joints`` is 0 there,
+    - ``index`` of the person in ``people``, and
+    - ``affine`` (2, 3) float64 from pixels of the photo to cells; ``crops.invert`` of it brings predictions back. In a
+      mirrored crop the joints' order is mirrored, too.
+
+    Args:
+        people: The dataset.
+        frame: Input size and coordinates rule.
+        augmentation: How regions are drawn.
+        seed: Of the augmentation, 0 or more.
+        cache: Whether to decode every photo now and keep it, 3 bytes a pixel.
+    """
+
+    def __init__(
+        self, people: PoseDataset, frame: Frame, augmentation: Augmentation, *, seed: int = 0, cache: bool = False
+    ) -> None:
+        self.people = people
+        self.frame = frame
+        self.augmentation = augmentation
+        self.seed = seed
+        self.photos = [read_image(path) for path in people.images] if cache else []
+
+    def __len__(self) -> int:
+        return len(self.people)
+
+    def __getitem__(self, key: tuple[int, int]) -> dict[str, torch.Tensor | int]:
+        """The crop of person ``index`` in ``epoch``, for ``key = (epoch, index)``."""
+        epoch, index = key
+        people, frame = self.people, self.frame
+        joints, labelled = people.joints[index], people.visibility[index] > 0
+        whole = Region(people.centres[index], people.sizes[index])
+        # numpy pads a short key with zeros, so that index 0 would share the numbers of the epoch's order
+        rng = np.random.default_rng([self.seed, epoch, index + 1])
+        region = self.augmentation.draw(whole, joints, labelled, people.skeleton.upper, rng)
+        photo = self.photos[people.image_index[index]] if self.photos else read_image(people.image_path(index))
+        to_input = frame.to_input(region)
+        image = frame.crop(photo, to_input)
+        affine = frame.to_cells(to_input)
+        cells = transform(joints, affine)
+        # the map reaches half a cell beyond the centres of its outer cells
+        weights = labelled & (cells >= -0.5).all(axis=1) & (cells <= np.array(frame.cells) - 0.5).all(axis=1)
+        cells[~weights] = 0
+        if region.mirrored:
+            order = list(people.skeleton.flip_order)
+            cells, weights = cells[order], weights[order]
+        return {
+            "image": torch.from_numpy(np.ascontiguousarray(image.transpose(2, 0, 1))),
+            "joints": torch.from_numpy(cells.astype(np.float32)),
+            "weights": torch.from_numpy(weights.astype(np.float32)),
+            "index": index,
+            "affine": torch.from_numpy(affine),
+        }
+
+
+class EpochSampler(Sampler[tuple[int, int]]):
+    """Every person once an epoch, as (epoch, index)."""
+
+    def __init__(self, count: int, *, shuffle: bool, seed: int) -> None:
+        self.count = count
+        self.shuffle = shuffle
+        self.seed = seed
+        self.epoch = 0
+
+    def set_epoch(self, epoch: int) -> None:
+        """Choose the epoch of the iterators made from now on; 0 until then."""
+        self.epoch = epoch
+
+    def __len__(self) -> int:
+        return self.count
+
+    def __iter__(self) -> Iterator[tuple[int, int]]:
+        order = np.arange(self.count)
+        if self.shuffle:
+            np.random.default_rng([self.seed, self.epoch]).shuffle(order)
+        return iter([(self.epoch, index) for index in order.tolist()])
+
+
+class CropLoader(DataLoader):
+    """A DataLoader whose epoch is set by the name that Accelerate's prepared loaders use, too."""
+
+    def set_epoch(self, epoch: int) -> None:
+        """Choose the epoch of the iterators made from now on.
+
+        On a loader that Accelerate has prepared call the prepared one's method: it counts epochs itself and would
+        overwrite what its sampler was told.
+        """
+        self.sampler.set_epoch(epoch)
+
+
+def make_loader(
+    people: PoseDataset,
+    input_size: tuple[int, int],
+    *,
+    coordinates: str = "center",
+    augmentation: str | Augmentation = "none",
+    batch_size: int = 32,
+    shuffle: bool = False,
+    seed: int = 0,
+    workers: int = 0,
+    cache: bool = False,
+) -> CropLoader:
+    """Batches of crops; call ``loader.set_epoch(epoch)`` before each epoch.
+
+    Args:
+        people: The dataset.
+        input_size: Width and height of the crops in pixels, multiples of 4.
+        coordinates: ``center``, ``hrnet`` or ``udp``, see :class:`~hdmlib.data.crops.Frame`.
+        augmentation: A name in :data:`~hdmlib.data.crops.AUGMENTATIONS`, or your own.
+        batch_size: People per batch; the last batch holds the rest.
+        shuffle: Whether the order is a new random one each epoch.
+        seed: Of order and augmentation, 0 or more.
+        workers: Processes that make crops; 0 makes them in this one.
+        cache: Whether to decode every photo once and keep it: 3 bytes a pixel, shared by workers where they are forked.
+            Saves the larger part of the work on a small crop.
+
+    Returns:
+        A loader of dicts of :class:`CropDataset`'s items, stacked.
+
+    Raises:
+        ValueError: If a parameter has no such value.
+    """
+    if isinstance(augmentation, str):
+        if augmentation not in AUGMENTATIONS:
+            raise ValueError(f"unknown augmentation {augmentation!r}; known: {', '.join(AUGMENTATIONS)}")
+        augmentation = AUGMENTATIONS[augmentation]
+    return CropLoader(
+        CropDataset(people, Frame(tuple(input_size), coordinates), augmentation, seed=seed, cache=cache),
+        batch_size=batch_size,
+        sampler=EpochSampler(len(people), shuffle=shuffle, seed=seed),
+        num_workers=workers,
+        persistent_workers=workers > 0,
+        pin_memory=torch.cuda.is_available(),
+        worker_init_fn=_one_thread,
+        # torch draws a seed for its workers even though they use none: not from the caller's global generator
+        generator=torch.Generator().manual_seed(seed),
+    )
+
+
+def _one_thread(worker: int) -> None:
+    """A worker is one core's work, and OpenCV's thread pool does not survive a fork."""
+    cv2.setNumThreads(0)

@@ -1,0 +1,145 @@
+"""A run is a config; a finished run is a record, and is not trained again.
+
+``run(config)`` looks for the record of the same identity, first among the user's own runs, then among the committed
+reference records, and trains only if there is none. What a run leaves in its folder::
+
+    <run_dir>/<name>/last.pt              everything needed to go on, replaced after each epoch
+    <run_dir>/<name>/model.safetensors    the network after the last epoch
+    <run_dir>/<name>/record.json          written last: a folder with a record is a finished run
+"""
+
+from __future__ import annotations
+
+import os
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from torch import nn
+
+from hdmlib.config import Config, ConfigError
+from hdmlib.data.sources import Data, open_data
+from hdmlib.models import build_model, load_weights, save_weights
+from hdmlib.paths import PROJECT_ROOT, caller_folder
+from hdmlib.records import Epoch, Record, load_record, machine, save_record
+from hdmlib.training import CHECKPOINT, build_losses, fit
+
+REFERENCE_RECORDS = PROJECT_ROOT / "figures" / "records"
+
+
+@dataclass(frozen=True)
+class Run:
+    """A finished run.
+
+    Attributes:
+        config: What was asked for.
+        data: The people.
+        record: Its curves and scores.
+        folder: Where its weights are, or ``None`` if only the committed record is at hand.
+        trained: Whether any epoch of it was trained by this very call.
+    """
+
+    config: Config
+    data: Data
+    record: Record
+    folder: Path | None
+    trained: bool
+
+    def model(self) -> nn.Module:
+        """The trained network, on the CPU, in evaluation mode.
+
+        Raises:
+            ValueError: The run was not trained here, so there are no weights.
+        """
+        if self.folder is None:
+            raise ValueError(
+                f"{self.record.name} is a committed record without weights; pass weights=True to train it here"
+            )
+        model = build_model(self.config.model, num_joints=len(self.data.train.skeleton))
+        load_weights(model, self.folder / "model.safetensors")
+        return model.eval()
+
+
+def run(
+    config: Config,
+    *,
+    weights: bool = False,
+    progress: Callable[..., Any] | None = None,
+    report: Callable[[Epoch], None] | None = None,
+) -> Run:
+    """The finished run of a config: found, resumed or trained.
+
+    Args:
+        config: What to run.
+        weights: Whether the trained network itself is needed; the committed records then do not serve.
+        progress: Wraps long loops: ``progress(iterable, total=, desc=)``.
+        report: Called with the line of each epoch, past ones included.
+
+    Raises:
+        ConfigError, DataError, TrainingDiverged, OSError, ValueError: As the parts raise them; nothing half-made stays
+            that would be taken for a result.
+    """
+    build_losses(config)  # a wrong option must not cost the time that reading or drawing the data takes
+    folder_of_runs = runs_folder(config)
+    data = open_data(config, progress)
+    name = config.run_name(data.fingerprint)
+    folder = folder_of_runs / name
+    if not config.resume:
+        _put_aside(folder)
+    finished = _find(folder, weights)
+    if finished is not None:
+        record = load_record(finished)
+        for line in record.epochs if report else ():
+            report(line)
+        return Run(config, data, record, folder if finished.parent == folder else None, trained=False)
+
+    started, done_before = time.monotonic(), (folder / CHECKPOINT).exists()
+    model, history = fit(config, data, folder, progress=progress, report=report)
+    record = Record(
+        name=name,
+        identity=config.identity(data.fingerprint),
+        joints=list(data.train.skeleton.joints),
+        people={"train": len(data.train), "val": len(data.val)},
+        left_out={"train": dict(data.train.left_out), "val": dict(data.val.left_out)},
+        epochs=history,
+        seconds=None if done_before else time.monotonic() - started,
+        machine=machine(),
+    )
+    save_weights(model, folder / "model.safetensors")
+    save_record(record, folder / "record.json")
+    return Run(config, data, load_record(folder / "record.json"), folder, trained=True)
+
+
+def runs_folder(config: Config) -> Path:
+    """Where the runs are kept, checked to be writable before anything long begins.
+
+    Raises:
+        ConfigError: It cannot be created or written.
+    """
+    folder = config.run_dir or Path(os.environ.get("HDMLIB_RUNS", caller_folder() / "runs"))
+    probe = folder / f".writable-{os.getpid()}"
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        probe.touch()
+        probe.unlink()
+    except OSError as error:
+        raise ConfigError(f"run_dir: cannot write in {folder} ({error.strerror}); choose another folder") from None
+    return folder
+
+
+def _find(folder: Path, weights: bool) -> Path | None:
+    own, reference = folder / "record.json", REFERENCE_RECORDS / f"{folder.name}.json"
+    if own.exists():
+        return own
+    return reference if reference.exists() and not weights and not (folder / CHECKPOINT).exists() else None
+
+
+def _put_aside(folder: Path) -> None:
+    """Rename an earlier run of the same name, so that a new beginning loses nothing."""
+    if folder.exists():
+        number = 1
+        while (kept := folder.with_name(f"{folder.name}.{number}")).exists():
+            number += 1
+        folder.rename(kept)

@@ -1,0 +1,238 @@
+"""OKS, COCO's measure of how alike two poses are: AP and AR from results, similarity, suppression and scores.
+
+In: ground truth in COCO's keypoint format and result records as COCO's server takes them, one per detected person:
+``{"image_id", "category_id", "keypoints": [x1, y1, c1, ...], "score"}``, pixels of the photo. Out: AP and AR.
+
+The object keypoint similarity of a detection d and a person g is ``mean over g's labelled joints of exp(-|d_k -
+g_k|^2 / (2 area (2 sigma_k)^2))``, with ``area`` that of the person in squared pixels and sigma_k from the skeleton.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import io
+import json
+from collections.abc import Mapping, Sequence
+from numbers import Real
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+from pycocotools.coco import COCO
+from pycocotools.cocoeval import COCOeval
+
+METRICS = ("AP", "AP50", "AP75", "APM", "APL", "AR", "AR50", "AR75", "ARM", "ARL")
+
+
+def _similarity(squared: NDArray[np.float64], area: NDArray[np.float64], sigmas: ArrayLike) -> NDArray[np.float64]:
+    """``exp(-d^2 / (2 area (2 sigma)^2))`` for squared distances (..., K) and areas (...)."""
+    sigmas = np.asarray(sigmas, dtype=np.float64)
+    if sigmas.shape != squared.shape[-1:]:
+        raise ValueError(f"sigmas must hold one value per joint, {squared.shape[-1]}, got shape {sigmas.shape}")
+    return np.exp(-squared / (2 * (2 * sigmas) ** 2 * (area[..., None] + np.spacing(1))))
+
+
+def _squared_distances(a: ArrayLike, b: ArrayLike) -> NDArray[np.float64]:
+    """(N, M, K) squared distances of the joints of N poses (N, K, 2) to those of M poses (M, K, 2)."""
+    a, b = np.asarray(a, dtype=np.float64), np.asarray(b, dtype=np.float64)
+    if a.ndim != 3 or b.ndim != 3 or a.shape[1:] != b.shape[1:] or a.shape[2] != 2:
+        raise ValueError(f"poses must be (people, joints, 2) with equal joints, got {a.shape} and {b.shape}")
+    return ((a[:, None] - b[None]) ** 2).sum(axis=3)
+
+
+def oks(
+    predictions: ArrayLike, truth: ArrayLike, area: ArrayLike, sigmas: ArrayLike, visible: ArrayLike | None = None
+) -> NDArray[np.float64]:
+    """Similarity of every prediction with every person.
+
+    Args:
+        predictions: (N, K, 2) in pixels.
+        truth: (M, K, 2) in pixels.
+        area: (M,) area of each person in squared pixels.
+        sigmas: (K,) OKS constants of the joints.
+        visible: (M, K), 0 where a joint is not labelled; ``None`` counts all.
+
+    Returns:
+        (N, M) similarities in [0, 1]; 0 for a person without any labelled joint.
+
+    Raises:
+        ValueError: If shapes do not fit.
+    """
+    squared = _squared_distances(predictions, truth)
+    labelled = np.ones(squared.shape[1:], dtype=bool) if visible is None else np.asarray(visible) > 0
+    area = np.asarray(area, dtype=np.float64)
+    if labelled.shape != squared.shape[1:] or area.shape != squared.shape[1:2]:
+        raise ValueError(
+            f"area must be ({squared.shape[1]},) and visible {squared.shape[1:]}, got {area.shape} and {labelled.shape}"
+        )
+    alike = np.where(labelled, _similarity(np.where(labelled, squared, 0), area[None], sigmas), 0)
+    return alike.sum(axis=2) / np.maximum(labelled.sum(axis=1), 1)
+
+
+def oks_nms(
+    joints: ArrayLike, scores: ArrayLike, areas: ArrayLike, sigmas: ArrayLike, threshold: float = 0.9
+) -> NDArray[np.int64]:
+    """Keep the best of detections that show the same person: greedy suppression by similarity, within one photo.
+
+    Two detections are alike by the OKS over all joints with the mean of their areas, as in HRNet's evaluation, where
+    the area is that of the padded crop box.
+
+    Args:
+        joints: (N, K, 2) in pixels.
+        scores: (N,) the higher, the better.
+        areas: (N,) area of each detection in squared pixels.
+        sigmas: (K,) OKS constants.
+        threshold: A detection goes if it is more alike than this to a better one that stays.
+
+    Returns:
+        Indices of the detections that stay, best first; the earlier first among equal scores.
+
+    Raises:
+        ValueError: If shapes do not fit.
+    """
+    joints, scores, areas = (np.asarray(values, dtype=np.float64) for values in (joints, scores, areas))
+    if not (len(joints) == len(scores) == len(areas)):
+        raise ValueError(f"joints, scores and areas differ in length: {len(joints)}, {len(scores)}, {len(areas)}")
+    if not len(joints):
+        return np.empty(0, dtype=np.int64)
+    mean_area = (areas[:, None] + areas[None]) / 2
+    too_alike = _similarity(_squared_distances(joints, joints), mean_area, sigmas).mean(axis=2) > threshold
+    alive = np.ones(len(joints), dtype=bool)
+    kept = []
+    for best in np.argsort(-scores, kind="stable"):
+        if alive[best]:
+            kept.append(best)
+            alive &= ~too_alike[best]
+    return np.array(kept, dtype=np.int64)
+
+
+def rescore(box_scores: ArrayLike, joint_scores: ArrayLike, threshold: float = 0.2) -> NDArray[np.float64]:
+    """Score of each person for AP: box score times the mean score of the joints above the threshold (HRNet's rule).
+
+    Args:
+        box_scores: (N,) scores of the person boxes, 1 for ground-truth boxes.
+        joint_scores: (N, K) confidences of the joints.
+        threshold: Joints at or below it do not enter the mean.
+
+    Returns:
+        (N,) scores; 0 for a person without a joint above the threshold.
+    """
+    joint_scores = np.asarray(joint_scores, dtype=np.float64)
+    above = joint_scores > threshold
+    mean = np.where(above, joint_scores, 0).sum(axis=1) / np.maximum(above.sum(axis=1), 1)
+    return np.asarray(box_scores, dtype=np.float64) * mean
+
+
+def oks_ap(
+    truth: Mapping[str, Any] | str | Path, results: Sequence[Mapping[str, Any]], sigmas: ArrayLike
+) -> dict[str, float]:
+    """COCO's AP and AR of pose results, by the official code (pycocotools), without its printing.
+
+    Every photo of the ground truth counts, also those without a result; only ``image_id``, ``category_id``,
+    ``keypoints`` and ``score`` of a result are read. Neither argument is changed.
+
+    Args:
+        truth: Ground truth in COCO's keypoint format, or the path of such a file. A missing ``num_keypoints`` is
+            counted from ``keypoints``, a missing ``iscrowd`` is 0.
+        results: One record per detected person; may be empty.
+        sigmas: (K,) OKS constants of the joints.
+
+    Returns:
+        AP, AP50, AP75, APM, APL, AR, AR50, AR75, ARM, ARL in [0, 1]. NaN (-1 in pycocotools) where the ground truth
+        holds no person of that size with labelled joints.
+
+    Raises:
+        ValueError: If the truth is no COCO keypoint annotation, or a result has an unknown photo or category, another
+            number of joints, or a coordinate or score that is not finite.
+        FileNotFoundError: If the path does not exist.
+    """
+    sigmas = np.asarray(sigmas, dtype=np.float64)
+    dataset = _read_truth(truth)
+    annotations = [_truth_record(annotation, len(sigmas)) for annotation in dataset["annotations"]]
+    images = {image["id"] for image in dataset["images"]}
+    categories = {category["id"] for category in dataset["categories"]}
+    detections = [
+        _result_record(i, result, images, categories, len(sigmas)) for i, result in enumerate(results, start=1)
+    ]
+    with contextlib.redirect_stdout(io.StringIO()):
+        evaluation = COCOeval(_coco(dataset, annotations), _coco(dataset, detections), "keypoints")
+        evaluation.params.kpt_oks_sigmas = sigmas
+        evaluation.evaluate()
+        evaluation.accumulate()
+        evaluation.summarize()
+    return {
+        name: float(value) if value >= 0 else float("nan")
+        for name, value in zip(METRICS, evaluation.stats, strict=True)
+    }
+
+
+def _coco(dataset: Mapping[str, Any], annotations: list[dict[str, Any]]) -> COCO:
+    """pycocotools' index over ``dataset``'s photos and categories with these annotations."""
+    coco = COCO()
+    coco.dataset = {**dataset, "annotations": annotations}
+    coco.createIndex()
+    return coco
+
+
+def _read_truth(truth: Mapping[str, Any] | str | Path) -> Mapping[str, Any]:
+    """The ground truth as a dictionary, checked to have the three lists of COCO's format."""
+    where = "ground truth"
+    if not isinstance(truth, Mapping):
+        where = str(truth)
+        try:
+            truth = json.loads(Path(truth).read_text())
+        except json.JSONDecodeError as error:
+            raise ValueError(f"{where}: not a JSON file ({error})") from error
+    missing = [key for key in ("images", "annotations", "categories") if key not in truth]
+    if missing:
+        raise ValueError(f"{where}: no COCO keypoint annotation, it has no {', '.join(missing)}")
+    return truth
+
+
+def _truth_record(annotation: Mapping[str, Any], joints: int) -> dict[str, Any]:
+    """A copy of one annotation with everything COCOeval reads; pycocotools writes into what it is given."""
+    name = f"annotation {annotation.get('id')}"
+    record = {"iscrowd": 0, **annotation}
+    if "keypoints" not in record:
+        raise ValueError(f"{name}: no 'keypoints'; a detection file cannot serve as ground truth for poses")
+    if len(record["keypoints"]) != 3 * joints:
+        raise ValueError(
+            f"{name}: {len(record['keypoints'])} keypoint values, but {joints} sigmas ask for {3 * joints}"
+        )
+    if "area" not in record or "bbox" not in record:
+        raise ValueError(
+            f"{name}: OKS needs 'area' and 'bbox'; without a segmentation write the box's width times height as area"
+        )
+    record.setdefault("num_keypoints", int(np.count_nonzero(np.asarray(record["keypoints"][2::3]) > 0)))
+    return record
+
+
+def _result_record(
+    number: int, result: Mapping[str, Any], images: set[int], categories: set[int], joints: int
+) -> dict[str, Any]:
+    """One detection as pycocotools keeps it; its area, that of the joints' bounding box, sorts false alarms by size."""
+    name = f"result {number}"
+    missing = [key for key in ("image_id", "category_id", "keypoints", "score") if key not in result]
+    if missing:
+        raise ValueError(f"{name}: no {', '.join(missing)}")
+    if result["image_id"] not in images:
+        raise ValueError(f"{name}: image_id {result['image_id']!r} is not in the ground truth; is it another split?")
+    if result["category_id"] not in categories:
+        raise ValueError(f"{name}: category_id {result['category_id']!r} is unknown; known: {sorted(categories)}")
+    keypoints = np.asarray(result["keypoints"], dtype=np.float64).reshape(-1)
+    if len(keypoints) != 3 * joints:
+        raise ValueError(f"{name}: {len(keypoints)} keypoint values, expected x, y and score of {joints} joints")
+    if not (np.isfinite(keypoints).all() and isinstance(result["score"], Real) and np.isfinite(result["score"])):
+        raise ValueError(f"{name} (image {result['image_id']}): a coordinate or score is not finite")
+    x, y = keypoints[0::3], keypoints[1::3]
+    width, height = float(np.ptp(x)), float(np.ptp(y))
+    return {
+        "id": number,
+        "image_id": result["image_id"],
+        "category_id": result["category_id"],
+        "keypoints": keypoints.tolist(),
+        "score": float(result["score"]),
+        "bbox": [float(x.min()), float(y.min()), width, height],
+        "area": width * height,
+    }

@@ -1,0 +1,124 @@
+"""Predicted joints of a dataset's people in, all the numbers that a run is judged by out.
+
+The one place that decides which metrics a table holds, so that records, notebooks and the command line agree.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import cached_property
+
+import numpy as np
+from numpy.typing import NDArray
+
+from hdmlib.data.samples import PoseDataset
+from hdmlib.metrics.oks import oks_ap, rescore
+from hdmlib.metrics.pck import localisation_error, pck_report
+
+# A coarse and a fine threshold for each length; MPII's for the head, the usual ones for torso and box.
+THRESHOLDS = {"head": (0.5, 0.1), "torso": (0.2, 0.05), "box": (0.2, 0.05)}
+
+
+@dataclass(frozen=True)
+class Ruler:
+    """What PCK is measured with: the length of each person and the two thresholds.
+
+    Attributes:
+        reference: ``head``, ``torso`` or ``box``.
+        lengths: (N,) pixels of the photo, NaN for people without one.
+    """
+
+    reference: str
+    lengths: NDArray[np.float64]
+
+    @classmethod
+    def of(cls, people: PoseDataset, reference: str | None = None) -> Ruler:
+        """The ruler for a dataset: the one asked for, else the head where the data has one, else the box.
+
+        Raises:
+            DataError: The dataset has no such length.
+        """
+        if reference is None:
+            has_head = people.skeleton.head is not None or np.isfinite(people.head_sizes).any()
+            reference = "head" if has_head else "box"
+        return cls(reference, people.reference_lengths(reference))
+
+    @cached_property
+    def labels(self) -> dict[str, float]:
+        """Name of each metric and its threshold, coarse first: ``PCKh@0.5``, or ``PCK(box)@0.2``."""
+        kind = "PCKh" if self.reference == "head" else f"PCK({self.reference})"
+        return {f"{kind}@{threshold:g}": threshold for threshold in THRESHOLDS[self.reference]}
+
+
+@dataclass(frozen=True)
+class Scores:
+    """How good predictions are.
+
+    Attributes:
+        metrics: The ruler's labels in percent (joints weighted by how often they are labelled); ``mean error`` and
+            ``median error`` in pixels of the network's input; ``AP`` in percent with ground-truth boxes.
+        per_joint: For each of the ruler's labels the percentage of each joint, NaN where nobody has it labelled.
+    """
+
+    metrics: dict[str, float]
+    per_joint: dict[str, NDArray[np.float64]]
+
+
+def score(
+    people: PoseDataset,
+    joints: NDArray[np.float64],
+    confidence: NDArray[np.float64],
+    input_size: tuple[int, int],
+    ruler: Ruler,
+) -> Scores:
+    """Compare predictions with the annotation.
+
+    Args:
+        people: N annotated people.
+        joints: (N, K, 2) predictions in pixels of each person's photo.
+        confidence: (N, K), not negative.
+        input_size: Width and height of the network's input; errors are given in its pixels, so that people who are
+            large in their photo do not count more.
+        ruler: What PCK is measured with.
+    """
+    truth, labelled = people.joints, people.visibility > 0
+    reports = {
+        label: pck_report(joints, truth, ruler.lengths, labelled, people.skeleton, threshold)
+        for label, threshold in ruler.labels.items()
+    }
+    # input pixels per pixel of the photo: the region is fitted into the input's width and height
+    magnification = np.min(np.array(input_size) / people.sizes, axis=1)[:, None, None]
+    error = localisation_error(joints * magnification, truth * magnification, labelled)
+    metrics = {label: report.mean for label, report in reports.items()}
+    metrics |= {
+        "mean error": error.mean,
+        "median error": error.median,
+        "AP": 100 * _average_precision(people, joints, confidence),
+    }
+    return Scores(metrics, {label: report.values for label, report in reports.items()})
+
+
+def _average_precision(people: PoseDataset, joints: NDArray[np.float64], confidence: NDArray[np.float64]) -> float:
+    """COCO's AP over these people, boxes as annotated; NaN where nobody has an area."""
+    scored = people.areas > 0
+    if not scored.any():
+        return float("nan")
+    truth = {
+        "images": [{"id": int(i)} for i in np.unique(people.image_ids)],
+        "categories": [{"id": 1}],
+        "annotations": [
+            {"id": n, "image_id": int(people.image_ids[i]), "category_id": 1, "area": float(people.areas[i]),
+             "bbox": people.boxes[i].tolist(), "keypoints": _triples(people.joints[i], people.visibility[i])}
+            for n, i in enumerate(np.flatnonzero(scored), start=1)
+        ],
+    }  # fmt: skip
+    results = [
+        {"image_id": int(people.image_ids[i]), "category_id": 1, "score": float(value), "keypoints": _triples(joints[i], confidence[i])}
+        for i, value in enumerate(rescore(np.ones(len(people)), confidence))
+    ]  # fmt: skip
+    return oks_ap(truth, results, people.skeleton.sigmas)["AP"]
+
+
+def _triples(joints: NDArray[np.float64], third: NDArray[np.float64]) -> list[float]:
+    """(K, 2) and (K,) as COCO's flat list x, y, v, x, y, v, ..."""
+    return np.column_stack([joints, third]).ravel().tolist()

@@ -1,0 +1,15 @@
+"""Networks from photo to heatmaps, and their weights."""
+
+from hdmlib.models.checkpoints import CheckpointError, export_hrnet, load_weights, save_weights
+from hdmlib.models.hrnet import MODELS, HRNet, HRNetSpec, build_model
+
+__all__ = [
+    "MODELS",
+    "CheckpointError",
+    "HRNet",
+    "HRNetSpec",
+    "build_model",
+    "export_hrnet",
+    "load_weights",
+    "save_weights",
+]

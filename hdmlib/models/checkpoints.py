@@ -1,0 +1,234 @@
+"""Weights in and out: a file flows in and fills a model, a model flows out as a file.
+
+Read are the official HRNet files, those of mmpose (both generations), ImageNet backbones and our own. They all hold the
+same tensors under the official names, wrapped differently:
+
+================================ ==========================================================================
+official, ``model_best.pth``     the tensors
+official, ``checkpoint.pth``     under ``state_dict``, beside the optimiser; every name begins with ``module.``
+mmpose 0.x                       under ``state_dict``; ``backbone.`` and ``keypoint_head.final_layer.``
+mmpose 1.x                       under ``state_dict``; ``backbone.`` and ``head.final_layer.``
+ImageNet (HRNet, timm, mmpose)   a backbone, a classifier, and outputs of the last module that poses do not need
+hdmlib                           the tensors, ``.safetensors`` or ``.pt``
+================================ ==========================================================================
+
+Loading is strict, and nothing is written into the model unless everything fits. Files are read as tensors only: no
+code in them is ever run.
+"""
+
+from __future__ import annotations
+
+import os
+import pickle
+import re
+from collections import Counter
+from collections.abc import Callable, Iterable
+from pathlib import Path
+from typing import Any
+
+import safetensors.torch
+import torch
+from safetensors import SafetensorError
+from torch import Tensor
+
+from hdmlib.models.hrnet import HRNet
+
+HEAD = "final_layer."
+# What ImageNet classifiers have and a pose network has not; only ever skipped when the backbone alone is asked for.
+CLASSIFIER = re.compile(
+    r"(incre_modules|downsamp_modules|final_layer|classifier|neck|head|fc)\.|stage4\.2\.fuse_layers\.[1-3]\."
+)
+
+
+class CheckpointError(ValueError):
+    """A weights file that cannot be read, or does not fit the model; the message says what and how to go on."""
+
+
+class _Ignored:
+    """Stands in for the logs that training code pickles beside its tensors: takes anything, keeps and does nothing."""
+
+    def __init__(self, *args: Any) -> None:
+        pass
+
+    def __setstate__(self, state: Any) -> None:
+        pass
+
+
+# mmpose 1.x keeps its training log (mmengine's HistoryBuffer, full of numpy arrays) and HRNet its best score (a numpy
+# scalar) in the file. torch's tensors-only reader refuses these names; it is given the inert class for them.
+LOGS = [
+    (_Ignored, name)
+    for name in (
+        "mmengine.logging.history_buffer.HistoryBuffer",
+        "builtins.getattr",
+        "numpy.ndarray",
+        "numpy.dtype",
+        "numpy.dtypes.Float64DType",
+        "numpy.dtypes.Int64DType",
+        *(f"numpy.{core}.multiarray.{name}" for core in ("core", "_core") for name in ("_reconstruct", "scalar")),
+    )
+]
+
+
+def load_weights(model: HRNet, path: str | Path, *, backbone_only: bool = False) -> None:
+    """Fill a model with the weights of a file, in any of the layouts named at the top of this module.
+
+    Args:
+        model: Receives the weights, on whatever device it is. Counters of seen batches that the file lacks keep their
+            value.
+        path: ``.safetensors``, or a PyTorch file (any other ending).
+        backbone_only: Leave the head (``final_layer``) as it is and take the rest, from an ImageNet classifier or
+            from a pose network with other joints.
+
+    Raises:
+        FileNotFoundError: If there is no such file.
+        CheckpointError: If the file is damaged, holds more than tensors and known logs, or does not fit the model: the
+            message lists what is missing, unknown or of another shape. The model is then unchanged.
+    """
+    path = Path(path)
+    weights = _official_names(_tensors(_read(path), path))
+    target = model.state_dict()
+    if backbone_only:
+        weights = {key: value for key, value in weights.items() if key in target or not CLASSIFIER.match(key)}
+        weights = {key: value for key, value in weights.items() if not key.startswith(HEAD)}
+    kept = [key for key in target if key not in weights and _may_stay(key, backbone_only)]
+    _check_fit(weights, {key: value for key, value in target.items() if key not in kept}, model, path)
+    model.load_state_dict(weights | {key: target[key] for key in kept})
+
+
+def _may_stay(key: str, backbone_only: bool) -> bool:
+    """Whether the model may keep its own value of an entry that the file lacks."""
+    return key.endswith(".num_batches_tracked") or (backbone_only and key.startswith(HEAD))
+
+
+def _read(path: Path) -> Any:
+    """The content of a file, tensors on the CPU, without running anything that it holds."""
+    if not path.is_file():
+        raise FileNotFoundError(f"{path}: no such weights file")
+    damaged = f"{path}: no readable checkpoint ({path.stat().st_size} bytes); a broken download, or a web page?"
+    try:
+        if path.suffix == ".safetensors":
+            return safetensors.torch.load_file(path)
+        with torch.serialization.safe_globals(LOGS):
+            return torch.load(path, map_location="cpu", weights_only=True)
+    except pickle.UnpicklingError as error:
+        refused = re.search(r"GLOBAL ([\w.]+)", str(error))
+        if not refused:
+            raise CheckpointError(damaged) from error
+        raise CheckpointError(
+            f"{path}: refused, because it holds more than tensors ({refused[1]}) and reading it could run code. "
+            f"If you trust its source, save its state_dict alone with the software that wrote it"
+        ) from error
+    except (SafetensorError, RuntimeError, EOFError, ValueError, KeyError, IndexError, AttributeError) as error:
+        raise CheckpointError(damaged) from error
+
+
+def _tensors(content: Any, path: Path) -> dict[str, Tensor]:
+    """The named tensors in what a file holds: itself, or its ``state_dict``."""
+    if isinstance(content, dict):
+        content = content.get("state_dict", content)
+    if not isinstance(content, dict) or not content or not all(isinstance(v, Tensor) for v in content.values()):
+        raise CheckpointError(f"{path}: no weights in it; expected named tensors, alone or under 'state_dict'")
+    return content
+
+
+def _official_names(weights: dict[str, Tensor]) -> dict[str, Tensor]:
+    """Names as the official code has them: without wrappers, backbone and head side by side."""
+    if all(key.startswith("module.") for key in weights):
+        weights = {key.removeprefix("module."): value for key, value in weights.items()}
+    if any(key.startswith("backbone.") for key in weights):
+        heads = re.compile(r"^(keypoint_head|head)\.(?=final_layer\.)")
+        weights = {heads.sub("", key.removeprefix("backbone.")): value for key, value in weights.items()}
+    return weights
+
+
+def _check_fit(weights: dict[str, Tensor], target: dict[str, Tensor], model: HRNet, path: Path) -> None:
+    """Raise a ``CheckpointError`` that explains every difference between file and model, unless there is none."""
+    missing = [key for key in target if key not in weights]
+    unknown = [key for key in weights if key not in target]
+    shapes = [key for key in target if key in weights and weights[key].shape != target[key].shape]
+    if not (missing or unknown or shapes):
+        return
+    lines = [f"{path}: the weights do not fit the model"]
+    lines += [f"  {advice}" for advice in _advice(weights, shapes, model)]
+    lines += _listed("missing in the file", missing, lambda key: key)
+    lines += _listed("unknown to the model", unknown, lambda key: key)
+    lines += _listed(
+        "of another shape", shapes, lambda key: f"{key}: {_sides(weights[key])} in the file, {_sides(target[key])} here"
+    )
+    raise CheckpointError("\n".join(lines))
+
+
+def _advice(weights: dict[str, Tensor], shapes: Iterable[str], model: HRNet) -> list[str]:
+    """In plain words, the usual reasons and what to do about them."""
+    advice = []
+    finest = weights.get("stage2.0.branches.0.0.conv1.weight")
+    if finest is not None and len(finest) != model.spec.width:
+        advice.append(f"it is an HRNet of width {len(finest)}, the model has {model.spec.width}: build the other one")
+    head = weights.get(HEAD + "weight")
+    if head is not None and head.ndim == 4 and len(head) != model.num_joints:
+        advice.append(
+            f"it predicts {len(head)} joints, the model {model.num_joints}: build the model with "
+            f"num_joints={len(head)}, or give backbone_only=True to take all but the head"
+        )
+    if head is None and finest is not None:
+        advice.append("it has no head for joints, only a backbone: give backbone_only=True to start with a fresh head")
+    return advice
+
+
+def _listed(title: str, keys: list[str], describe: Callable[[str], str]) -> list[str]:
+    """A title with the keys' counts by part of the network, then a few keys in full."""
+    if not keys:
+        return []
+    parts = Counter(key.split(".")[0] for key in keys)
+    counts = ", ".join(f"{part} {count}" for part, count in parts.items())
+    more = [f"    and {len(keys) - 4} more"] if len(keys) > 4 else []
+    return [f"  {title}: {len(keys)} ({counts})", *(f"    {describe(key)}" for key in keys[:4]), *more]
+
+
+def _sides(tensor: Tensor) -> str:
+    return "x".join(map(str, tensor.shape)) or "one number"
+
+
+def save_weights(model: HRNet, path: str | Path) -> None:
+    """Write a model's weights as safetensors: at no time is there half a file under that name.
+
+    Args:
+        model: Source of the weights.
+        path: Ends in ``.safetensors``; its folder is made if need be.
+
+    Raises:
+        ValueError: If the ending is another one.
+    """
+    path = Path(path)
+    if path.suffix != ".safetensors":
+        raise ValueError(f"{path}: weights are saved as .safetensors; export_hrnet writes PyTorch files")
+    _replace(path, lambda part: safetensors.torch.save_file(_plain(model), part))
+
+
+def export_hrnet(model: HRNet, path: str | Path) -> None:
+    """Write a model's weights as the official HRNet code reads them: the bare tensors under the official names.
+
+    What was loaded from an official file comes out bit for bit.
+
+    Args:
+        model: Source of the weights.
+        path: The file, ``.pth`` by custom; its folder is made if need be.
+    """
+    _replace(Path(path), lambda part: torch.save(_plain(model), part))
+
+
+def _plain(model: HRNet) -> dict[str, Tensor]:
+    """The model's tensors on the CPU in the plain memory layout, whatever the model was trained in."""
+    return {key: value.detach().cpu().contiguous() for key, value in model.state_dict().items()}
+
+
+def _replace(path: Path, write: Callable[[Path], None]) -> None:
+    """Let ``write`` fill a temporary file beside ``path`` and put it in place in one step."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    part = path.with_name(f".{path.name}.{os.getpid()}.part")
+    try:
+        write(part)
+        part.replace(path)
+    finally:
+        part.unlink(missing_ok=True)

@@ -1,0 +1,67 @@
+"""What a notebook needs around the science: a checked config, a progress bar, a line per epoch.
+
+The same notebook is run by JupyterLab, papermill and nbval; what differs between them is dealt with here.
+"""
+
+from __future__ import annotations
+
+import ast
+import os
+import sys
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+from tqdm.auto import tqdm as widget_bar
+from tqdm.std import tqdm as plain_bar
+
+from hdmlib.config import PATH_FIELDS, Config, make_config
+from hdmlib.paths import from_caller
+from hdmlib.records import Epoch
+
+
+def notebook_config(namespace: Mapping[str, Any]) -> Config:
+    """The config that a notebook's parameters cell asks for; ``None`` there keeps the preset's value.
+
+    Of an unknown ``-p`` name papermill only warns, so that a mistyped one would train the wrong thing. But the cell it
+    injects begins with ``# Parameters``, as the notebook's own does with ``# parameters``: every name assigned in the last
+    such cell must be a field of :class:`~hdmlib.config.Config`. Relative paths start where the user typed the command.
+
+    Args:
+        namespace: The notebook's ``globals()``.
+
+    Raises:
+        ConfigError: A name or a value is wrong; the message lists what is known.
+    """
+    cells = [source for source in namespace.get("In", []) if source.lstrip().lower().startswith("# parameters")]
+    names = {
+        *(_assigned_names(cells[-1]) if cells else ()),
+        *(name for name in Config.model_fields if name in namespace),
+    }
+    values = {name: namespace[name] for name in sorted(names) if namespace[name] is not None}
+    paths = {name: from_caller(values[name]) for name in PATH_FIELDS & values.keys()}
+    return make_config(**{**values, **paths})
+
+
+def _assigned_names(source: str) -> list[str]:
+    names = []
+    for node in ast.parse(source).body:
+        targets = node.targets if isinstance(node, ast.Assign) else [getattr(node, "target", None)]
+        names += [target.id for target in targets if isinstance(target, ast.Name)]
+    return names
+
+
+def progress(iterable: Iterable[Any], *, total: int | None = None, desc: str = "") -> Iterable[Any]:
+    """A progress bar where somebody can watch it: a widget in JupyterLab, plain on a terminal, else nothing.
+
+    Under papermill and nbval a bar would end up in the saved notebook, so there the epoch lines have to do.
+    """
+    if "JPY_SESSION_NAME" in os.environ:
+        return widget_bar(iterable, total=total, desc=desc, leave=False)
+    return plain_bar(iterable, total=total, desc=desc, leave=False, disable=not sys.stderr.isatty())
+
+
+def epoch_line(line: Epoch) -> str:
+    """One epoch in one line of text."""
+    scores = "  ".join(f"{name} {value:5.1f}" for name, value in line.validation.metrics.items())
+    loss = " " * 8 if line.train_loss is None else f"{line.train_loss:8.4f}"
+    return f"epoch {line.epoch:3d}  training loss {loss}  validation: {scores}"

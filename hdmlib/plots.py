@@ -1,0 +1,210 @@
+"""Every figure: one style, one colour per loss, readable in grey. Numbers come in, figures go out, nothing is computed."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+import matplotlib.pyplot as plt
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.collections import LineCollection
+from matplotlib.figure import Figure
+
+from hdmlib.records import Record
+from hdmlib.skeletons import Skeleton
+
+# Lightness falls along the list, and each has its own dash and marker, so that grey prints stay readable.
+LOSS_STYLE: dict[str, dict[str, object]] = {
+    "matching": {"color": "#c1272d", "linestyle": "-", "marker": "o"},
+    "gaussian_mse": {"color": "#0072b2", "linestyle": "--", "marker": "s"},
+    "cross_entropy": {"color": "#009e73", "linestyle": "-.", "marker": "^"},
+    "soft_argmax": {"color": "#e69f00", "linestyle": (0, (5, 1, 1, 1, 1, 1)), "marker": "D"},
+    "dot_mse": {"color": "#8a8a8a", "linestyle": ":", "marker": "v"},
+}
+LOSS_LABEL = {
+    "matching": "matching", "gaussian_mse": "Gaussian MSE", "cross_entropy": "cross-entropy",
+    "soft_argmax": "soft-argmax", "dot_mse": "dot MSE",
+}  # fmt: skip
+# Left and right differ in hue and lightness; what lies on the body's axis is white.
+LEFT, RIGHT, MIDDLE = "#ffb000", "#4cc9f0", "#ffffff"
+
+STYLE = {
+    "figure.dpi": 110,
+    "savefig.dpi": 160,
+    "font.size": 10,
+    "axes.titlesize": 11,
+    "axes.labelsize": 10,
+    "axes.spines.top": False,
+    "axes.spines.right": False,
+    "axes.grid": True,
+    "grid.color": "#e6e6e6",
+    "grid.linewidth": 0.8,
+    "axes.axisbelow": True,
+    "lines.linewidth": 1.8,
+    "lines.markersize": 4.5,
+    "legend.frameon": False,
+    "image.cmap": "magma",
+    "svg.hashsalt": "hdmlib",
+    "pdf.fonttype": 42,
+}
+
+
+def use_style() -> None:
+    """Set the project's look for every figure that follows."""
+    plt.rcParams.update(STYLE)
+
+
+def save_figure(figure: Figure, folder: Path, name: str) -> None:
+    """Write a figure as PNG and PDF; without dates inside, so that the same figure is the same file."""
+    folder.mkdir(parents=True, exist_ok=True)
+    figure.savefig(folder / f"{name}.png", bbox_inches="tight", metadata={"Software": None})
+    figure.savefig(folder / f"{name}.pdf", bbox_inches="tight", metadata={"CreationDate": None})
+
+
+def joint_colours(skeleton: Skeleton) -> list[str]:
+    """One colour per joint: the person's left, the person's right, the middle."""
+    colours = [MIDDLE] * len(skeleton)
+    for a, b in skeleton.flip_pairs:
+        left, right = (a, b) if skeleton.joints[a].startswith("l") else (b, a)
+        colours[left], colours[right] = LEFT, RIGHT
+    return colours
+
+
+def draw_skeleton(
+    axes: Axes, joints: np.ndarray, skeleton: Skeleton, shown: np.ndarray | None = None, *, hollow: bool = False
+) -> None:
+    """Draw limbs and joints over a picture.
+
+    Args:
+        axes: Where the picture is.
+        joints: (K, 2) in the picture's pixels.
+        skeleton: Names and limbs of the K joints.
+        shown: (K,) truthy where the joint is to be drawn; all of them by default.
+        hollow: Rings instead of dots and thin limbs, for what is to be told from another pose.
+    """
+    shown = np.ones(len(skeleton), bool) if shown is None else np.asarray(shown) > 0
+    colours = joint_colours(skeleton)
+    limbs = [(a, b) for a, b in skeleton.limbs if shown[a] and shown[b]]
+    side = [colours[a] if colours[a] == colours[b] else MIDDLE for a, b in limbs]
+    lines = [joints[[a, b]] for a, b in limbs]
+    axes.add_collection(LineCollection(lines, colors="black", linewidths=1.4 if hollow else 2.8, alpha=0.55))
+    axes.add_collection(LineCollection(lines, colors=side, linewidths=0.7 if hollow else 1.6))
+    face = "none" if hollow else [c for c, s in zip(colours, shown, strict=True) if s]
+    edge = [c for c, s in zip(colours, shown, strict=True) if s] if hollow else "black"
+    axes.scatter(
+        *joints[shown].T, s=20 if hollow else 11, c=face, edgecolors=edge, linewidths=0.9 if hollow else 0.4, zorder=3
+    )
+
+
+def show_picture(axes: Axes, picture: np.ndarray, title: str = "") -> None:
+    """An (H, W, 3) uint8 picture or an (H, W) map without axes."""
+    axes.imshow(picture, interpolation="nearest" if picture.ndim == 2 else "bilinear")
+    axes.set_xlim(-0.5, picture.shape[1] - 0.5)
+    axes.set_ylim(picture.shape[0] - 0.5, -0.5)
+    axes.set_axis_off()
+    if title:
+        axes.set_title(title, fontsize=9)
+
+
+def overlay(axes: Axes, picture: np.ndarray, heatmap: np.ndarray, title: str = "") -> None:
+    """A heatmap, scaled to its own peak, glowing over its greyed picture; cells keep their place on the pixels."""
+    grey = picture.mean(axis=2) * 0.55
+    show_picture(axes, np.repeat(grey[..., None], 3, axis=2).astype(np.uint8), title)
+    height, width = picture.shape[:2]
+    strength = heatmap / max(float(heatmap.max()), np.finfo(float).tiny)
+    axes.imshow(
+        strength, cmap="inferno", vmin=0, vmax=1, alpha=np.clip(strength * 1.6, 0, 1), interpolation="bilinear",
+        extent=(-0.5, width - 0.5, height - 0.5, -0.5),
+    )  # fmt: skip
+
+
+def crops_with_targets(
+    pictures: np.ndarray, joints: np.ndarray, shown: np.ndarray, targets: Mapping[str, np.ndarray], skeleton: Skeleton
+) -> Figure:
+    """The data as a training step sees it: one column per crop, joints above, the targets of the losses below.
+
+    Args:
+        pictures: (N, H, W, 3) uint8.
+        joints: (N, K, 2) in pixels of the crops.
+        shown: (N, K) weights.
+        targets: Name of a target -> (N, h, w) map, all joints in one.
+        skeleton: The joints.
+    """
+    rows, columns = 1 + len(targets), len(pictures)
+    figure, grid = plt.subplots(
+        rows, columns, figsize=(1.75 * columns, 1.8 * rows), squeeze=False, layout="constrained"
+    )
+    for i in range(columns):
+        show_picture(grid[0, i], pictures[i])
+        draw_skeleton(grid[0, i], joints[i], skeleton, shown[i])
+        for row, (name, maps) in enumerate(targets.items(), start=1):
+            show_picture(grid[row, i], maps[i])
+            if i == 0:
+                grid[row, 0].set_title(name, loc="left", fontsize=9)
+    grid[0, 0].set_title("crop and annotated joints", loc="left", fontsize=9)
+    return figure
+
+
+def training_curves(record: Record) -> Figure:
+    """Training and validation loss on the left, PCK on the right, by epoch."""
+    loss = record.identity["loss"]
+    style = LOSS_STYLE[loss]
+    epochs = [e.epoch for e in record.epochs]
+    figure, (left, right) = plt.subplots(1, 2, figsize=(9.5, 3.2), layout="constrained")
+    left.plot(
+        epochs[1:],
+        [e.train_loss for e in record.epochs[1:]],
+        **{**style, "marker": "", "alpha": 0.55},
+        label="training",
+    )
+    left.plot(epochs, [e.validation.losses[loss] for e in record.epochs], **style, label="validation")
+    left.set(xlabel="epoch", ylabel="loss", title=f"{LOSS_LABEL[loss]} loss")
+    left.legend()
+    for threshold, marker, dash in (("0.5", "o", "-"), ("0.1", "s", "--")):
+        values = [e.validation.metrics[f"pck@{threshold}"] for e in record.epochs]
+        right.plot(epochs, values, color=style["color"], marker=marker, linestyle=dash, label=f"PCKh@{threshold}")
+    right.set(xlabel="epoch", ylabel="validation PCKh (%)", title="joints found", ylim=(0, 100))
+    right.legend()
+    return figure
+
+
+def prediction_gallery(
+    pictures: np.ndarray,
+    maps: np.ndarray,
+    predicted: np.ndarray,
+    true: np.ndarray,
+    shown: np.ndarray,
+    skeleton: Skeleton,
+    close_ups: Sequence[int],
+) -> Figure:
+    """Validation people, one row each: prediction, truth, all heatmaps in one, and single joints' heatmaps.
+
+    Args:
+        pictures: (N, H, W, 3) uint8.
+        maps: (N, K, h, w) readouts.
+        predicted: (N, K, 2) in pixels of the crops.
+        true: (N, K, 2) likewise.
+        shown: (N, K) truthy where the truth is labelled.
+        skeleton: The joints.
+        close_ups: Indices of the joints whose own maps are shown.
+    """
+    columns = 3 + len(close_ups)
+    figure, grid = plt.subplots(
+        len(pictures), columns, figsize=(1.6 * columns, 1.65 * len(pictures)), squeeze=False, layout="constrained"
+    )
+    stride = pictures.shape[2] / maps.shape[3]
+    for i, row in enumerate(grid):
+        first = i == 0
+        show_picture(row[0], pictures[i], "predicted" if first else "")
+        draw_skeleton(row[0], predicted[i], skeleton)
+        show_picture(row[1], pictures[i], "annotated" if first else "")
+        draw_skeleton(row[1], true[i], skeleton, shown[i])
+        peaks = maps[i] / np.maximum(maps[i].max(axis=(1, 2), keepdims=True), np.finfo(float).tiny)
+        overlay(row[2], pictures[i], peaks.max(axis=0), "all heatmaps" if first else "")
+        for axes, k in zip(row[3:], close_ups, strict=True):
+            show_picture(axes, maps[i, k], skeleton.joints[k].replace("_", " ") if first else "")
+            if shown[i, k]:
+                cell = (true[i, k] + 0.5) / stride - 0.5
+                axes.plot(*cell, marker="+", color="#4cc9f0", markersize=9, markeredgewidth=1.4)
+    return figure

@@ -1,0 +1,135 @@
+"""What a run leaves behind: a record with its config, its curves, its scores and the machine it ran on.
+
+A record is plain JSON, checked when it is read. Records are named by the hash of the run's identity (``config.py``), so a
+record that exists answers the same question again without training.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import platform
+import tempfile
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import torch
+from pydantic import BaseModel, ConfigDict, ValidationError
+
+PACKAGES = ("torch", "numpy", "opencv-python-headless", "accelerate")
+
+
+class Evaluation(BaseModel):
+    """The validation people seen through one state of the network.
+
+    Attributes:
+        losses: Every loss of the registry on the raw heatmaps, mean over people; only the trained one is on its own ground.
+        metrics: ``pck@0.5``, ``pck@0.1`` (percent, joints weighted by labels), ``mean_error`` and ``median_error`` (pixels
+            of the network's input) and, where people have areas, ``AP`` (percent, ground-truth boxes).
+        per_joint: For each PCK threshold the percentage of each joint, ``None`` where no one has the joint labelled.
+    """
+
+    model_config = ConfigDict(extra="forbid")
+
+    losses: dict[str, float]
+    metrics: dict[str, float]
+    per_joint: dict[str, list[float | None]]
+
+
+class Epoch(BaseModel):
+    """One line of the curves; epoch 0 is the network before training."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    epoch: int
+    lr: float
+    train_loss: float | None
+    validation: Evaluation
+
+
+class Record(BaseModel):
+    """A finished run; ``seconds`` is unknown for one that was interrupted."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    name: str
+    identity: dict[str, Any]
+    joints: list[str]
+    people: dict[str, int]
+    left_out: dict[str, dict[str, int]]
+    epochs: list[Epoch]
+    seconds: float | None
+    machine: dict[str, str]
+
+    @property
+    def untrained(self) -> Evaluation:
+        """Scores of the network before the first step."""
+        return self.epochs[0].validation
+
+    @property
+    def final(self) -> Evaluation:
+        """Scores after the last epoch. No epoch is picked by its score: the validation people are what is reported on."""
+        return self.epochs[-1].validation
+
+
+def machine() -> dict[str, str]:
+    """Hardware and versions, for the record."""
+    gpu = torch.cuda.get_device_name() if torch.cuda.is_available() else "none"
+    facts = {"platform": f"{platform.system()} {platform.machine()}", "python": platform.python_version(), "gpu": gpu}
+    return {**facts, "torch_threads": str(torch.get_num_threads()), **{name: version(name) for name in PACKAGES}}
+
+
+def write_atomically(path: Path, data: bytes) -> None:
+    """Write a file so that it is there whole or not at all, also when the process is killed or the disk is full.
+
+    Raises:
+        OSError: The folder cannot be written; the message names it. What stood at ``path`` is untouched.
+    """
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
+    except OSError as error:
+        raise OSError(f"cannot write in {path.parent}: {error.strerror}; choose another run_dir") from error
+    try:
+        with os.fdopen(handle, "wb") as file:
+            file.write(data)
+            file.flush()
+            os.fsync(file.fileno())
+        os.chmod(temporary, 0o644)
+        os.replace(temporary, path)
+    except BaseException as error:
+        Path(temporary).unlink(missing_ok=True)
+        if isinstance(error, OSError):
+            raise OSError(f"could not finish {path}: {error.strerror}; the file before it is untouched") from error
+        raise
+
+
+def save_record(record: Record, path: Path) -> None:
+    """Write a record as readable JSON, numbers to six significant digits, atomically."""
+    text = json.dumps(_rounded(record.model_dump(mode="json")), indent=1)
+    write_atomically(path, (text + "\n").encode())
+
+
+def load_record(path: Path) -> Record:
+    """Read a record.
+
+    Raises:
+        ValueError: The file is not a record; the message names it and the remedy.
+    """
+    try:
+        return Record.model_validate_json(path.read_bytes())
+    except ValidationError as error:
+        first = error.errors()[0]
+        place = ".".join(map(str, first["loc"])) or "the file"
+        raise ValueError(f"{path} is not a run's record ({place}: {first['msg']}); delete it and run again") from None
+
+
+def _rounded(value: Any) -> Any:
+    if isinstance(value, float):
+        return float(f"{value:.6g}")
+    if isinstance(value, dict):
+        return {key: _rounded(item) for key, item in value.items()}
+    if isinstance(value, list):
+        return [_rounded(item) for item in value]
+    return value

@@ -1,0 +1,180 @@
+"""Joint sets: the names, left-right pairs, limbs and OKS constants that a dataset's joints come with.
+
+Everything that depends on *which* joints are predicted stands here; the rest of the library only sees ``K`` joints.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+# OKS constant of a joint nobody has measured: the mean of COCO's seventeen, rounded.
+DEFAULT_SIGMA = 0.062
+
+
+@dataclass(frozen=True)
+class Skeleton:
+    """An ordered set of ``K`` joints.
+
+    Attributes:
+        name: Short name, printed in tables.
+        joints: The ``K`` joint names, in the order of the arrays.
+        flip_pairs: Index pairs (left, right) that trade places when the picture is mirrored.
+        limbs: Index pairs to be drawn as bones.
+        sigmas: ``K`` OKS constants (COCO's per-joint standard deviation in units of the object's scale).
+        upper: Indices of the upper body, for the half-body augmentation; empty where it does not apply.
+        head: Two joints whose distance stands in for a head size where no head box is annotated, or ``None``.
+        torso: Two diagonal joints of the torso (shoulder and opposite hip), for PCK by torso, or ``None``.
+    """
+
+    name: str
+    joints: tuple[str, ...]
+    flip_pairs: tuple[tuple[int, int], ...]
+    limbs: tuple[tuple[int, int], ...]
+    sigmas: tuple[float, ...]
+    upper: tuple[int, ...] = ()
+    head: tuple[int, int] | None = None
+    torso: tuple[int, int] | None = None
+
+    def __post_init__(self) -> None:
+        count = len(self.joints)
+        if len(set(self.joints)) != count or count == 0:
+            raise ValueError(f"skeleton {self.name!r}: joint names must be unique and at least one, got {self.joints}")
+        if len(self.sigmas) != count or not all(0 < s < float("inf") for s in self.sigmas):
+            raise ValueError(f"skeleton {self.name!r}: needs {count} positive OKS sigmas, got {self.sigmas}")
+        flipped = [i for pair in self.flip_pairs for i in pair]
+        if len(set(flipped)) != len(flipped):
+            raise ValueError(f"skeleton {self.name!r}: a joint stands in two flip pairs: {self.flip_pairs}")
+        pairs = [*self.flip_pairs, *self.limbs, self.upper, self.head or (), self.torso or ()]
+        outside = [pair for pair in pairs if any(not 0 <= i < count for i in pair)]
+        if outside:
+            raise ValueError(f"skeleton {self.name!r}: joint index outside 0..{count - 1} in {outside[0]}")
+
+    def __len__(self) -> int:
+        return len(self.joints)
+
+    @property
+    def flip_order(self) -> tuple[int, ...]:
+        """The permutation of the ``K`` joints under a mirror: ``mirrored[k] = original[flip_order[k]]``."""
+        order = list(range(len(self)))
+        for left, right in self.flip_pairs:
+            order[left], order[right] = right, left
+        return tuple(order)
+
+
+COCO_17 = Skeleton(
+    name="coco-17",
+    joints=(
+        "nose", "left_eye", "right_eye", "left_ear", "right_ear", "left_shoulder", "right_shoulder", "left_elbow",
+        "right_elbow", "left_wrist", "right_wrist", "left_hip", "right_hip", "left_knee", "right_knee", "left_ankle",
+        "right_ankle",
+    ),
+    flip_pairs=((1, 2), (3, 4), (5, 6), (7, 8), (9, 10), (11, 12), (13, 14), (15, 16)),
+    limbs=(
+        (15, 13), (13, 11), (16, 14), (14, 12), (11, 12), (5, 11), (6, 12), (5, 6), (5, 7), (6, 8), (7, 9), (8, 10),
+        (1, 2), (0, 1), (0, 2), (1, 3), (2, 4), (3, 5), (4, 6),
+    ),
+    sigmas=(
+        0.026, 0.025, 0.025, 0.035, 0.035, 0.079, 0.079, 0.072, 0.072, 0.062, 0.062, 0.107, 0.107, 0.087, 0.087,
+        0.089, 0.089,
+    ),
+    upper=tuple(range(11)),
+    torso=(6, 11),
+)  # fmt: skip
+
+MPII_16 = Skeleton(
+    name="mpii-16",
+    joints=(
+        "right_ankle", "right_knee", "right_hip", "left_hip", "left_knee", "left_ankle", "pelvis", "thorax",
+        "upper_neck", "head_top", "right_wrist", "right_elbow", "right_shoulder", "left_shoulder", "left_elbow",
+        "left_wrist",
+    ),
+    flip_pairs=((0, 5), (1, 4), (2, 3), (10, 15), (11, 14), (12, 13)),
+    limbs=(
+        (0, 1), (1, 2), (2, 6), (3, 6), (3, 4), (4, 5), (6, 7), (7, 8), (8, 9), (10, 11), (11, 12), (12, 7), (13, 7),
+        (13, 14), (14, 15),
+    ),
+    sigmas=(
+        0.089, 0.087, 0.107, 0.107, 0.087, 0.089, 0.107, 0.079, 0.026, 0.026, 0.062, 0.072, 0.079, 0.079, 0.072,
+        0.062,
+    ),
+    upper=tuple(range(7, 16)),
+    head=(8, 9),
+    torso=(12, 3),
+)  # fmt: skip
+
+LSP_14 = Skeleton(
+    name="lsp-14",
+    joints=(
+        "right_ankle", "right_knee", "right_hip", "left_hip", "left_knee", "left_ankle", "right_wrist", "right_elbow",
+        "right_shoulder", "left_shoulder", "left_elbow", "left_wrist", "neck", "head_top",
+    ),
+    flip_pairs=((0, 5), (1, 4), (2, 3), (6, 11), (7, 10), (8, 9)),
+    limbs=(
+        (0, 1), (1, 2), (2, 3), (3, 4), (4, 5), (6, 7), (7, 8), (8, 12), (9, 12), (9, 10), (10, 11), (12, 13), (2, 8),
+        (3, 9),
+    ),
+    sigmas=(0.089, 0.087, 0.107, 0.107, 0.087, 0.089, 0.062, 0.072, 0.079, 0.079, 0.072, 0.062, 0.026, 0.026),
+    upper=tuple(range(6, 14)),
+    head=(12, 13),
+    torso=(8, 3),
+)  # fmt: skip
+
+_KNOWN = (COCO_17, MPII_16, LSP_14)
+_SIDES = (("left", "right"), ("l", "r"))
+
+
+def _pairs_by_name(joints: Sequence[str]) -> tuple[tuple[int, int], ...]:
+    """Left-right pairs read from the names: ``left_knee`` and ``right_knee``, ``l_knee`` and ``r_knee``."""
+    index = {name.lower(): i for i, name in enumerate(joints)}
+    pairs = []
+    for name, i in index.items():
+        words = name.replace("-", "_").replace(" ", "_").split("_")
+        for left, right in _SIDES:
+            if left in words:
+                twin = "_".join(right if word == left else word for word in words)
+                if twin in index:
+                    pairs.append((i, index[twin]))
+    return tuple(pairs)
+
+
+def skeleton_from_names(
+    joints: Sequence[str],
+    *,
+    name: str = "custom",
+    flip_pairs: Sequence[Sequence[int]] | None = None,
+    limbs: Sequence[Sequence[int]] = (),
+    sigmas: Sequence[float] | None = None,
+) -> Skeleton:
+    """The skeleton of a dataset that lists its joints, as COCO's ``categories`` do.
+
+    A list that equals one of the known sets by name (any case, blanks for underscores) brings that set's constants; otherwise
+    flip pairs are read from the words *left* and *right* in the names and every OKS constant is ``DEFAULT_SIGMA``.
+    What is given explicitly always wins.
+
+    Args:
+        joints: The ``K`` joint names.
+        name: Name for a set that is not known.
+        flip_pairs: 0-based index pairs, or ``None`` to derive them.
+        limbs: 0-based index pairs to draw.
+        sigmas: ``K`` OKS constants, or ``None``.
+
+    Raises:
+        ValueError: If names repeat, an index lies outside the set or the number of sigmas is wrong.
+    """
+    plain = tuple(str(joint).strip().lower().replace(" ", "_") for joint in joints)
+    known = next((skeleton for skeleton in _KNOWN if skeleton.joints == plain), None)
+    if known is not None:
+        derived, default_limbs, default_sigmas = known.flip_pairs, known.limbs, known.sigmas
+    else:
+        derived, default_limbs, default_sigmas = _pairs_by_name(plain), (), (DEFAULT_SIGMA,) * len(plain)
+    return Skeleton(
+        name=known.name if known else name,
+        joints=plain,
+        flip_pairs=derived if flip_pairs is None else tuple((int(a), int(b)) for a, b in flip_pairs),
+        limbs=tuple((int(a), int(b)) for a, b in limbs) or default_limbs,
+        sigmas=tuple(float(s) for s in sigmas) if sigmas is not None else default_sigmas,
+        upper=known.upper if known else (),
+        head=known.head if known else None,
+        torso=known.torso if known else None,
+    )

@@ -1,0 +1,349 @@
+"""Fit a network with one of the losses and measure it after every epoch.
+
+Config and people in; a trained network, its curves and a folder that survives being killed out. The loop runs on
+Hugging Face Accelerate, which brings devices, mixed precision and several processes.
+
+On one machine with one CPU thread the same config gives the same numbers, bit for bit, interrupted or not: only the
+initial weights are drawn here, and the loader's order and augmentation are functions of (seed, epoch, person). With other
+thread counts, machines or GPUs the last digits differ, and training amplifies that.
+"""
+
+from __future__ import annotations
+
+import io
+import json
+import math
+import os
+import pickle
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from accelerate import Accelerator
+from accelerate.state import AcceleratorState
+from numpy.typing import NDArray
+from torch import Tensor, nn
+from torch.utils.data import DataLoader
+
+from hdmlib.config import Config, ConfigError
+from hdmlib.data.crops import Augmentation, invert, normalise, transform
+from hdmlib.data.loader import make_loader
+from hdmlib.data.samples import PoseDataset
+from hdmlib.data.sources import Data
+from hdmlib.decoding import decode
+from hdmlib.losses import LOSSES, build_loss
+from hdmlib.metrics.scores import Ruler, score
+from hdmlib.models import build_model, load_weights
+from hdmlib.records import Epoch, Evaluation, write_atomically
+
+CHECKPOINT = "last.pt"
+# Steps between two looks at whether the loss is finite; each look makes the CPU wait for the GPU.
+CHECK_EVERY = 20
+
+
+class TrainingDiverged(RuntimeError):
+    """The loss is no longer a finite number. The last finished epoch is on disk."""
+
+
+@dataclass(frozen=True)
+class Prediction:
+    """What a network says of N people.
+
+    Attributes:
+        joints: (N, K, 2) in pixels of each person's photo.
+        confidence: (N, K): the share of the map's mass around the joint for losses that normalise it, else the peak.
+        losses: Mean over the people of every loss of the registry, on the raw heatmaps.
+    """
+
+    joints: NDArray[np.float64]
+    confidence: NDArray[np.float64]
+    losses: dict[str, float]
+
+
+def fit(
+    config: Config,
+    data: Data,
+    folder: Path,
+    *,
+    progress: Callable[..., Any] | None = None,
+    report: Callable[[Epoch], None] | None = None,
+) -> tuple[nn.Module, list[Epoch]]:
+    """Train, evaluating before the first epoch and after each; go on from the folder's checkpoint if there is one.
+
+    Args:
+        config: The run.
+        data: People of both splits.
+        folder: Where the checkpoint is kept; created if need be.
+        progress: Wraps the loop over an epoch's batches: ``progress(iterable, total=, desc=)``.
+        report: Called with each epoch's line, also with those that were trained before.
+
+    Returns:
+        The network after the last epoch, on the training device, and the lines of epochs 0, 1, ..., ``config.epochs``.
+
+    Raises:
+        ConfigError: A device or weights that cannot be used.
+        TrainingDiverged: The loss became infinite or NaN.
+        OSError: The folder cannot be written.
+        ValueError: The checkpoint in the folder cannot be read.
+    """
+    engine = start_engine(config)
+    folder.mkdir(parents=True, exist_ok=True)
+    torch.manual_seed(config.seed)
+    model = build_model(config.model, num_joints=len(data.train.skeleton))
+    if config.pretrained is not None:
+        load_weights(model, config.pretrained, backbone_only=True)
+    train_loader, val_loader = _train_loader(config, data.train), evaluation_loader(config, data.val)
+    order = train_loader.sampler
+    model = model.to(memory_format=torch.channels_last)  # a fifth faster on a CPU, more on a GPU
+    optimiser = _optimiser(config, model)
+    model, optimiser, train_loader, val_loader = engine.prepare(model, optimiser, train_loader, val_loader)
+    losses = build_losses(config)
+    ruler = Ruler.of(data.val, config.pck_reference)
+    history = _resume(folder / CHECKPOINT, engine.unwrap_model(model), optimiser, engine.device)
+    for line in history if report else ():
+        report(line)
+
+    for epoch in range(len(history), config.epochs + 1):  # epoch 0 only looks at the untrained network
+        order.set_epoch(epoch)
+        mean_loss = None
+        if epoch > 0:
+            batches = (
+                progress(train_loader, total=len(train_loader), desc=f"epoch {epoch}") if progress else train_loader
+            )
+            mean_loss = _train_epoch(
+                config, model, losses[config.loss], optimiser, batches, len(train_loader), epoch, engine
+            )
+        evaluation = evaluate(config, model, losses, val_loader, data.val, ruler, engine)
+        history.append(Epoch(epoch=epoch, lr=_rate(config, epoch), train_loss=mean_loss, validation=evaluation))
+        if engine.is_main_process:
+            _save(folder / CHECKPOINT, engine.unwrap_model(model), optimiser, history)
+            if report:
+                report(history[-1])
+    return engine.unwrap_model(model), history
+
+
+def start_engine(config: Config) -> Accelerator:
+    """The engine on the device that the config names.
+
+    Raises:
+        ConfigError: The device is unknown or not on this machine, or the precision does not fit it.
+    """
+    there = {"cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available(), "cpu": True}
+    device = config.device or next(name for name, usable in there.items() if usable)
+    if not there.get(device, False):
+        usable = ", ".join(name for name, usable in there.items() if usable)
+        raise ConfigError(f"device: {device!r} is not on this machine; usable here: {usable}")
+    if config.precision == "bf16" and device == "cpu":
+        raise ConfigError("precision: bf16 needs a GPU; set it to float32")
+    if device == "cpu" and config.threads:
+        torch.set_num_threads(config.threads)
+    # Accelerate's state is global to the process, and a notebook may start a second run with another device.
+    AcceleratorState._reset_state(reset_partial_state=True)
+    return Accelerator(cpu=device == "cpu", mixed_precision="bf16" if config.precision == "bf16" else "no")
+
+
+def build_losses(config: Config) -> dict[str, nn.Module]:
+    """Every loss of the registry: the trained one with the run's options, the others with their defaults.
+
+    Raises:
+        ValueError: An option that the loss does not know or that is out of range.
+    """
+    return {name: build_loss(name, **(config.loss_options if name == config.loss else {})) for name in LOSSES}
+
+
+def augmentation_of(config: Config) -> Augmentation:
+    """How training crops vary."""
+    return Augmentation(
+        scale=config.scale_factor,
+        rotation=config.rotation,
+        rotation_probability=config.rotation_probability,
+        mirror_probability=config.flip_probability,
+        half_body_probability=config.half_body_probability,
+    )
+
+
+def _train_loader(config: Config, people: PoseDataset) -> DataLoader:
+    return make_loader(
+        people, config.input_size, coordinates=config.coordinates, augmentation=augmentation_of(config), shuffle=True,
+        batch_size=config.batch_size, seed=config.seed, workers=_workers(config),
+    )  # fmt: skip
+
+
+def evaluation_loader(config: Config, people: PoseDataset) -> DataLoader:
+    """The people in their order, not augmented."""
+    return make_loader(
+        people,
+        config.input_size,
+        coordinates=config.coordinates,
+        batch_size=config.batch_size,
+        workers=_workers(config),
+    )
+
+
+def _workers(config: Config) -> int:
+    return config.workers if config.workers is not None else min(8, (os.cpu_count() or 1) - 1)
+
+
+# ------------------------------------------------------------------------------------------------ one epoch of training
+
+
+def _train_epoch(
+    config: Config,
+    model: nn.Module,
+    loss: nn.Module,
+    optimiser: Any,
+    batches: Any,
+    steps: int,
+    epoch: int,
+    engine: Accelerator,
+) -> float:
+    """One pass over the training people; returns the mean loss of its steps."""
+    model.train()
+    total = torch.zeros((), device=engine.device)
+    for step, batch in enumerate(batches):
+        for group in optimiser.param_groups:
+            group["lr"] = _rate(config, epoch - 1 + step / steps)
+        heatmaps = model(normalise(batch["image"]))
+        value = loss(heatmaps, batch["joints"], batch["weights"])
+        engine.backward(value)
+        if config.clip_norm is not None:
+            engine.clip_grad_norm_(model.parameters(), config.clip_norm)
+        optimiser.step()
+        optimiser.zero_grad(set_to_none=True)
+        total += value.detach()
+        last = step == steps - 1
+        if (last or step % CHECK_EVERY == 0) and not math.isfinite(total.item()):
+            raise TrainingDiverged(
+                f"the {config.loss} loss is {value.item()} in epoch {epoch}, at or shortly before step {step + 1} of {steps}; "
+                f"lower lr (now {config.lr:g}) or set clip_norm; earlier epochs are saved"
+            )
+    return engine.reduce(total, reduction="mean").item() / steps
+
+
+def _optimiser(config: Config, model: nn.Module) -> torch.optim.Optimizer:
+    kind = {"adam": torch.optim.Adam, "adamw": torch.optim.AdamW}[config.optimiser]
+    return kind(model.parameters(), lr=config.lr, weight_decay=config.weight_decay)
+
+
+def _rate(config: Config, time: float) -> float:
+    """Learning rate after ``time`` epochs: a linear rise, then a half cosine to zero, or tenfold drops at milestones."""
+    if time < config.warmup_epochs:
+        return config.lr * (time + 0.01) / (config.warmup_epochs + 0.01)
+    if config.schedule == "step":
+        return config.lr * 0.1 ** sum(time >= milestone for milestone in config.milestones)
+    rest = max(config.epochs - config.warmup_epochs, 1e-9)
+    return config.lr * 0.5 * (1 + math.cos(math.pi * min(1.0, (time - config.warmup_epochs) / rest)))
+
+
+# ------------------------------------------------------------------------------------------------------------ evaluation
+
+
+def heatmaps_of(config: Config, model: nn.Module, loss: nn.Module, images: Tensor, flip_order: tuple[int, ...]):
+    """Heatmaps of a batch as the network puts them out, and as they are to be read.
+
+    Args:
+        config: For the flip test and the coordinate rule.
+        model: The network.
+        loss: The loss it was trained with, which knows how its heatmaps are read.
+        images: (B, 3, H, W) uint8 crops.
+        flip_order: The joints' permutation under a mirror.
+
+    Returns:
+        Raw heatmaps (B, K, H/4, W/4), and their readout, in a flip test averaged with that of the mirrored crops.
+    """
+    inputs = normalise(images)
+    raw = model(inputs).float()
+    maps = loss.readout(raw)
+    if config.flip_test:
+        mirrored = loss.readout(model(inputs.flip(-1)).float()).flip(-1)[:, list(flip_order)]
+        if config.coordinates == "hrnet":  # cell = pixel / 4 does not commute with the mirror; HRNet shifts by one cell
+            mirrored = torch.cat([mirrored[..., :1], mirrored[..., :-1]], dim=-1)
+        maps = (maps + mirrored) / 2
+    return raw, maps
+
+
+@torch.no_grad()
+def predict(
+    config: Config,
+    model: nn.Module,
+    losses: dict[str, nn.Module],
+    loader: Any,
+    people: PoseDataset,
+    engine: Accelerator,
+) -> Prediction:
+    """Run the network over a loader in the dataset's order, decode, and take every loss.
+
+    Args:
+        config: The run.
+        model: The network, as the engine prepared it.
+        losses: As :func:`build_losses` gives them.
+        loader: Batches of all people, prepared likewise.
+        people: Whom the loader shows.
+        engine: Gathers what several processes saw.
+    """
+    model.eval()
+    trained = losses[config.loss]
+    batches = []
+    for batch in loader:
+        raw, maps = heatmaps_of(config, model, trained, batch["image"], people.skeleton.flip_order)
+        cells, confidence = decode(maps, method=config.decoder or trained.decoder, confidence=trained.confidence)
+        values = torch.stack(
+            [loss.per_person(raw, batch["joints"], batch["weights"]) for loss in losses.values()], dim=1
+        )
+        batches.append(engine.gather_for_metrics((cells, confidence, values, batch["affine"])))
+    cells, confidence, values, affine = (
+        torch.cat(parts).double().cpu().numpy() for parts in zip(*batches, strict=True)
+    )
+    means = dict(zip(losses, values.mean(axis=0).tolist(), strict=True))
+    return Prediction(transform(cells, invert(affine)), confidence, means)
+
+
+def evaluate(
+    config: Config,
+    model: nn.Module,
+    losses: dict[str, nn.Module],
+    loader: Any,
+    people: PoseDataset,
+    ruler: Ruler,
+    engine: Accelerator,
+) -> Evaluation:
+    """Every loss and every metric on a dataset; arguments as for :func:`predict`, and the ruler of PCK."""
+    prediction = predict(config, model, losses, loader, people, engine)
+    scores = score(people, prediction.joints, prediction.confidence, config.input_size, ruler)
+    per_joint = {
+        label: [None if math.isnan(v) else v for v in values.tolist()] for label, values in scores.per_joint.items()
+    }
+    metrics = {name: value for name, value in scores.metrics.items() if not math.isnan(value)}
+    return Evaluation(losses=prediction.losses, metrics=metrics, per_joint=per_joint)
+
+
+# ------------------------------------------------------------------------------------------------------------ checkpoint
+
+
+def _save(path: Path, model: nn.Module, optimiser: Any, history: list[Epoch]) -> None:
+    """Everything that the next epoch depends on, in one file that is replaced whole."""
+    state = {
+        "model": model.state_dict(),
+        "optimiser": optimiser.state_dict(),
+        "history": json.dumps([line.model_dump() for line in history]),
+    }
+    buffer = io.BytesIO()
+    torch.save(state, buffer)
+    write_atomically(path, buffer.getvalue())
+
+
+def _resume(path: Path, model: nn.Module, optimiser: Any, device: torch.device) -> list[Epoch]:
+    """Bring model and optimiser to where the checkpoint left them; returns the finished epochs, none without a file."""
+    if not path.exists():
+        return []
+    try:
+        state = torch.load(path, map_location=device, weights_only=True)
+        model.load_state_dict(state["model"])
+        optimiser.load_state_dict(state["optimiser"])
+        return [Epoch(**line) for line in json.loads(state["history"])]
+    except (pickle.UnpicklingError, RuntimeError, KeyError, ValueError, EOFError, OSError) as error:
+        reason = str(error).splitlines()[0]
+        raise ValueError(f"cannot resume from {path}: {reason}; pass resume=false to begin again beside it") from error

@@ -1,0 +1,46 @@
+"""Execute notebooks in place, leaving files that change only when their content does.
+
+``python notebooks/refresh.py`` runs all of them, ``python notebooks/refresh.py 02_train`` one.
+"""
+
+import os
+import sys
+import tempfile
+from pathlib import Path
+
+import nbformat
+from nbclient import NotebookClient
+
+FOLDER = Path(__file__).resolve().parent
+for name in ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS"):
+    os.environ[name] = "1"
+os.environ["PYTHONWARNINGS"] = "ignore"
+os.environ.pop("MPLBACKEND", None)
+os.environ.setdefault("HDMLIB_RUNS", tempfile.mkdtemp(prefix="hdmlib-runs-"))
+
+
+def refresh(path: Path) -> None:
+    """Run one notebook from the top and write it back."""
+    notebook = nbformat.read(path, as_version=4)
+    # the log level keeps ipykernel from printing about its transport at each start
+    kernel = {"extra_arguments": ["--IPKernelApp.log_level=40"]}
+    client = NotebookClient(
+        notebook, timeout=900, kernel_name="python3", record_timing=False, store_widget_state=False,
+        resources={"metadata": {"path": str(FOLDER)}},
+    )  # fmt: skip
+    client.execute(**kernel)
+    notebook.metadata = {
+        "kernelspec": {"display_name": "Python 3", "language": "python", "name": "python3"},
+        "language_info": {"name": "python"},
+    }
+    for number, cell in enumerate(notebook.cells):
+        cell.id = f"cell-{number:02d}"
+        tags = cell.metadata.get("tags")
+        cell.metadata = {"tags": tags} if tags else {}
+    nbformat.write(notebook, path)
+    print(f"{path.name}: {sum(cell.cell_type == 'code' for cell in notebook.cells)} code cells")
+
+
+if __name__ == "__main__":
+    for path in [FOLDER / f"{name}.ipynb" for name in sys.argv[1:]] or sorted(FOLDER.glob("*.ipynb")):
+        refresh(path)

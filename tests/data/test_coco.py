@@ -1,0 +1,345 @@
+import json
+import warnings
+import zlib
+from pathlib import Path
+
+import cv2
+import numpy as np
+import pytest
+
+from hdmlib.data.coco import find_coco, read_coco
+from hdmlib.data.crops import Frame
+from hdmlib.data.samples import DataError, DataWarning, read_image
+
+SHARED = Path(__file__).resolve().parents[2] / ".." / "shared" / "data"
+real_data = pytest.mark.skipif(not SHARED.is_dir(), reason="needs the real samples in ../shared/data")
+
+NAMES = ["head", "left_hand", "right_hand"]
+
+
+def category(**extra) -> dict:
+    return {"id": 1, "name": "person", "keypoints": NAMES, "skeleton": [[1, 2], [1, 3]], **extra}
+
+
+def annotation(number: int = 1, **changes) -> dict:
+    keypoints = [30, 20, 2, 20.5, 40, 1, 0, 0, 0]
+    fields = {"id": number, "image_id": 1, "category_id": 1, "iscrowd": 0, "bbox": [10, 10, 30, 40], "area": 800}
+    return {**fields, "keypoints": keypoints, **changes}
+
+
+def photo(number: int = 1, **changes) -> dict:
+    return {"id": number, "file_name": f"{number}.png", "width": 64, "height": 48, **changes}
+
+
+def write(root: Path, annotations: list, images: list | None = None, **content) -> Path:
+    """A dataset of one split ``train`` with a picture for every entry that names an ordinary file."""
+    (root / "annotations").mkdir(exist_ok=True)
+    (root / "images").mkdir(exist_ok=True)
+    images = [photo()] if images is None else images
+    for entry in images:
+        if "/" not in str(entry.get("file_name", "/")):
+            cv2.imwrite(str(root / "images" / entry["file_name"]), np.full((48, 64, 3), 90, np.uint8))
+    parts = {"images": images, "annotations": annotations, "categories": [category()], **content}
+    (root / "annotations" / "train.json").write_text(json.dumps(parts))
+    return root
+
+
+def test_every_field_of_a_person(tmp_path):
+    people = read_coco(write(tmp_path, [annotation(7, head_box=[10, 10, 13, 14])]), "train")
+    assert people.skeleton.joints == tuple(NAMES)
+    assert people.skeleton.limbs == ((0, 1), (0, 2))
+    assert people.skeleton.flip_pairs == ((1, 2),)
+    np.testing.assert_array_equal(people.joints, [[[30, 20], [20.5, 40], [0, 0]]])
+    np.testing.assert_array_equal(people.visibility, [[2, 1, 0]])
+    # HRNet: the box ends at pixel min(47, 10 + 39) below and at 39 on the right
+    np.testing.assert_array_equal(people.boxes, [[10, 10, 29, 37]])
+    np.testing.assert_array_equal(people.centres, [[24.5, 28.5]])
+    np.testing.assert_array_equal(people.sizes, [[29 * 1.25, 37 * 1.25]])
+    np.testing.assert_array_equal(people.head_sizes, [3])  # 0.6 x 5
+    assert (people.areas, people.annotation_ids, people.image_ids) == ([800], [7], [1])
+    assert people.image_path(0) == tmp_path / "images" / "1.png"
+    assert people.left_out == {}
+
+
+def test_category_extras_win_over_what_names_say(tmp_path):
+    extras = category(flip_pairs=[[0, 2]], sigmas=[0.1, 0.2, 0.3])
+    skeleton = read_coco(write(tmp_path, [annotation()], categories=[extras]), "train").skeleton
+    assert skeleton.flip_pairs == ((0, 2),)
+    assert skeleton.sigmas == (0.1, 0.2, 0.3)
+
+
+def test_reference_lengths(tmp_path):
+    both = [annotation(1, head_size=12.5), annotation(2)]
+    people = read_coco(write(tmp_path, both), "train")
+    np.testing.assert_array_equal(people.reference_lengths("head"), [12.5, np.nan])
+    np.testing.assert_array_equal(people.reference_lengths("box"), [37, 37])
+    with pytest.raises(DataError, match="nobody has a torso length"):
+        people.reference_lengths("torso")
+    with pytest.raises(DataError, match="unknown PCK reference 'hip'; known: head, torso, box"):
+        people.reference_lengths("hip")
+
+
+def test_subset_keeps_what_belongs_together(tmp_path):
+    annotations = [annotation(i, image_id=1 + i % 3) for i in range(9)]
+    people = read_coco(write(tmp_path, annotations, [photo(i) for i in (1, 2, 3)]), "train")
+    some = people.subset([8, 1, 4])
+    assert len(some) == 3
+    assert some.annotation_ids.tolist() == [8, 1, 4]
+    assert [some.image_path(i) for i in range(3)] == [people.image_path(i) for i in (8, 1, 4)]
+    assert len(some.images) == 2
+    with pytest.raises(IndexError, match=r"0 \.\. 8"):
+        people.subset([9])
+
+
+def test_protocol_drops_silently_and_counts(tmp_path):
+    annotations = [
+        annotation(1),
+        annotation(2, iscrowd=1),
+        annotation(3, area=0),
+        annotation(4, keypoints=[0] * 9),
+        annotation(5, category_id=9),
+        annotation(6, upright=False),
+    ]
+    annotations[0]["upright"] = True
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        people = read_coco(write(tmp_path, annotations), "train", where={"upright": True})
+        everyone = read_coco(tmp_path, "train")
+    assert people.annotation_ids.tolist() == [1]
+    assert people.left_out == {"other category": 1, "not selected": 4}
+    assert everyone.annotation_ids.tolist() == [1, 6]
+    assert everyone.left_out == {"other category": 1, "crowd": 1, "no area": 1, "no labelled joint": 1}
+
+
+NAN, INF = float("nan"), float("inf")
+
+
+@pytest.mark.parametrize(
+    ("changes", "reason"),
+    [
+        ({"keypoints": [NAN, 20, 2, 20, 40, 1, 0, 0, 0]}, "joints not finite or absurdly large"),
+        ({"keypoints": [1e300, 20, 2, 20, 40, 1, 0, 0, 0]}, "joints not finite or absurdly large"),
+        ({"keypoints": [30, 20, 2]}, "malformed joints"),
+        ({"keypoints": [30, 20, 7, 20, 40, 1, 0, 0, 0]}, "malformed joints"),
+        ({"keypoints": ["30", 20, 2, 20, 40, 1, 0, 0, 0]}, "malformed joints"),
+        ({"keypoints": None}, "malformed joints"),
+        ({"bbox": [10, 10, INF, 40]}, "box not finite or absurdly large"),
+        ({"bbox": [10, 10, 0, 40]}, "box empty or outside the photo"),
+        ({"bbox": [10, 10, -5, 40]}, "box empty or outside the photo"),
+        ({"bbox": [500, 10, 30, 40]}, "box empty or outside the photo"),
+        ({"bbox": {"x": 10}}, "malformed box"),
+        ({"area": NAN}, "area not finite or absurdly large"),
+        ({"head_box": [1, 2]}, "malformed head box"),
+        ({"image_id": 99}, "annotation of no or an ambiguous photo"),
+        ({"image_id": 3}, "annotation of no or an ambiguous photo"),
+        ({"image_id": [1]}, "malformed annotation"),
+        ({"id": 1}, "duplicate annotation id"),
+        ({"id": "two"}, "malformed id"),
+        ({"id": 2**70}, "malformed id"),
+        ({"image_id": 4}, "photo missing"),
+        ({"image_id": 5}, "malformed annotation"),  # a photo without a size
+        ({"image_id": 6}, "malformed photo name"),
+        ({"image_id": 7}, "photo of another size than annotated"),
+    ],
+)
+def test_bad_sample_is_left_out_with_one_warning(tmp_path, changes, reason):
+    images = [photo(1), photo(3), photo(3, file_name="other.png"), photo(4), {"id": 5, "file_name": "1.png"}]
+    images += [photo(7, width=48, height=64), photo(6, file_name="1.png")]
+    write(tmp_path, [annotation(1), {**annotation(2), **changes}], images)
+    (tmp_path / "images" / "4.png").unlink()
+    text = (tmp_path / "annotations" / "train.json").read_text()
+    head, tail = text.rsplit('"1.png"', 1)  # the name of photo 6 becomes a number
+    (tmp_path / "annotations" / "train.json").write_text(f"{head}17{tail}")
+    with pytest.warns(DataWarning) as caught:
+        people = read_coco(tmp_path, "train")
+    assert len(caught) == 1
+    assert f"left out of 2 annotations: 1 {reason}" in str(caught[0].message)
+    assert people.annotation_ids.tolist() == [1]
+    assert people.left_out == {reason: 1}
+    assert Path(caught[0].filename) == Path(__file__)  # points at the caller, not into the library
+
+
+def test_many_bad_samples_are_one_warning_with_counts(tmp_path):
+    bad = [annotation(10 + i, keypoints=[NAN] * 9) for i in range(5)] + [annotation(20, bbox=[])]
+    with pytest.warns(
+        DataWarning, match="of 7 annotations: 5 joints not finite or absurdly large, 1 malformed box"
+    ) as caught:
+        read_coco(write(tmp_path, [annotation(1), *bad]), "train")
+    assert len(caught) == 1
+
+
+def corrupt(path: Path, how: str) -> None:
+    content = path.read_bytes()
+    if how == "truncated":
+        path.write_bytes(content[: len(content) // 2])
+    elif how == "empty":
+        path.write_bytes(b"")
+    elif how == "text":
+        path.write_text("<html>404</html>")
+    elif how == "folder":
+        path.unlink()
+        path.mkdir()
+
+
+@pytest.mark.parametrize("suffix", [".jpg", ".png"])
+@pytest.mark.parametrize("how", ["truncated", "empty", "text", "folder"])
+def test_unreadable_photo_is_left_out(tmp_path, suffix, how):
+    images = [photo(1, file_name="a" + suffix), photo(2, file_name="b" + suffix)]
+    write(tmp_path, [annotation(1), annotation(2, image_id=2)], images)
+    damaged = tmp_path / "images" / ("b" + suffix)
+    noise = np.random.default_rng(0).integers(0, 256, (48, 64, 3), np.uint8)
+    cv2.imwrite(str(damaged), noise)
+    corrupt(damaged, how)
+    with pytest.warns(DataWarning, match=f"1 photo unreadable or truncated; first such photo: .*b{suffix}"):
+        people = read_coco(tmp_path, "train")
+    assert people.annotation_ids.tolist() == [1]
+
+
+def test_sound_jpeg_with_bytes_behind_its_end_is_kept(tmp_path):
+    write(tmp_path, [annotation()], [photo(1, file_name="a.jpg")])
+    with (tmp_path / "images" / "a.jpg").open("ab") as file:
+        file.write(b"\0" * 100)
+    assert len(read_coco(tmp_path, "train")) == 1
+
+
+def test_bomb_is_left_out_unopened(tmp_path):
+    """A PNG of a few kilobytes whose header promises gigabytes."""
+    write(tmp_path, [annotation(1), annotation(2, image_id=2)], [photo(1), photo(2)])
+    path = tmp_path / "images" / "2.png"
+    data = bytearray(path.read_bytes())
+    data[16:24] = (30000).to_bytes(4, "big") * 2
+    data[29:33] = zlib.crc32(data[12:29]).to_bytes(4, "big")
+    path.write_bytes(data)
+    with pytest.warns(DataWarning, match="1 photo too large"):
+        assert len(read_coco(tmp_path, "train")) == 1
+
+
+def test_photo_that_breaks_after_reading_is_named(tmp_path):
+    people = read_coco(write(tmp_path, [annotation()]), "train")
+    people.image_path(0).write_bytes(b"gone")
+    with pytest.raises(DataError, match=r"cannot decode the photo .*1\.png; restore the file"):
+        read_image(people.image_path(0))
+
+
+@pytest.mark.parametrize(
+    "name", ["../secret.png", "/etc/secret.png", "a/../../b.png", "..\\b.png", "C:\\b.png", "", "a\0b"]
+)
+def test_photo_outside_the_folder_is_refused(tmp_path, name):
+    write(tmp_path, [annotation(1), annotation(2, image_id=2)], [photo(1), photo(2)])
+    path = tmp_path / "annotations" / "train.json"
+    path.write_text(path.read_text().replace('"2.png"', json.dumps(name)))
+    with pytest.raises(DataError, match="leads outside"):
+        read_coco(tmp_path, "train")
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        ("", "is not JSON"),
+        ("{", "is not JSON"),
+        ("[" * 100000, "is not JSON"),
+        ("\xff\xfe", "is not JSON"),
+        (
+            '[{"image_id": 1, "bbox": [0, 0, 1, 1], "score": 0.5}]',
+            "is a list, not COCO annotations: a detection file, or MPII",
+        ),
+        ('"people"', "is not a COCO annotation file"),
+        ('{"images": [], "annotations": []}', "needs the lists images, annotations, categories"),
+        ('{"images": {}, "annotations": [], "categories": []}', "needs the lists"),
+        ('{"images": [], "annotations": [], "categories": []}', "exactly one category with 'keypoints', has 0"),
+        (
+            '{"images": [], "annotations": [], "categories": [{"id": 1, "keypoints": ["a", "a"]}]}',
+            "names must be unique",
+        ),
+        ('{"images": [], "annotations": [], "categories": [{"keypoints": ["a"]}]}', "bad category"),
+        ('{"images": [], "annotations": [], "categories": [{"id": 1, "keypoints": ["a"]}]}', "no usable person"),
+        (
+            '{"images": [1], "annotations": [2], "categories": [{"id": 1, "keypoints": ["a"]}]}',
+            "1 malformed annotation",
+        ),
+    ],
+)
+def test_bad_annotation_file_is_named(tmp_path, content, message):
+    path = tmp_path / "train.json"
+    path.write_text(content, encoding="latin-1")
+    with pytest.raises(DataError, match=message) as caught:
+        read_coco(tmp_path, "train")
+    assert "train.json" in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("files", "split", "found"),
+    [
+        (["annotations/person_keypoints_train2017.json", "images/train2017/"], "train", (0, 1)),
+        (["annotations/person_keypoints_train2017.json", "train2017/"], "train2017", (0, 1)),
+        (["annotations/person_keypoints_val2014.json", "val2014/", "train2014/"], "val", (0, 1)),
+        (["annotations/person_keypoints_val2017.json", "annotations/instances_val2017.json", "images/"], "val", (0, 2)),
+        (["annotations/lspet_val.json", "annotations/lspet_train.json", "images/"], "val", (0, 2)),
+        (["annotations/person_keypoints_val.json", "images/val/", "images/train/"], "val", (0, 1)),
+        (["my_test.json"], "test", (0, "")),
+    ],
+)
+def test_layouts(tmp_path, files, split, found):
+    for name in files:
+        path = tmp_path / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.mkdir() if name.endswith("/") else path.write_text("{}")
+    places = [tmp_path / (files[i] if isinstance(i, int) else i) for i in found]
+    assert list(find_coco(tmp_path, split)) == places
+
+
+def test_detections_beside_annotations_are_not_taken_for_them(tmp_path):
+    (tmp_path / "test_coco.json").write_text(' {"images": []}')
+    (tmp_path / "test_detections.json").write_text("[]")
+    assert find_coco(tmp_path, "test")[0].name == "test_coco.json"
+
+
+def test_ambiguous_missing_and_hostile_splits(tmp_path):
+    for name in ("a_val.json", "b_val.json"):
+        (tmp_path / name).write_text("{}")
+    with pytest.raises(DataError, match=r"several annotation files fit split 'val': a_val\.json, b_val\.json"):
+        find_coco(tmp_path, "val")
+    with pytest.raises(DataError, match=r"no COCO annotations of split 'test' .*person_keypoints_test2017\.json"):
+        find_coco(tmp_path, "test")
+    with pytest.raises(DataError, match="not a plain name"):
+        find_coco(tmp_path, "../val")
+    with pytest.raises(DataError, match="is not a folder"):
+        find_coco(tmp_path / "nowhere", "val")
+
+
+@real_data
+@pytest.mark.parametrize(("split", "count", "joints", "crowd"), [("train", 328, 3318, 12), ("val", 319, 3375, 14)])
+def test_real_coco_people(split, count, joints, crowd):
+    people = read_coco(SHARED / "coco_subset", split)
+    assert (len(people), (people.visibility > 0).sum(), people.left_out["crowd"]) == (count, joints, crowd)
+    assert people.skeleton.name == "coco-17"
+    assert not np.isfinite(people.head_sizes).any()
+    assert np.isfinite(people.reference_lengths("torso")).sum() > count / 4
+
+
+@real_data
+def test_real_coco_region_by_hand():
+    people = read_coco(SHARED / "coco_subset", "train")
+    i = people.annotation_ids.tolist().index(198565)  # box 203.39 260.43 65.69 73.04 in a photo of 381 x 500
+    np.testing.assert_allclose(people.boxes[i], [203.39, 260.43, 64.69, 72.04])
+    np.testing.assert_allclose(people.centres[i], [235.735, 296.45])
+    np.testing.assert_allclose(Frame((192, 256)).extended(people.sizes[i]), [80.8625, 107.816667])
+
+
+@real_data
+def test_real_lsp_people():
+    people = read_coco(SHARED / "lspet_crops", "val")
+    assert (len(people), people.skeleton.name) == (500, "lsp-14")
+    # its head sizes are the distance of neck and head top, so both ways to get them agree
+    without = np.linalg.norm(people.joints[:, 12] - people.joints[:, 13], axis=1)
+    np.testing.assert_allclose(people.reference_lengths("head"), without, atol=0.01)
+    assert len(read_coco(SHARED / "lspet_crops", "val", where={"upright": True})) == 319
+    train = read_coco(SHARED / "lspet_crops", "train")
+    assert len(train) == 3318
+    assert train.left_out == {}
+
+
+@real_data
+def test_real_fixture_without_image_folder():
+    people = read_coco(SHARED / "mmpose_fixture" / "coco", "test")
+    assert (len(people), len(people.images), people.left_out) == (12, 4, {"no labelled joint": 2})

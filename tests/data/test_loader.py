@@ -1,0 +1,189 @@
+import json
+
+import cv2
+import numpy as np
+import pytest
+import torch
+from accelerate import Accelerator
+
+from hdmlib.data.coco import read_coco
+from hdmlib.data.crops import AUGMENTATIONS, Augmentation, Frame, invert, transform
+from hdmlib.data.loader import CropDataset, make_loader
+from hdmlib.data.samples import DataError, PoseDataset
+
+COUNT = 11
+NAMES = ["head", "left_hand", "right_hand", "left_foot", "right_foot"]
+
+
+@pytest.fixture(scope="module")
+def people(tmp_path_factory) -> PoseDataset:
+    """People in two photos of blurred noise; number 3 has an unlabelled joint and one far outside its box."""
+    root = tmp_path_factory.mktemp("people")
+    (root / "images").mkdir()
+    rng = np.random.default_rng(0)
+    images = [{"id": i, "file_name": f"{i}.png", "width": 160, "height": 120} for i in range(2)]
+    for image in images:
+        noise = rng.integers(0, 256, (120, 160, 3), dtype=np.uint8)
+        cv2.imwrite(str(root / "images" / image["file_name"]), cv2.GaussianBlur(noise, (0, 0), 3))
+    annotations = []
+    for i in range(COUNT):
+        x, y = rng.uniform(0, 60), rng.uniform(0, 40)
+        joints = np.column_stack([rng.uniform([x, y], [x + 60, y + 60], (5, 2)), np.full(5, 2)])
+        if i == 3:
+            joints[1] = 0
+            joints[2, :2] = 159, 119
+        box = [x, y, 60, 60]
+        keypoints = joints.ravel().tolist()
+        annotations.append(
+            {"id": i, "image_id": i % 2, "category_id": 1, "bbox": box, "area": 3600, "keypoints": keypoints}
+        )
+    category = {"id": 1, "name": "person", "keypoints": NAMES}
+    content = {"images": images, "annotations": annotations, "categories": [category]}
+    (root / "train.json").write_text(json.dumps(content))
+    return read_coco(root, "train")
+
+
+def epoch_of(loader, epoch: int) -> dict[str, torch.Tensor]:
+    loader.set_epoch(epoch)
+    batches = list(loader)
+    return {key: torch.cat([batch[key] for batch in batches]) for key in batches[0]}
+
+
+def assert_equal(first: dict[str, torch.Tensor], second: dict[str, torch.Tensor]) -> None:
+    assert first.keys() == second.keys()
+    for key, value in first.items():
+        assert torch.equal(value, second[key]), key
+
+
+def test_shapes_types_and_ranges(people):
+    batch = next(iter(make_loader(people, (64, 96), batch_size=4)))
+    assert {key: (tuple(value.shape), value.dtype) for key, value in batch.items()} == {
+        "image": ((4, 3, 96, 64), torch.uint8),
+        "joints": ((4, 5, 2), torch.float32),
+        "weights": ((4, 5), torch.float32),
+        "index": ((4,), torch.int64),
+        "affine": ((4, 2, 3), torch.float64),
+    }
+    assert batch["index"].tolist() == [0, 1, 2, 3]
+    inside = batch["joints"][batch["weights"] > 0]
+    assert (inside >= -0.5).all()
+    assert (inside <= torch.tensor([15.5, 23.5])).all()
+
+
+@pytest.mark.parametrize("coordinates", ["center", "hrnet", "udp"])
+def test_cells_map_back_to_the_photo(people, coordinates):
+    data = epoch_of(make_loader(people, (64, 64), coordinates=coordinates), 0)
+    seen = data["weights"].numpy() > 0
+    photo = transform(data["joints"], invert(data["affine"]))
+    np.testing.assert_allclose(photo[seen], people.joints[seen], atol=1e-3)
+    assert seen.sum() > 0.9 * seen.size
+
+
+def test_unlabelled_and_outside_joints_weigh_nothing_and_hold_zero(people):
+    data = epoch_of(make_loader(people, (64, 64)), 0)
+    assert data["weights"][3].tolist() == [1, 0, 0, 1, 1]
+    assert (data["joints"][3, 1:3] == 0).all()
+
+
+def test_image_is_rgb(tmp_path, people):
+    path = tmp_path / "images" / "red.png"
+    path.parent.mkdir()
+    cv2.imwrite(str(path), np.full((120, 160, 3), (0, 0, 255), np.uint8))  # OpenCV writes BGR
+    content = json.loads((people.images[0].parents[1] / "train.json").read_text())
+    content["annotations"] = content["annotations"][:1]
+    content["images"][0]["file_name"] = "red.png"
+    (tmp_path / "train.json").write_text(json.dumps(content))
+    data = epoch_of(make_loader(read_coco(tmp_path, "train"), (64, 64)), 0)
+    assert data["image"][0, :, 32, 32].tolist() == [255, 0, 0]
+
+
+def test_mirrored_crops_swap_left_and_right(people):
+    plain = epoch_of(make_loader(people, (64, 64)), 0)
+    mirrored = epoch_of(make_loader(people, (64, 64), augmentation=Augmentation(mirror_probability=1)), 0)
+    order = [0, 2, 1, 4, 3]
+    assert torch.equal(mirrored["weights"], plain["weights"][:, order])
+    expected = torch.stack([15 - plain["joints"][..., 0], plain["joints"][..., 1]], dim=-1)[:, order]
+    seen = mirrored["weights"] > 0
+    torch.testing.assert_close(mirrored["joints"][seen], expected[seen], atol=1e-4, rtol=0)
+    assert (mirrored["image"].int() - plain["image"].flip(-1).int()).abs().max() <= 3
+    # what maps back is the mirrored order: joint 1 of the crop is joint 2 of the photo
+    photo = transform(mirrored["joints"], invert(mirrored["affine"]))
+    np.testing.assert_allclose(photo[seen], people.joints[:, order][seen.numpy()], atol=1e-3)
+
+
+def test_same_numbers_for_any_workers_and_any_start(people):
+    options = {"augmentation": "coco", "batch_size": 4, "shuffle": True, "seed": 5}
+    alone, helped = make_loader(people, (64, 64), **options), make_loader(people, (64, 64), workers=2, **options)
+    epochs = [epoch_of(alone, epoch) for epoch in range(3)]
+    for epoch in (0, 1, 2):  # the workers persist and must follow
+        assert_equal(epochs[epoch], epoch_of(helped, epoch))
+    assert_equal(epochs[2], epoch_of(make_loader(people, (64, 64), **options), 2))  # a resumed run
+    assert sorted(epochs[0]["index"].tolist()) == list(range(COUNT))
+    assert epochs[0]["index"].tolist() != epochs[1]["index"].tolist()
+    first = [epochs[epoch]["affine"][epochs[epoch]["index"] == 0] for epoch in (0, 1)]
+    assert not torch.equal(*first)
+
+
+def test_augmentation_is_a_function_of_seed_epoch_and_person(people):
+    items = [CropDataset(people, Frame((64, 64)), AUGMENTATIONS["coco"], seed=seed) for seed in (0, 0, 1)]
+    assert_equal(*({k: torch.as_tensor(v) for k, v in item[(4, 7)].items()} for item in items[:2]))
+    assert not torch.equal(items[0][(4, 7)]["affine"], items[2][(4, 7)]["affine"])
+    assert not torch.equal(items[0][(4, 7)]["affine"], items[0][(5, 7)]["affine"])
+
+
+def test_global_generators_are_left_alone(people):
+    torch.manual_seed(3)
+    np.random.seed(3)  # noqa: NPY002 - the legacy global state is what must not move
+    before = torch.get_rng_state(), np.random.get_state()[1].copy()  # noqa: NPY002
+    epoch_of(make_loader(people, (64, 64), augmentation="coco", shuffle=True, workers=1), 0)
+    assert torch.equal(torch.get_rng_state(), before[0])
+    np.testing.assert_array_equal(np.random.get_state()[1], before[1])  # noqa: NPY002
+
+
+def test_cache_changes_nothing(people):
+    options = {"augmentation": "mpii", "shuffle": True}
+    cached = make_loader(people, (64, 64), cache=True, **options)
+    assert_equal(epoch_of(make_loader(people, (64, 64), **options), 1), epoch_of(cached, 1))
+
+
+def test_accelerates_loader_takes_the_epoch(people):
+    loader = make_loader(people, (64, 64), shuffle=True, augmentation="coco", batch_size=4)
+    expected = epoch_of(loader, 6)
+    prepared = Accelerator(cpu=True).prepare(
+        make_loader(people, (64, 64), shuffle=True, augmentation="coco", batch_size=4)
+    )
+    assert_equal(expected, epoch_of(prepared, 6))
+
+
+def test_a_person_cut_far_off_the_photo_has_black_crop_and_finite_joints(people):
+    lost = people.subset([0])
+    lost.centres[:] = 1e6
+    data = epoch_of(make_loader(lost, (64, 64)), 0)
+    assert (data["image"] == 0).all()
+    assert (data["weights"] == 0).all()
+    assert (data["joints"] == 0).all()
+
+
+def test_broken_photo_stops_with_its_name(people, tmp_path):
+    content = json.loads((people.images[0].parents[1] / "train.json").read_text())
+    (tmp_path / "train.json").write_text(json.dumps(content))
+    (tmp_path / "images").mkdir()
+    for path in people.images:
+        (tmp_path / "images" / path.name).write_bytes(path.read_bytes())
+    copy = read_coco(tmp_path, "train")
+    copy.images[1].write_bytes(b"")
+    with pytest.raises(DataError, match=rf"cannot decode the photo .*{copy.images[1].name}"):
+        epoch_of(make_loader(copy, (64, 64)), 0)
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"augmentation": "strong"}, "unknown augmentation 'strong'; known: none, coco, mpii"),
+        ({"coordinates": "pixel"}, "unknown coordinates rule"),
+        ({"input_size": (63, 64)}, "multiples of 4"),
+    ],
+)
+def test_bad_parameters_are_refused(people, options, message):
+    with pytest.raises(ValueError, match=message):
+        make_loader(people, **{"input_size": (64, 64), **options})

@@ -1,0 +1,205 @@
+"""OKS-AP against published COCO evaluations; similarity, suppression and scores on hand-made poses."""
+
+import copy
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from hdmlib.metrics import OKS_METRICS, oks, oks_ap, oks_nms, rescore
+from hdmlib.skeletons import COCO_17
+
+ORACLE = Path(__file__).resolve().parents[2] / ".." / "shared" / "data" / "coco_oks_oracle"
+TRUTH = {
+    "a": "a_gt_val2014_first100_reconstructed.json",
+    "b": "b_gt_image139099.json",
+    "c": "../mmpose_fixture/coco/test_coco.json",
+}
+RESULTS = {
+    "a": "a_dt_val2014_fakekeypoints100_results.json",
+    "b": "b_dt_image139099.json",
+    "c": "c_dt_example_coco_preds.json",
+}
+needs_oracle = pytest.mark.skipif(
+    not ORACLE.is_dir(), reason="the COCO oracle (../shared/data/coco_oks_oracle) is not at hand"
+)
+
+
+@needs_oracle
+@pytest.mark.parametrize("case", ["a", "b", "c"])
+def test_oracle_to_the_printed_digit(case, capfd):
+    expected = json.loads((ORACLE / "expected.json").read_text())[case]
+    results = json.loads((ORACLE / RESULTS[case]).read_text())
+    scores = oks_ap(ORACLE / TRUTH[case], results, COCO_17.sigmas)
+    assert tuple(scores) == OKS_METRICS
+    assert list(scores.values()) == pytest.approx(expected["computed_pycocotools_2.0.11"], abs=1e-12)
+    if case == "a":
+        assert [round(value, 3) for value in scores.values()] == expected["published"]
+    if case == "b":
+        assert list(scores.values()) == pytest.approx(expected["published"], abs=1e-12)
+    assert capfd.readouterr().out == ""
+
+
+@needs_oracle
+def test_similarity_matrix_is_that_of_pycocotools():
+    from pycocotools.coco import COCO
+    from pycocotools.cocoeval import COCOeval
+
+    path = ORACLE / TRUTH["b"]
+    evaluation = COCOeval(COCO(path), COCO(path).loadRes(str(ORACLE / RESULTS["b"])), "keypoints")
+    evaluation.evaluate()
+    (expected,) = evaluation.ious.values()
+    truth, found = evaluation._gts[139099, 1], evaluation._dts[139099, 1]
+    found = sorted(found, key=lambda record: -record["score"])[: len(expected)]
+    labelled = [i for i, record in enumerate(truth) if record["num_keypoints"]]
+    poses = np.array([truth[i]["keypoints"] for i in labelled]).reshape(-1, 17, 3)
+    predictions = np.array([record["keypoints"] for record in found]).reshape(-1, 17, 3)[..., :2]
+    area = [truth[i]["area"] for i in labelled]
+    similarity = oks(predictions, poses[..., :2], area, COCO_17.sigmas, poses[..., 2])
+    assert labelled
+    assert np.abs(similarity - expected[:, labelled]).max() < 1e-12
+
+
+def dataset(people=2, joints=2):
+    """One photo per person, all joints labelled, persons 100 px square (large by COCO's measure)."""
+    keypoints = np.zeros((people, joints, 3))
+    keypoints[..., :2] = np.arange(joints)[:, None] * 100
+    keypoints[..., 2] = 2
+    truth = {
+        "images": [{"id": i} for i in range(people)],
+        "categories": [{"id": 1, "name": "person"}],
+        "annotations": [
+            {"id": i + 1, "image_id": i, "category_id": 1, "area": 1e4, "bbox": [0, 0, 100, 100], "keypoints": k}
+            for i, k in enumerate(keypoints.reshape(people, -1).tolist())
+        ],
+    }
+    results = [
+        {"image_id": i, "category_id": 1, "keypoints": k, "score": 0.5}
+        for i, k in enumerate(keypoints.reshape(people, -1).tolist())
+    ]
+    return truth, results
+
+
+def test_perfect_results_any_number_of_joints_and_untouched_arguments():
+    truth, results = dataset()
+    before = copy.deepcopy((truth, results))
+    scores = oks_ap(truth, results, [0.1, 0.1])
+    assert scores["AP"] == scores["AR75"] == scores["APL"] == pytest.approx(1)
+    assert np.isnan(scores["APM"])  # nobody of medium size
+    assert (truth, results) == before
+
+
+def test_half_found_and_nothing_found():
+    truth, results = dataset()
+    assert oks_ap(truth, results[:1], [0.1, 0.1])["AR"] == pytest.approx(0.5)
+    empty = oks_ap(truth, [], [0.1, 0.1])
+    assert empty["AP"] == empty["AR"] == 0
+
+
+def test_boxes_in_the_results_change_nothing():
+    truth, results = dataset()
+    boxed = [result | {"bbox": [0, 0, 1, 1], "area": 5} for result in results]
+    assert oks_ap(truth, boxed, [0.1, 0.1])["AP"] == oks_ap(truth, results, [0.1, 0.1])["AP"]
+
+
+def test_sigmas_decide():
+    truth, results = dataset()
+    for result in results:
+        result["keypoints"][0] += 10
+    assert oks_ap(truth, results, [0.01, 0.01])["AP"] < 0.5 < oks_ap(truth, results, [0.2, 0.2])["AP"]
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"image_id": 77}, "result 1: image_id 77 is not in the ground truth"),
+        ({"category_id": 9}, "category_id 9 is unknown"),
+        ({"keypoints": [1, 2, 3]}, "3 keypoint values, expected x, y and score of 2 joints"),
+        ({"keypoints": [1, 2, 3, float("nan"), 5, 6]}, "not finite"),
+        ({"score": float("inf")}, "not finite"),
+        ({"score": None}, "not finite"),
+    ],
+)
+def test_bad_results_are_named(change, message):
+    truth, results = dataset()
+    results[0] |= change
+    with pytest.raises(ValueError, match=message):
+        oks_ap(truth, results, [0.1, 0.1])
+
+
+def test_incomplete_records_are_named():
+    truth, results = dataset()
+    del results[1]["score"]
+    with pytest.raises(ValueError, match="result 2: no score"):
+        oks_ap(truth, results, [0.1, 0.1])
+    for key, message in (("keypoints", "no 'keypoints'"), ("area", "OKS needs 'area'")):
+        truth, results = dataset()
+        del truth["annotations"][0][key]
+        with pytest.raises(ValueError, match=message):
+            oks_ap(truth, results, [0.1, 0.1])
+    with pytest.raises(ValueError, match="3 sigmas ask for 9"):
+        oks_ap(dataset()[0], [], [0.1, 0.1, 0.1])
+
+
+def test_truth_that_is_no_annotation(tmp_path):
+    path = tmp_path / "truth.json"
+    path.write_text("{")
+    with pytest.raises(ValueError, match=r"truth\.json: not a JSON file"):
+        oks_ap(path, [], [0.1])
+    path.write_text("[]")
+    with pytest.raises(ValueError, match="no COCO keypoint annotation"):
+        oks_ap(path, [], [0.1])
+    with pytest.raises(FileNotFoundError):
+        oks_ap(tmp_path / "absent.json", [], [0.1])
+
+
+def test_similarity_by_hand():
+    truth = np.zeros((2, 2, 2))
+    predictions = np.array([[[3.0, 4.0], [0.0, 0.0]]])
+    expected = np.exp(-25 / (2 * 100 * 0.2**2))
+    matrix = oks(predictions, truth, [100, 100], [0.1, 0.1], [[1, 0], [2, 1]])
+    assert matrix == pytest.approx(np.array([[expected, (expected + 1) / 2]]))
+    assert oks(predictions, truth[:1], [100], [0.1, 0.1], [[0, 0]]).tolist() == [[0]]
+
+
+def test_suppression_keeps_the_best_of_each_person():
+    pose = np.random.default_rng(0).uniform(0, 100, (17, 2))
+    joints = np.stack((pose, pose + 0.5, pose + 200, pose + 200.5, pose + 40))
+    kept = oks_nms(joints, [0.5, 0.9, 0.8, 0.1, 0.3], np.full(5, 1e4), COCO_17.sigmas)
+    assert kept.tolist() == [1, 2, 4]
+    assert oks_nms(joints, np.ones(5), np.full(5, 1e4), COCO_17.sigmas, threshold=1).tolist() == [0, 1, 2, 3, 4]
+    assert oks_nms(np.empty((0, 17, 2)), [], [], COCO_17.sigmas).tolist() == []
+
+
+def test_what_is_suppressed_suppresses_nobody():
+    """B is like A and C is like B, but not like A: A removes B, so C stays."""
+    poses = np.zeros((3, 1, 2))
+    poses[:, 0, 0] = [0, 4, 8]
+    similarity = oks(poses, poses, np.full(3, 100.0), [0.5])
+    assert similarity[0, 1] > 0.9 > similarity[0, 2]
+    assert oks_nms(poses, [3, 2, 1], np.full(3, 100.0), [0.5]).tolist() == [0, 2]
+
+
+def test_suppression_uses_the_mean_area():
+    poses = np.zeros((2, 1, 2))
+    poses[1, 0, 0] = 10
+    alike = np.exp(-100 / (2 * 250 * 1))
+    for threshold, count in ((alike - 1e-6, 1), (alike + 1e-6, 2)):
+        assert len(oks_nms(poses, [2, 1], [100, 400], [0.5], threshold)) == count
+
+
+def test_rescore_by_hand():
+    scores = rescore([0.5, 1.0, 1.0], [[0.4, 0.8, 0.1], [0.2, 0.2, 0.2], [0.3, 0, 0]])
+    assert scores == pytest.approx([0.3, 0, 0.3])
+
+
+def test_shapes_that_do_not_fit():
+    with pytest.raises(ValueError, match="equal joints"):
+        oks(np.zeros((1, 3, 2)), np.zeros((1, 4, 2)), [1], [0.1] * 4)
+    with pytest.raises(ValueError, match="one value per joint"):
+        oks(np.zeros((1, 3, 2)), np.zeros((1, 3, 2)), [1], [0.1])
+    with pytest.raises(ValueError, match="area must be"):
+        oks(np.zeros((1, 3, 2)), np.zeros((1, 3, 2)), [1, 2], [0.1] * 3)
+    with pytest.raises(ValueError, match="differ in length"):
+        oks_nms(np.zeros((1, 3, 2)), [1, 2], [1], [0.1] * 3)

@@ -1,0 +1,162 @@
+"""PCK against three published MPII rows, and its rules on hand-made people."""
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+from scipy.io import loadmat
+
+from hdmlib.metrics import PCKH_THRESHOLDS, localisation_error, pck, pck_report
+from hdmlib.skeletons import COCO_17, LSP_14, MPII_16, skeleton_from_names
+
+ORACLE = Path(__file__).resolve().parents[2] / ".." / "shared" / "data" / "mpii_val_pckh_oracle"
+PREDICTIONS = ("preds_bearpaw_hg_s2_b1.mat", "preds_bearpaw_hg_s8_b1.mat", "preds_newell_valid-ours.h5")
+
+
+@pytest.fixture(scope="module")
+def mpii():
+    """Truth (N, 16, 2), visible (N, 16), head sizes (N,) and the expected rows of MPII's validation split."""
+    if not ORACLE.is_dir():
+        pytest.skip("the MPII oracle (../shared/data/mpii_val_pckh_oracle) is not at hand")
+    truth = loadmat(ORACLE / "detections_our_format.mat")
+    corners = truth["headboxes_src"]
+    sizes = 0.6 * np.linalg.norm(corners[1] - corners[0], axis=0)
+    expected = json.loads((ORACLE / "expected.json").read_text())["predictions"]
+    return truth["pos_gt_src"].transpose(2, 0, 1), 1 - truth["jnt_missing"].T, sizes, expected
+
+
+def read_predictions(name):
+    if name.endswith(".mat"):
+        return loadmat(ORACLE / name)["preds"]
+    h5py = pytest.importorskip("h5py", reason="h5py reads the hourglass predictions")
+    with h5py.File(ORACLE / name) as file:
+        return file["preds"][:]
+
+
+@pytest.mark.parametrize("name", PREDICTIONS)
+def test_published_row_to_the_printed_digit(mpii, name):
+    truth, visible, sizes, expected = mpii
+    report = pck_report(read_predictions(name), truth, sizes, visible, MPII_16)
+    row = dict(expected[name]["published_PCKh@0.5"])
+    assert round(report.plain_mean, 2) == row.pop("mean_unweighted14")
+    assert list(report.columns) == list(row)
+    assert [round(report.columns[column], 2) for column in row] == list(row.values())
+
+
+@pytest.mark.parametrize("name", PREDICTIONS)
+@pytest.mark.parametrize(
+    ("threshold", "key"),
+    [
+        (0.5, "computed_le_0.5"),
+        (0.1, "computed_le_0.1"),
+        (0.11, "computed_le_0.11_which_is_what_HRNet_prints_as_Mean@0.1"),
+    ],
+)
+def test_both_means_at_every_threshold(mpii, name, threshold, key):
+    truth, visible, sizes, expected = mpii
+    assert threshold in PCKH_THRESHOLDS.values()
+    report = pck_report(read_predictions(name), truth, sizes, visible, MPII_16, threshold)
+    assert {**report.columns, "plain": report.plain_mean, "weighted": report.mean} == pytest.approx(
+        dict(zip([*report.columns, "plain", "weighted"], expected[name][key].values(), strict=True)), abs=6e-5
+    )
+
+
+def people(n=3, k=2):
+    truth = np.arange(n * k * 2, dtype=float).reshape(n, k, 2)
+    return truth.copy(), truth, np.full(n, 10.0), np.ones((n, k), dtype=int)
+
+
+def test_shares_by_hand():
+    predictions, truth, sizes, visible = people()
+    predictions[0, 0] += [3, 4]  # error 5 = 0.5 x 10: found, the border counts
+    predictions[1, 0] += [3.1, 4]  # missed
+    predictions[:, 1] += 100
+    visible[0, 1] = 0
+    shares, counts = pck(predictions, truth, sizes, visible)
+    assert shares.tolist() == [2 / 3, 0]
+    assert counts.tolist() == [3, 2]
+
+
+def test_predictions_that_are_not_finite_are_misses():
+    predictions, truth, sizes, visible = people()
+    predictions[0, 0], predictions[1, 0] = np.nan, np.inf
+    shares, _ = pck(predictions, truth, sizes, visible)
+    assert shares.tolist() == [1 / 3, 1]
+    assert localisation_error(predictions, truth, visible) == (0, 0, 4, 2)
+
+
+def test_unlabelled_joints_do_not_count_whatever_their_coordinates():
+    predictions, truth, sizes, visible = people()
+    visible[:, 1] = 0
+    truth[:, 1] = np.nan
+    report = pck_report(predictions, truth, sizes, visible, skeleton_from_names(["a", "b"]))
+    assert report.values[0] == report.mean == report.plain_mean == 100
+    assert np.isnan(report.values[1])
+    assert np.isnan(report.columns["B"])
+
+
+@pytest.mark.parametrize("bad", [0, -1, np.nan, np.inf])
+def test_people_without_a_size_are_left_out_and_counted(bad):
+    predictions, truth, sizes, visible = people()
+    predictions[0] += 100
+    sizes[0] = bad
+    report = pck_report(predictions, truth, sizes, visible, skeleton_from_names(["a", "b"]))
+    assert report.left_out == 1
+    assert report.counts.tolist() == [2, 2]
+    assert report.mean == 100
+
+
+def test_two_means_and_the_joints_that_count():
+    truth = np.zeros((4, 16, 2))
+    predictions = truth.copy()
+    visible = np.ones((4, 16))
+    predictions[:, [6, 7]] = 99  # pelvis and thorax: missed, but not counted
+    predictions[:, 0] = 99  # right ankle: missed, labelled for one person only
+    visible[1:, 0] = 0
+    report = pck_report(predictions, truth, np.ones(4), visible, MPII_16)
+    assert report.plain_mean == pytest.approx(100 * 13 / 14)
+    assert report.mean == pytest.approx(100 * 52 / 53)
+    assert report.columns["Ankle"] == 50
+
+
+@pytest.mark.parametrize("skeleton", [COCO_17, MPII_16, LSP_14])
+def test_every_skeleton_has_the_seven_columns(skeleton):
+    k = len(skeleton)
+    report = pck_report(np.zeros((1, k, 2)), np.zeros((1, k, 2)), [1], np.ones((1, k)), skeleton)
+    assert list(report.columns) == ["Head", "Shoulder", "Elbow", "Wrist", "Hip", "Knee", "Ankle"]
+    assert set(report.columns.values()) == {100}
+
+
+def test_nobody_at_all_gives_nan_without_warnings(recwarn):
+    report = pck_report(np.zeros((0, 16, 2)), np.zeros((0, 16, 2)), [], np.zeros((0, 16)), MPII_16)
+    assert np.isnan([report.mean, report.plain_mean, *report.columns.values(), *report.values]).all()
+    assert np.isnan(localisation_error(np.zeros((0, 1, 2)), np.zeros((0, 1, 2)), np.zeros((0, 1)))[:2]).all()
+    assert not recwarn
+
+
+def test_localisation_error_by_hand():
+    truth = np.zeros((1, 4, 2))
+    predictions = np.array([[[3, 4], [0, 1], [0, 2], [50, 50]]])
+    assert localisation_error(predictions, truth, [[1, 2, 1, 0]]) == (8 / 3, 2, 3, 0)
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"predictions": np.zeros((3, 2))}, "people, joints, 2"),
+        ({"sizes": np.ones(2)}, "one length per person"),
+        ({"visible": np.ones((3, 5))}, "visible must be"),
+        ({"threshold": 0}, "threshold must be positive"),
+        ({"truth": np.full((3, 2, 2), np.nan)}, "person 0, joint 0 is not finite"),
+    ],
+)
+def test_bad_input_is_named(change, message):
+    arguments = dict(zip(("predictions", "truth", "sizes", "visible"), people(), strict=True)) | change
+    with pytest.raises(ValueError, match=message):
+        pck(**arguments)
+
+
+def test_a_skeleton_of_another_size_is_refused():
+    with pytest.raises(ValueError, match="16 joints, the predictions have 2"):
+        pck_report(*people(), MPII_16)

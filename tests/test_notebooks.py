@@ -1,0 +1,69 @@
+"""What nbval does not see: a notebook that was never run, messy outputs, a sanitizer that replaces nothing."""
+
+import re
+from pathlib import Path
+
+import nbformat
+import pytest
+
+FOLDER = Path(__file__).resolve().parents[1] / "notebooks"
+NOTEBOOKS = sorted(FOLDER.glob("*.ipynb"))
+
+
+@pytest.fixture(params=NOTEBOOKS, ids=lambda path: path.stem)
+def notebook(request):
+    return nbformat.read(request.param, as_version=4)
+
+
+def _code(notebook):
+    return [cell for cell in notebook.cells if cell.cell_type == "code"]
+
+
+def test_there_are_notebooks():
+    assert NOTEBOOKS
+
+
+def test_every_code_cell_was_run_in_order(notebook):
+    assert [cell.execution_count for cell in _code(notebook)] == list(range(1, len(_code(notebook)) + 1))
+
+
+def test_outputs_are_clean(notebook):
+    outputs = [output for cell in _code(notebook) for output in cell.outputs]
+    assert outputs
+    assert not [output for output in outputs if output.output_type == "error" or output.get("name") == "stderr"]
+    mimes = {mime for output in outputs for mime in output.get("data", {})}
+    assert not mimes & {"application/vnd.jupyter.widget-view+json", "image/svg+xml"}
+    assert "/home/" not in str(outputs)
+
+
+def test_metadata_is_minimal(notebook):
+    assert set(notebook.metadata) <= {"kernelspec", "language_info"}
+    assert notebook.metadata.kernelspec.name == "python3"
+    assert all(set(cell.metadata) <= {"tags"} for cell in notebook.cells)
+    tags = {tag for cell in notebook.cells for tag in cell.metadata.get("tags", ())}
+    assert tags <= {"parameters", "nbval-ignore-output"}  # raises-exception would pass where nothing raises
+
+
+def test_it_ends_in_a_verdict_that_was_computed(notebook):
+    last = _code(notebook)[-1]
+    printed = "".join(output.get("text", "") for output in last.outputs)
+    assert "verdict: " in printed
+    assert re.search(r"measured -?\d", printed)
+    assert "nbval-ignore-output" not in last.metadata.get("tags", ())
+
+
+def test_the_sanitizer_replaces_something():
+    text = (FOLDER / "sanitize.cfg").read_text()
+    patterns = re.findall(r"^regex: (.+)$", text, flags=re.M)
+    assert patterns
+    assert (
+        len(patterns) == len(re.findall(r"^replace: ", text, flags=re.M)) == len(re.findall(r"^\[", text, flags=re.M))
+    )
+    committed = "".join(path.read_text() for path in NOTEBOOKS)
+    for pattern in patterns:
+        assert re.search(pattern, committed), pattern
+
+
+def test_no_notebook_holds_a_long_function(notebook):
+    for cell in _code(notebook):
+        assert len(cell.source.splitlines()) <= 45
