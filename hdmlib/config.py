@@ -18,13 +18,13 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_valida
 LossName = Literal["matching", "gaussian_mse", "dot_mse", "cross_entropy", "soft_argmax"]
 ModelName = Literal["hrnet_nano", "hrnet_w32", "hrnet_w48"]
 DatasetName = Literal["synthetic", "coco", "mpii"]
-DecoderName = Literal["argmax", "quarter", "barycentre", "dark", "transport"]
+DecoderName = Literal["argmax", "quarter", "barycentre", "mean", "dark", "transport"]
 
 # Raised whenever the same config would give other numbers, so that old records are not taken for new ones.
 RECIPE_VERSION = 1
 
 # Where a run is computed and kept, not what it computes: these do not enter its name.
-MACHINE_FIELDS = frozenset({"data_root", "device", "workers", "threads", "run_dir", "resume"})
+MACHINE_FIELDS = frozenset({"data_root", "device", "workers", "cache_photos", "threads", "run_dir", "resume"})
 PATH_FIELDS = frozenset({"data_root", "run_dir", "pretrained"})
 
 
@@ -92,6 +92,7 @@ class Config(BaseModel):
     # --- machine
     device: str | None = Field(None, description="cpu, cuda, cuda:1, mps; None: a GPU where there is one")
     workers: int | None = Field(None, ge=0, description="data-loading processes; None: one core is left for training")
+    cache_photos: bool = Field(False, description="decode every photo once and keep it, 3 bytes a pixel")
     threads: int | None = Field(None, ge=1, description="torch threads on a CPU; None: as torch chooses")
     run_dir: Path | None = Field(None, description="where runs are kept; None: $HDMLIB_RUNS, else runs/")
     resume: bool = Field(

@@ -125,6 +125,18 @@ def barycentre(heatmaps: Tensor, radius: int = 2) -> Tensor:
     return torch.stack(((over_x @ _grid(width, mass)) / total, (over_y @ _grid(height, mass)) / total), dim=2)
 
 
+def mean(heatmaps: Tensor) -> Tensor:
+    """Centre of mass of the whole map, negative values counting 0: what ``soft_argmax`` is trained for.
+
+    Args:
+        heatmaps: (B, K, H, W) floating point.
+
+    Returns:
+        (B, K, 2) joints in cells.
+    """
+    return barycentre(heatmaps, radius=max(heatmaps.shape[2:]))
+
+
 def dark(heatmaps: Tensor, sigma: float = 2.0) -> Tensor:
     """One Newton step from the highest cell on the logarithm of the smoothed map (Zhang et al., CVPR 2020, Eq. 3-11).
 
@@ -283,6 +295,7 @@ METHODS: dict[str, Callable[..., Tensor]] = {
     "argmax": argmax,
     "quarter": quarter,
     "barycentre": barycentre,
+    "mean": mean,
     "dark": dark,
     "transport": transport,
 }

@@ -161,10 +161,10 @@ def training_curves(record: Record) -> Figure:
     left.plot(epochs, [e.validation.losses[loss] for e in record.epochs], **style, label="validation")
     left.set(xlabel="epoch", ylabel="loss", title=f"{LOSS_LABEL[loss]} loss")
     left.legend()
-    for threshold, marker, dash in (("0.5", "o", "-"), ("0.1", "s", "--")):
-        values = [e.validation.metrics[f"pck@{threshold}"] for e in record.epochs]
-        right.plot(epochs, values, color=style["color"], marker=marker, linestyle=dash, label=f"PCKh@{threshold}")
-    right.set(xlabel="epoch", ylabel="validation PCKh (%)", title="joints found", ylim=(0, 100))
+    for label, marker, dash in zip(record.final.per_joint, "os", ("-", "--"), strict=True):
+        values = [e.validation.metrics[label] for e in record.epochs]
+        right.plot(epochs, values, color=style["color"], marker=marker, linestyle=dash, label=label)
+    right.set(xlabel="epoch", ylabel="validation joints found (%)", title="accuracy", ylim=(0, 100))
     right.legend()
     return figure
 

@@ -25,8 +25,7 @@ class Evaluation(BaseModel):
 
     Attributes:
         losses: Every loss of the registry on the raw heatmaps, mean over people; only the trained one is on its own ground.
-        metrics: ``pck@0.5``, ``pck@0.1`` (percent, joints weighted by labels), ``mean_error`` and ``median_error`` (pixels
-            of the network's input) and, where people have areas, ``AP`` (percent, ground-truth boxes).
+        metrics: As ``metrics.scores`` names them; without those that this data has no ground for.
         per_joint: For each PCK threshold the percentage of each joint, ``None`` where no one has the joint labelled.
     """
 

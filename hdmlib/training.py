@@ -96,7 +96,6 @@ def fit(
     if config.pretrained is not None:
         load_weights(model, config.pretrained, backbone_only=True)
     train_loader, val_loader = _train_loader(config, data.train), evaluation_loader(config, data.val)
-    order = train_loader.sampler
     model = model.to(memory_format=torch.channels_last)  # a fifth faster on a CPU, more on a GPU
     optimiser = _optimiser(config, model)
     model, optimiser, train_loader, val_loader = engine.prepare(model, optimiser, train_loader, val_loader)
@@ -107,7 +106,7 @@ def fit(
         report(line)
 
     for epoch in range(len(history), config.epochs + 1):  # epoch 0 only looks at the untrained network
-        order.set_epoch(epoch)
+        train_loader.set_epoch(epoch)
         mean_loss = None
         if epoch > 0:
             batches = (
@@ -169,6 +168,7 @@ def _train_loader(config: Config, people: PoseDataset) -> DataLoader:
     return make_loader(
         people, config.input_size, coordinates=config.coordinates, augmentation=augmentation_of(config), shuffle=True,
         batch_size=config.batch_size, seed=config.seed, workers=_workers(config),
+        cache=config.cache_photos,
     )  # fmt: skip
 
 

@@ -20,8 +20,8 @@ import numpy as np
 SEGMENTS: Mapping[str, float] = {
     "lumbar": 0.070,
     "chest": 0.218,
-    "neck": 0.060,
-    "head": 0.122,
+    "neck": 0.052,
+    "head": 0.130,
     "shoulder": 0.112,
     "upper_arm": 0.186,
     "forearm": 0.146,
@@ -36,8 +36,8 @@ SEGMENTS: Mapping[str, float] = {
 # The skull is an ellipsoid: centre and half axes (left, up, front) in head lengths from the top of the neck.
 SKULL_CENTRE = np.array([0.0, 0.46, 0.07])
 SKULL_AXES = np.array([0.36, 0.55, 0.46])
-# Joints of the face in the same coordinates, on the left side: tip of the nose, pupil, ear.
-_FACE = {"nose": (0.0, 0.40, 0.60), "eye": (0.135, 0.53, 0.49), "ear": (0.365, 0.47, 0.06)}
+# Joints of the face in the same coordinates, on the left side and just under the skin: nose, eye, ear.
+_FACE = {"nose": (0.0, 0.41, 0.585), "eye": (0.132, 0.53, 0.465), "ear": (0.36, 0.47, 0.05)}
 
 # What healthy adults reach, degrees: (least, most). After the tables of the American Academy of Orthopaedic Surgeons.
 RANGES: Mapping[str, tuple[float, float]] = {
@@ -124,14 +124,14 @@ _ARMS: Mapping[str, Mapping[str, tuple[float, float]]] = {
     "back": {"shoulder_flexion": (-50, -20), "shoulder_abduction": (8, 30), "elbow_flexion": (0, 70)},
 }
 _STANCES = {
-    "stand": 0.26,
+    "stand": 0.30,
     "walk": 0.18,
     "run": 0.14,
     "sit": 0.12,
     "squat": 0.07,
     "wide": 0.09,
     "kick": 0.06,
-    "lie": 0.05,
+    "lie": 0.03,
 }
 _ARM_WEIGHTS = {"hang": 0.28, "akimbo": 0.08, "forward": 0.22, "side": 0.14, "up": 0.14, "wave": 0.07, "back": 0.07}
 
@@ -169,17 +169,7 @@ def sample_pose(rng: np.random.Generator) -> tuple[str, dict[str, float]]:
         forward and sideways.
     """
     stance = _pick(rng, _STANCES)
-    angles: dict[str, float] = {}
-    if stance in ("walk", "run"):
-        angles |= _gait(rng, rng.uniform(18, 32) if stance == "walk" else rng.uniform(40, 60))
-    for side, _ in _SIDES:
-        if stance not in ("walk", "run"):
-            legs = {"kick": "stand", "lie": "stand"}.get(stance, stance)
-            angles |= {f"{side}_{name}": rng.uniform(*ends) for name, ends in _LEGS[legs].items()}
-        if stance not in ("walk", "run") or rng.random() < 0.25:
-            arms = _ARMS[_pick(rng, _ARM_WEIGHTS)]
-            angles |= {f"{side}_{name}": rng.uniform(*ends) for name, ends in arms.items()}
-    angles |= {
+    angles = _limbs(rng, stance) | {
         "lumbar_flexion": rng.normal(4, 7),
         "lumbar_side": rng.normal(0, 6),
         "lumbar_twist": rng.normal(0, 9),
@@ -189,38 +179,58 @@ def sample_pose(rng: np.random.Generator) -> tuple[str, dict[str, float]]:
         "lean": rng.normal(2, 4),
         "roll": rng.normal(0, 3),
     }
-    if stance == "run":
-        angles["lean"] += rng.uniform(4, 12)
-    if stance == "squat":  # the shanks lean forward, the feet stay under the body
-        angles["lean"] += rng.uniform(5, 25)
-        for side, _ in _SIDES:
-            angles[f"{side}_knee_flexion"] = angles[f"{side}_hip_flexion"] + rng.uniform(10, 35)
-            angles[f"{side}_hip_flexion"] += angles["lean"]
-    if stance in ("stand", "wide") and rng.random() < 0.25:  # bend down
-        angles["lean"] += rng.uniform(15, 50)
-        angles["lumbar_flexion"] += rng.uniform(10, 40)
-        for side, _ in _SIDES:  # the legs stay upright under the bent trunk
-            angles[f"{side}_hip_flexion"] += angles["lean"]
-    if stance == "kick":
-        side = _SIDES[int(rng.integers(2))][0]
-        angles[f"{side}_hip_flexion"] = rng.uniform(45, 105)
-        angles[f"{side}_knee_flexion"] = rng.uniform(0, 110)
-        angles[f"{side}_hip_abduction"] = rng.uniform(0, 35)
-    if stance == "lie":
-        angles["lean"] = rng.choice([-90.0, 90.0]) + rng.normal(0, 5)
-        angles["roll"] = rng.normal(0, 8)
-        angles[f"{_SIDES[int(rng.integers(2))][0]}_hip_flexion"] = rng.uniform(0, 60)
-    for side, _ in _SIDES:
-        angles[f"{side}_wrist_flexion"] = rng.normal(0, 15)
-        angles.setdefault(f"{side}_shoulder_rotation", rng.normal(0, 18))
-        angles.setdefault(f"{side}_hip_rotation", rng.normal(5, 8))
-        angles.setdefault(f"{side}_hip_abduction", rng.uniform(0, 8))
-        angles.setdefault(f"{side}_ankle_flexion", rng.normal(0, 5))
+    _lean(rng, stance, angles)
     for name in angles:
         joint = name.split("_", 1)[1] if name.startswith(("left_", "right_")) else name
         if joint in RANGES:
             angles[name] = float(np.clip(angles[name], *RANGES[joint]))
     return stance, angles
+
+
+def _limbs(rng: np.random.Generator, stance: str) -> dict[str, float]:
+    """Arms and legs of a stance."""
+    angles: dict[str, float] = {}
+    moving = stance in ("walk", "run")
+    if moving:
+        angles |= _gait(rng, rng.uniform(18, 32) if stance == "walk" else rng.uniform(40, 60))
+    for side, _ in _SIDES:
+        if not moving:
+            legs = _LEGS.get(stance, _LEGS["stand"])
+            angles |= {f"{side}_{name}": rng.uniform(*ends) for name, ends in legs.items()}
+        if not moving or rng.random() < 0.25:
+            arms = _ARMS[_pick(rng, _ARM_WEIGHTS)]
+            angles |= {f"{side}_{name}": rng.uniform(*ends) for name, ends in arms.items()}
+        angles[f"{side}_wrist_flexion"] = rng.normal(0, 15)
+        angles.setdefault(f"{side}_shoulder_rotation", rng.normal(0, 18))
+        angles.setdefault(f"{side}_hip_rotation", rng.normal(5, 8))
+        angles.setdefault(f"{side}_hip_abduction", rng.uniform(0, 8))
+        angles.setdefault(f"{side}_ankle_flexion", rng.normal(0, 5))
+    if stance == "kick":
+        side = _SIDES[int(rng.integers(2))][0]
+        angles[f"{side}_hip_flexion"] = rng.uniform(45, 105)
+        angles[f"{side}_knee_flexion"] = rng.uniform(0, 110)
+        angles[f"{side}_hip_abduction"] = rng.uniform(0, 35)
+    return angles
+
+
+def _lean(rng: np.random.Generator, stance: str, angles: dict[str, float]) -> None:
+    """Tilt the whole body as its stance asks, the legs staying under it; in place."""
+    if stance == "run":
+        angles["lean"] += rng.uniform(4, 12)
+    elif stance == "squat":
+        angles["lean"] += rng.uniform(5, 25)
+        for side, _ in _SIDES:  # the shanks lean forward
+            angles[f"{side}_knee_flexion"] = angles[f"{side}_hip_flexion"] + rng.uniform(10, 35)
+            angles[f"{side}_hip_flexion"] += angles["lean"]
+    elif stance in ("stand", "wide") and rng.random() < 0.25:  # bend down
+        angles["lean"] += rng.uniform(15, 50)
+        angles["lumbar_flexion"] += rng.uniform(10, 40)
+        for side, _ in _SIDES:
+            angles[f"{side}_hip_flexion"] += angles["lean"]
+    elif stance == "lie":
+        angles["lean"] = rng.choice([-90.0, 90.0]) + rng.normal(0, 5)
+        angles["roll"] = rng.normal(0, 8)
+        angles[f"{_SIDES[int(rng.integers(2))][0]}_hip_flexion"] = rng.uniform(0, 60)
 
 
 # Kinematics -----------------------------------------------------------------------------------------------------------

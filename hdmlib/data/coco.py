@@ -130,7 +130,7 @@ def _parts(path: Path) -> tuple[dict, list, Skeleton, int]:
             sigmas=category.get("sigmas"),
         )
         return _photos(content["images"]), content["annotations"], skeleton, category["id"]
-    except (KeyError, TypeError, ValueError) as error:
+    except (KeyError, TypeError, ValueError, OverflowError) as error:
         raise DataError(f"{path}: bad category {str(category.get('name'))[:40]!r}: {error}") from None
 
 

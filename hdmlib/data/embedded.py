@@ -6,7 +6,7 @@ Parameters in, a folder out, which the same readers serve as the real datasets:
     mpii   images/*.jpg, annot/{train,valid}.json and annot/gt_valid.mat as HRNet has them, and the release's own
            mpii_human_pose_v1_u12_1.mat
 
-The folder's name carries all that its content depends on; ``dataset.json`` in it repeats that with check sums. It appears
+The folder's name carries all that its content depends on, ``dataset.json`` in it repeats that with check sums. It shows
 under its name only when it is complete. A picture depends on (seed, split, index, size) alone: neither on the number of
 workers nor on how many others are made, and not on the format, so both formats show the same people.
 

@@ -212,7 +212,7 @@ def _release_rows(path: Path, split: str, valid_people: Collection[tuple[str, in
             for photo, training in zip(_structs(release["annolist"]), np.atleast_1d(release["img_train"]), strict=True)
             for person, rectangle in enumerate(_structs(photo.get("annorect")) if training else ())
         }
-    except (KeyError, TypeError, ValueError) as error:
+    except (KeyError, TypeError, ValueError, OverflowError) as error:
         raise DataError(f"{path} is damaged ({error!r}); fetch it again") from None
     listed = {(str(name), int(person)) for name, person in valid_people or ()}
     if unknown := listed - people.keys():

@@ -24,7 +24,7 @@ _SKIN = (
     (92, 58, 42),
 )
 _HAIR = ((28, 24, 24), (52, 36, 28), (88, 58, 36), (140, 96, 54), (206, 168, 104), (120, 50, 30), (168, 168, 170))
-_PATTERNS = ("plain", "plain", "plain", "hoops", "stripes", "checks", "dots", "band", "blocks")
+_PATTERNS = ("plain",) * 8 + ("hoops", "stripes", "checks", "dots", "band", "blocks")
 
 
 @dataclass
@@ -133,7 +133,7 @@ def sample_outfit(rng: np.random.Generator, palette: Palette) -> Outfit:
         leg=float(rng.choice([0.35, 0.7, 0.85])) if skirt else float(rng.choice([0.35, 0.7, 1.92, 1.92, 1.92, 1.4])),
         skirt=skirt,
         hairstyle=str(rng.choice(["short", "short", "short", "long", "long", "bun", "cap", "bald"])),
-        front=str(rng.choice(["logo", "buttons", "buttons", "zip", "none"])),
+        front=str(rng.choice(["logo", "logo", "buttons", "zip", "none"])),
         bag=palette.add(_rgb(rng)) if rng.random() < 0.1 else None,
     )
 
@@ -188,9 +188,9 @@ def _trunk(body: Body, outfit: Outfit) -> list[Solid]:
         colour = cloth(point, s)
         ahead = z > 0
         if front == "logo":
-            colour[ahead & (x * x + (y - 0.125 * h) ** 2 < (0.036 * h) ** 2)] = trim
+            colour[ahead & (x * x + (y - 0.125 * h) ** 2 < (0.042 * h) ** 2)] = trim
         elif front == "zip":
-            colour[ahead & (np.abs(x) < 0.006 * h)] = trim
+            colour[ahead & (np.abs(x) < 0.009 * h)] = trim
         elif front == "buttons":
             colour[ahead & (np.abs(x) < 0.006 * h) & (y % (0.03 * h) < 0.012 * h)] = trim
             pocket = ahead & (np.abs(x - 0.045 * h) < 0.02 * h) & (np.abs(y - 0.125 * h) < 0.02 * h)

@@ -11,7 +11,7 @@ f, and the depth of a hit is its z in metres. The raster holds ``SAMPLES`` sampl
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -60,7 +60,7 @@ class Solid:
     Attributes:
         origin: (3,) centre of the near sphere, of the ellipsoid or of the box, metres.
         rotation: (3, 3), the columns are the local x, y, z axes; a round cone runs along local +y.
-        length: Distance of the two spheres' centres, metres; 0 makes an ellipsoid.
+        length: Distance of the two spheres' centres, metres, more than their radii differ; 0 makes an ellipsoid.
         radii: Radii of the sphere at the origin and at the far end, metres.
         scale: (3,) stretch of the solid along the local axes; the y stretch of a round cone is 1.
         paint: An index into the palette or a function of the local point.
@@ -117,8 +117,9 @@ def draw(raster: Raster, solids: Sequence[Solid], light: np.ndarray, ambient: fl
     camera = raster.camera
     # Near solids first: what they hide need not be shaded.
     solids = sorted(solids, key=lambda solid: camera.rotation[2] @ solid.origin)
-    for solid, window, rays in _prepare(camera, solids):
-        _cast(raster, solid, window, rays, light, ambient)
+    with np.errstate(divide="ignore", invalid="ignore"):  # rays along a mantle or a face
+        for solid, window, rays in _prepare(camera, solids):
+            _cast(raster, solid, window, rays, light, ambient)
 
 
 # Geometry -------------------------------------------------------------------------------------------------------------
@@ -135,66 +136,14 @@ def draw(raster: Raster, solids: Sequence[Solid], light: np.ndarray, ambient: fl
 # that s lies outside [0, 1] an end sphere is met, or nothing.
 
 
-def _prepare(camera: Camera, solids: Sequence[Solid]):
-    """Yield (solid, window, rays) for the solids that may be seen; the coefficients of all are found in one go."""
-    origin = camera.see(np.array([s.origin for s in solids]))
-    rotation = camera.rotation @ np.array([s.rotation for s in solids])
-    scale = np.array([s.scale for s in solids])
-    radii = np.array([s.radii for s in solids])
-    length = np.array([s.length for s in solids])
-    grow = np.where([s.box for s in solids], np.sqrt(3.0), 1.0)[:, None]  # the ellipsoid around a box
-    far = origin + length[:, None] * rotation[:, :, 1]
-    low, high, front = _bounds(rotation, scale, np.stack([origin, far], 1), radii * grow)
-    middle = (low + high) / 2  # (N, 2) normalised image coordinates
-    inverse = np.swapaxes(rotation, 1, 2) / scale[:, :, None]  # A
-    offset = -np.einsum("nij,nj->ni", inverse, origin)  # o
-    to_ray = np.tile(np.eye(3), (len(solids), 1, 1))
-    to_ray[:, :2, 2] = middle
-    basis = inverse @ to_ray  # B
-    w = np.einsum("nji,nj->ni", basis, offset)
-    gram = np.swapaxes(basis, 1, 2) @ basis  # D.D
-    row = basis[:, 1]
-    taper = radii[:, 0] - radii[:, 1]
-    square = (offset**2).sum(1)
-    m = length * offset[:, 1]
-    d = length**2 - taper**2
-    lift = taper * radii[:, 0] - m
-    k = d[:, None] * w + (lift * length)[:, None] * row
-    c = d * square - m**2 + 2 * m * taper * radii[:, 0] - (length * radii[:, 0]) ** 2
-    g = d[:, None, None] * gram - (length**2)[:, None, None] * row[:, :, None] * row[:, None, :]
-    side = k[:, :, None] * k[:, None, :] - c[:, None, None] * g
-    w_far = w - length[:, None] * row
-    square_far = square - 2 * m + length**2
-    near_cap = w[:, :, None] * w[:, None, :] - (square - radii[:, 0] ** 2)[:, None, None] * gram
-    far_cap = w_far[:, :, None] * w_far[:, None, :] - (square_far - radii[:, 1] ** 2)[:, None, None] * gram
-    # Polynomials in (1, xi, eta, xi^2, xi eta, eta^2).
-    forms = np.zeros((len(solids), 11, 6), np.float32)
-    forms[:, :6, [1, 2, 0]] = np.concatenate([basis, w[:, None], k[:, None], w_far[:, None]], 1)
-    quadratic = np.stack([gram, g, near_cap, side, far_cap], 1)
-    rows, columns = np.array([2, 0, 1, 0, 0, 1]), np.array([2, 2, 2, 0, 1, 1])
-    forms[:, 6:] = quadratic[:, :, rows, columns] * np.where(rows == columns, 1, 2)
-    step = 1 / (camera.focal * SAMPLES)
-    centre = (camera.centre + 0.5) * SAMPLES - 0.5  # the principal point, in samples
-    shape = np.array([camera.width, camera.height]) * SAMPLES
-    first = np.clip(np.floor(low / step + centre), 0, shape).astype(int)
-    last = np.clip(np.ceil(high / step + centre) + 1, 0, shape).astype(int)
-    shown = front & (first < last).all(1)
-    for i in shown.nonzero()[0]:
-        (x0, y0), (x1, y1) = first[i].tolist(), last[i].tolist()
-        xi = ((np.arange(x0, x1) - centre[0]) * step - middle[i, 0]).astype(np.float32)
-        eta = ((np.arange(y0, y1) - centre[1]) * step - middle[i, 1]).astype(np.float32)
-        rays = _Rays(xi, eta, forms[i], offset[i].astype(np.float32), float(d[i]), float(lift[i]))
-        yield solids[i], (slice(y0, y1), slice(x0, x1)), rays
-
-
 class _Rays(NamedTuple):
     """The rays of one window in a solid's local coordinates: a ray is ``offset + t D``.
 
     Attributes:
         xi: (w,) columns, relative to the middle of the solid.
         eta: (h,) rows.
-        forms: (11, 6) polynomials in (1, xi, eta, xi^2, xi eta, eta^2): D (3), the linear terms of near cap, mantle and
-            far cap, D.D, g, and the discriminants of near cap, mantle and far cap.
+        forms: (11, 6) polynomials in (1, xi, eta, xi^2, xi eta, eta^2): D (3); the mantle's k, g and discriminant; the
+            linear terms of the near and the far end's sphere, D.D, their discriminants.
         offset: (3,) the camera, o above.
         d: As above.
         lift: r a - m.
@@ -206,6 +155,72 @@ class _Rays(NamedTuple):
     offset: np.ndarray
     d: float
     lift: float
+
+
+def _prepare(camera: Camera, solids: Sequence[Solid]) -> Iterator[tuple[Solid, tuple[slice, slice], _Rays]]:
+    """The solids that may be seen, each with its window of the raster and the rays there."""
+    origin = camera.see(np.array([s.origin for s in solids]))
+    rotation = camera.rotation @ np.array([s.rotation for s in solids])
+    scale = np.array([s.scale for s in solids])
+    radii = np.array([s.radii for s in solids])
+    length = np.array([s.length for s in solids])
+    grow = np.where([s.box for s in solids], np.sqrt(3.0), 1.0)[:, None]  # the ellipsoid around a box
+    far = origin + length[:, None] * rotation[:, :, 1]
+    low, high, front = _bounds(rotation, scale, np.stack([origin, far], 1), radii * grow)
+    middle = (low + high) / 2  # normalised image coordinates
+    inverse = np.swapaxes(rotation, 1, 2) / scale[:, :, None]  # camera to local
+    offset = -np.einsum("nij,nj->ni", inverse, origin)
+    to_ray = np.tile(np.eye(3), (len(solids), 1, 1))
+    to_ray[:, :2, 2] = middle
+    forms, d, lift = _forms(inverse @ to_ray, offset, length, radii)
+    step = 1 / (camera.focal * SAMPLES)
+    centre = (camera.centre + 0.5) * SAMPLES - 0.5  # the principal point, in samples
+    shape = np.array([camera.width, camera.height]) * SAMPLES
+    first = np.clip(np.floor(low / step + centre), 0, shape).astype(int)
+    last = np.clip(np.ceil(high / step + centre) + 1, 0, shape).astype(int)
+    for i in (front & (first < last).all(1)).nonzero()[0]:
+        (x0, y0), (x1, y1) = first[i].tolist(), last[i].tolist()
+        xi = ((np.arange(x0, x1) - centre[0]) * step - middle[i, 0]).astype(np.float32)
+        eta = ((np.arange(y0, y1) - centre[1]) * step - middle[i, 1]).astype(np.float32)
+        rays = _Rays(xi, eta, forms[i], offset[i].astype(np.float32), float(d[i]), float(lift[i]))
+        yield solids[i], (slice(y0, y1), slice(x0, x1)), rays
+
+
+def _forms(
+    basis: np.ndarray, offset: np.ndarray, length: np.ndarray, radii: np.ndarray
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """The coefficients above for N solids: ``_Rays.forms`` (N, 11, 6), d (N,) and r a - m (N,)."""
+
+    def outer(u: np.ndarray) -> np.ndarray:
+        return u[:, :, None] * u[:, None, :]
+
+    def times(scalars: np.ndarray, arrays: np.ndarray) -> np.ndarray:
+        return scalars.reshape(-1, *[1] * (arrays.ndim - 1)) * arrays
+
+    near, taper = radii[:, 0], radii[:, 0] - radii[:, 1]
+    row = basis[:, 1]
+    w = np.einsum("nji,nj->ni", basis, offset)
+    gram = np.swapaxes(basis, 1, 2) @ basis  # D.D
+    square = (offset**2).sum(1)
+    m = length * offset[:, 1]
+    d = length**2 - taper**2
+    lift = taper * near - m
+    k = times(d, w) + times(lift * length, row)
+    c = d * square - m**2 + 2 * m * taper * near - (length * near) ** 2
+    g = times(d, gram) - times(length**2, outer(row))
+    mantle = outer(k) - times(c, g)
+    # The end spheres: (w.q)^2 - (o.o - radius^2) D.D, with o seen from each centre.
+    w_far = w - times(length, row)
+    near_end = outer(w) - times(square - near**2, gram)
+    far_end = outer(w_far) - times(square - 2 * m + length**2 - radii[:, 1] ** 2, gram)
+    # As polynomials in (1, xi, eta, xi^2, xi eta, eta^2).
+    forms = np.zeros((len(basis), 11, 6), np.float32)
+    linear = np.concatenate([basis, k[:, None], w[:, None], w_far[:, None]], 1)
+    forms[:, [0, 1, 2, 3, 6, 7], :3] = linear[:, :, [2, 0, 1]]
+    quadratic = np.stack([g, mantle, gram, near_end, far_end], 1)
+    rows, columns = np.array([2, 0, 1, 0, 0, 1]), np.array([2, 2, 2, 0, 1, 1])
+    forms[:, [4, 5, 8, 9, 10]] = quadratic[:, :, rows, columns] * np.where(rows == columns, 1, 2)
+    return forms, d, lift
 
 
 def _bounds(rotation, scale, centres, radii) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
@@ -226,35 +241,14 @@ def _bounds(rotation, scale, centres, radii) -> tuple[np.ndarray, np.ndarray, np
     return (mid - half).min(1), (mid + half).max(1), front
 
 
-def _cast(raster: Raster, solid: Solid, window, rays: _Rays, light: np.ndarray, ambient: float) -> None:
+def _cast(raster: Raster, solid: Solid, window: tuple[slice, slice], rays: _Rays, light, ambient: float) -> None:
     """Intersect one solid with the rays of its window, and shade what lies in front of everything drawn so far."""
-    # The outline: of the whole double cone (which holds the round cone), of the ellipsoid, or just the window of a box.
-    one, x, y, xx, xy, yy = rays.forms[9 if solid.length else 8]
-    outline = (xy * rays.eta)[:, None] * rays.xi
-    outline += (xx * rays.xi + x) * rays.xi
-    outline += ((yy * rays.eta + y) * rays.eta + one)[:, None]
-    flat = np.arange(outline.size) if solid.box else (outline.ravel() > 0).nonzero()[0]
-    # From here on only the rays that may hit, as flat lists.
+    flat, ray, t, s = _trace(solid, rays)
     rows = flat // len(rays.xi)
-    columns = flat - rows * len(rays.xi)
-    powers = np.ones((6, len(flat)), np.float32)
-    rays.xi.take(columns, out=powers[1])
-    rays.eta.take(rows, out=powers[2])
-    np.multiply(powers[1], powers[1:3], out=powers[3:5])
-    np.multiply(powers[2], powers[2], out=powers[5])
-    fields = rays.forms @ powers
-    s = np.zeros(len(flat), np.float32)
-    if solid.box:
-        t = _hit_box(fields[:3], rays.offset, solid.radii[0])
-    elif solid.length:
-        t, s = _hit_cone(fields, solid.length, rays.d, rays.lift)
-    else:
-        t = (-fields[3] - np.sqrt(np.maximum(fields[8], 0))) / fields[6]
-    place = (rows + window[0].start) * raster.depth.shape[1] + (columns + window[1].start)
+    place = (rows + window[0].start) * raster.depth.shape[1] + (flat - rows * len(rays.xi) + window[1].start)
     depth = raster.depth.ravel()  # a view
     keep = (t < depth.take(place)).nonzero()[0]
-    t, s, place = t.take(keep), s.take(keep), place.take(keep)
-    point = fields[:3].take(keep, axis=1)
+    t, s, place, point = t.take(keep), s.take(keep), place.take(keep), ray.take(keep, axis=1)
     point *= t
     point += rays.offset[:, None]
     paint = solid.paint
@@ -269,23 +263,52 @@ def _cast(raster: Raster, solid: Solid, window, rays: _Rays, light: np.ndarray, 
     raster.shade.ravel()[place] = _shade(solid, point, s, light, ambient)
 
 
-def _hit_cone(fields: np.ndarray, length: float, d: float, lift: float) -> tuple[np.ndarray, np.ndarray]:
+def _trace(solid: Solid, rays: _Rays) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
+    """Where M rays of the window may enter the solid: flat index, D (3, M), depth and position along the axis (M,)."""
+    # The outline: of the whole double cone (which holds the round cone), of the ellipsoid, or just the window of a box.
+    one, x, y, xx, xy, yy = rays.forms[5 if solid.length else 9]
+    outline = (xy * rays.eta)[:, None] * rays.xi
+    outline += (xx * rays.xi + x) * rays.xi
+    outline += ((yy * rays.eta + y) * rays.eta + one)[:, None]
+    flat = np.arange(outline.size) if solid.box else (outline.ravel() > 0).nonzero()[0]
+    # From here on only the rays that may hit, as flat lists.
+    rows = flat // len(rays.xi)
+    powers = np.empty((6, len(flat)), np.float32)
+    powers[0] = 1
+    rays.xi.take(flat - rows * len(rays.xi), out=powers[1])
+    rays.eta.take(rows, out=powers[2])
+    np.multiply(powers[1], powers[1:3], out=powers[3:5])
+    np.multiply(powers[2], powers[2], out=powers[5])
+    fields = rays.forms[:6] @ powers
+    ray = fields[:3]
+    if solid.length:
+        return flat, ray, *_hit_cone(fields, powers, rays.forms[6:], solid.length, rays.d, rays.lift)
+    if solid.box:
+        t = _hit_box(ray, rays.offset, solid.radii[0])
+    else:
+        linear, square, discriminant = rays.forms[[6, 8, 9]] @ powers
+        t = (linear + np.sqrt(np.maximum(discriminant, 0))) / -square
+    return flat, ray, t, np.zeros(len(flat), np.float32)
+
+
+def _hit_cone(
+    fields: np.ndarray, powers: np.ndarray, caps: np.ndarray, length: float, d: float, lift: float
+) -> tuple[np.ndarray, np.ndarray]:
     """Depth and position along the axis where rays enter a round cone; depth is infinite where they miss."""
-    near_k, side_k, far_k, square, slope = fields[3:8]
-    hits = fields[8:] > 0
-    roots = np.sqrt(np.maximum(fields[8:], 0))
-    t_near = np.where(hits[0], (near_k + roots[0]) / -square, np.float32(np.inf))
-    t_far = np.where(hits[2], (far_k + roots[2]) / -square, np.float32(np.inf))
-    with np.errstate(divide="ignore", invalid="ignore"):  # rays along the mantle
-        t = (side_k + roots[1]) / -slope
-        s = (t * fields[1] * length - lift) * (1 / d)
-        on_side = (s > 0) & (s < 1)
-    return np.where(on_side, t, np.minimum(t_near, t_far)), np.where(on_side, s, t_far < t_near).astype(np.float32)
+    t = (fields[3] + np.sqrt(np.maximum(fields[5], 0))) / -fields[4]
+    s = (t * fields[1] * length - lift) * (1 / d)
+    beyond = (~((s > 0) & (s < 1))).nonzero()[0]
+    if len(beyond):
+        near_k, far_k, square, near, far = caps @ powers[:, beyond]
+        t_near = np.where(near > 0, (near_k + np.sqrt(np.maximum(near, 0))) / -square, np.float32(np.inf))
+        t_far = np.where(far > 0, (far_k + np.sqrt(np.maximum(far, 0))) / -square, np.float32(np.inf))
+        t[beyond] = np.minimum(t_near, t_far)
+        s[beyond] = t_far < t_near
+    return t, s
 
 
 def _hit_box(ray: np.ndarray, offset: np.ndarray, half: float) -> np.ndarray:
     """Depth where rays enter the cube |x|, |y|, |z| <= half, infinite where they miss (slab method)."""
-    ray = np.where(np.abs(ray) < 1e-9, np.float32(1e-9), ray)
     a = (half - offset[:, None]) / ray
     b = (-half - offset[:, None]) / ray
     enter, leave = np.minimum(a, b).max(0), np.maximum(a, b).min(0)

@@ -55,7 +55,7 @@ def noise_bank() -> np.ndarray:
 
 
 def _colour(rng: np.random.Generator, vivid: float = 0.0) -> tuple[float, ...]:
-    """The RGB colour of a wall, floor or thing: a building material lit somehow; ``vivid`` adds a tint of so many levels."""
+    """The RGB colour of a wall, floor or thing: a material in some light; ``vivid`` adds a tint of so many levels."""
     material = np.array(_MATERIALS[int(rng.integers(len(_MATERIALS)))]) * rng.uniform(0.35, 1.05)
     return tuple(float(c) for c in np.clip(material + rng.uniform(-12 - vivid, 12 + vivid, 3), 10, 240))
 
@@ -123,7 +123,7 @@ def background(rng: np.random.Generator, camera: Camera) -> np.ndarray:
 
 
 def daylight(rng: np.random.Generator, camera: Camera, bodies: Sequence[Body], sun: np.ndarray) -> np.ndarray:
-    """Brightness (H, W) float32 of the surroundings: an uneven light, and the shadows that the bodies' bones cast on y = 0.
+    """Brightness (H, W) float32 of the surroundings: an uneven light, and the shadows of the bodies' bones on y = 0.
 
     Args:
         rng: Source of randomness.
@@ -179,7 +179,7 @@ def _any_rotation(rng: np.random.Generator) -> np.ndarray:
     return q * np.sign(np.linalg.det(q))
 
 
-def thing(rng: np.random.Generator, palette: Palette, ground: np.ndarray, size: float) -> list[Solid]:
+def _thing(rng: np.random.Generator, palette: Palette, ground: np.ndarray, size: float) -> list[Solid]:
     """A pole, crate, ball or bent tube (limb-like, often skin-coloured) that stands on the ground point (3,)."""
     kind = str(rng.choice(["pole", "crate", "ball", "tube"]))
     colour = palette.add(_colour(rng, vivid=45))
@@ -206,7 +206,7 @@ def thing(rng: np.random.Generator, palette: Palette, ground: np.ndarray, size: 
     return solids
 
 
-def occluder(rng: np.random.Generator, palette: Palette, camera: Camera, body: Body) -> Solid:
+def _occluder(rng: np.random.Generator, palette: Palette, camera: Camera, body: Body) -> Solid:
     """A thing between the camera and some part of the body: a counter on the floor, a pole, a rail or a ball."""
     target = body.joints[_HIDDEN[int(rng.integers(len(_HIDDEN)))]] + rng.normal(0, 0.06, 3)
     nearer = rng.uniform(0.72, 0.9)
@@ -230,6 +230,26 @@ def occluder(rng: np.random.Generator, palette: Palette, camera: Camera, body: B
     radius = rng.uniform(0.09, 0.2)
     squash = tuple(rng.uniform(0.5, 1.0, 3))
     return Solid(place, _any_rotation(rng), 0, (radius, radius), squash, colour, THING, gloss=0.1)
+
+
+def furnish(rng: np.random.Generator, palette: Palette, camera: Camera, body: Body) -> list[Solid]:
+    """What stands about: up to four things behind a body and, one time in four, one or two before it.
+
+    Args:
+        rng: Source of randomness.
+        palette: Takes the colours.
+        camera: From where behind and before are told.
+        body: The main person, who stands near the world's origin.
+    """
+    ahead = camera.rotation[2] * (1, 0, 1)
+    side = np.array([-ahead[2], 0, ahead[0]])
+    solids = []
+    for _ in range(int(rng.integers(0, 5))):
+        ground = ahead * rng.uniform(0.6, 4.0) + side * rng.uniform(-2.0, 2.0)
+        solids += _thing(rng, palette, ground, rng.uniform(0.1, 0.4))
+    if rng.random() < 0.25:
+        solids += [_occluder(rng, palette, camera, body) for _ in range(int(rng.integers(1, 3)))]
+    return solids
 
 
 def seat(rng: np.random.Generator, palette: Palette, body: Body) -> list[Solid]:

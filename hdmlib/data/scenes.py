@@ -14,8 +14,8 @@ import numpy as np
 
 from hdmlib.data.body import SKULL_AXES, SKULL_CENTRE, Body, pose_body, sample_lengths, sample_pose
 from hdmlib.data.people import Palette, dress, sample_outfit
-from hdmlib.data.raycast import SAMPLES, Camera, Raster, Solid, draw
-from hdmlib.data.scenery import background, daylight, noise_bank, occluder, seat, thing
+from hdmlib.data.raycast import SAMPLES, Camera, Raster, draw
+from hdmlib.data.scenery import background, daylight, furnish, noise_bank, seat
 from hdmlib.skeletons import COCO_17, MPII_16
 
 # Flesh around a joint, as a share of the stature: a joint is seen when the surface seen at its pixel is this person's
@@ -110,9 +110,12 @@ def _look_at(rng: np.random.Generator, body: Body, width: int, height: int) -> C
 
 
 def _person(rng: np.random.Generator) -> tuple[str, Body]:
-    """A body in a random pose that faces anywhere, without hands or elbows inside the trunk."""
+    """A body in a random pose without hands or elbows inside the trunk.
+
+    It may face anywhere, but like the people of photographs most often the camera, which looks along -z.
+    """
     stature, girth, lengths = sample_lengths(rng)
-    yaw = rng.uniform(0, 360)
+    yaw = rng.normal(0, 80)
     for _ in range(6):
         stance, angles = sample_pose(rng)
         body = pose_body(angles, lengths, stature=stature, girth=girth, yaw=yaw)
@@ -134,7 +137,7 @@ def _moved(body: Body, shift: np.ndarray) -> Body:
     return replace(body, frames=frames, joints={name: point + shift for name, point in body.joints.items()})
 
 
-def _bystander(rng: np.random.Generator, camera: Camera, main: Body) -> tuple[str, Body]:
+def _bystander(rng: np.random.Generator, camera: Camera) -> tuple[str, Body]:
     """Another person, behind the main one or beside and a little nearer."""
     stance, body = _person(rng)
     ahead = camera.rotation[2] * (1, 0, 1)
@@ -164,36 +167,28 @@ def draw_scene(rng: np.random.Generator, size: int = 256) -> Scene:
         raise ValueError(f"size must be at least 32 pixels, got {size}")
     aspect = float(rng.choice([0.75, 1.0, 1.0, 4 / 3]))
     width, height = round(size * min(1.0, aspect)), round(size * min(1.0, 1 / aspect))
-    stance, main = _person(rng)
+    people = [_person(rng)]
+    _, main = people[0]
     camera = _look_at(rng, main, width, height)
-    palette = Palette()
-    people = [(stance, main)]
     if rng.random() < 0.25:
-        people += [_bystander(rng, camera, main) for _ in range(int(rng.integers(1, 3)))]
-    solids: list[Solid] = []
-    for number, (stance, body) in enumerate(people):
-        solids += dress(body, sample_outfit(rng, palette), number + 1)
+        people += [_bystander(rng, camera) for _ in range(int(rng.choice([1, 1, 2])))]
+    bodies = [body for _, body in people]
+    palette = Palette()
+    solids = furnish(rng, palette, camera, main)
+    for number, (stance, body) in enumerate(people, start=1):
+        solids += dress(body, sample_outfit(rng, palette), number)
         if stance == "sit":
             solids += seat(rng, palette, body)
-    ahead = camera.rotation[2] * (1, 0, 1)
-    side = np.array([-ahead[2], 0, ahead[0]])
-    for _ in range(int(rng.integers(0, 5))):
-        ground = ahead * rng.uniform(0.6, 4.0) + side * rng.uniform(-2.0, 2.0)
-        solids += thing(rng, palette, ground, rng.uniform(0.1, 0.4))
-    if rng.random() < 0.25:
-        solids += [occluder(rng, palette, camera, main) for _ in range(int(rng.integers(1, 3)))]
-    raster = Raster(camera)
     sun = np.array([rng.normal(0, 0.8), rng.uniform(0.5, 1.5), 0.0]) - camera.rotation[2] * rng.uniform(0.0, 1.4)
-    light = sun / np.linalg.norm(sun) * rng.uniform(0.55, 0.95)
-    draw(raster, solids, light, rng.uniform(0.3, 0.5))
-    wall_and_floor = background(rng, camera)
-    brightness = daylight(rng, camera, [body for _, body in people], sun)
-    image = _expose(rng, _compose(raster, wall_and_floor, brightness, palette))
-    labels = [_label(raster, camera, body, number + 1) for number, (_, body) in enumerate(people)]
-    kept = tuple(
-        label for i, label in enumerate(labels) if label is not None and (i == 0 or _worth_a_label(label, height))
-    )
-    return Scene(image, kept, raster.owner[::SAMPLES, ::SAMPLES].copy())
+    sun /= np.linalg.norm(sun)
+    raster = Raster(camera)
+    draw(raster, solids, sun * rng.uniform(0.55, 0.95), rng.uniform(0.3, 0.5))
+    surroundings = background(rng, camera), daylight(rng, camera, bodies, sun)
+    image = _expose(rng, _compose(raster, *surroundings, palette))
+    labels = [label_person(raster, camera, body, number) for number, body in enumerate(bodies, start=1)]
+    known = [labels[0], *(label for label in labels[1:] if label and _worth_a_label(label, height))]
+    people_seen = tuple(label for label in known if label)
+    return Scene(image, people_seen, raster.owner[::SAMPLES, ::SAMPLES].copy())
 
 
 # Picture --------------------------------------------------------------------------------------------------------------
@@ -234,8 +229,18 @@ def _expose(rng: np.random.Generator, image: np.ndarray) -> np.ndarray:
 # Labels ---------------------------------------------------------------------------------------------------------------
 
 
-def _label(raster: Raster, camera: Camera, body: Body, owner: int) -> PersonLabel | None:
-    """Annotate one person from the geometry and the z-buffer; ``None`` when nothing of it is seen."""
+def label_person(raster: Raster, camera: Camera, body: Body, owner: int) -> PersonLabel | None:
+    """Annotate one person from the geometry and the z-buffer.
+
+    Args:
+        raster: What was drawn, by this camera.
+        camera: The camera.
+        body: The person.
+        owner: The number its solids carry in the raster.
+
+    Returns:
+        The label, or ``None`` when nothing of the person is seen.
+    """
     mask = raster.owner == owner
     columns, rows = mask.any(0).nonzero()[0], mask.any(1).nonzero()[0]
     if not len(columns):
@@ -263,11 +268,15 @@ def _label(raster: Raster, camera: Camera, body: Body, owner: int) -> PersonLabe
 
 
 def _head_box(camera: Camera, body: Body) -> tuple[float, float, float, float]:
-    """Bounds in pixels of the skull's ellipsoid: the dual conic c c^T - M M^T solved for its extent along x and y."""
+    """A box in pixels around the head with its hair, as loose as annotators draw it.
+
+    It bounds the outline of the skull's ellipsoid grown by a tenth: the dual conic c c^T - M M^T solved for its extent
+    along x and y. 0.6 of its diagonal is then 0.12 of the stature, as on people of the real MPII.
+    """
     origin, frame = body.frames["head"]
     size = body.lengths["head"]
     centre = camera.see(origin + frame @ (size * SKULL_CENTRE))
-    axes = camera.rotation @ frame * (size * SKULL_AXES)
+    axes = camera.rotation @ frame * (1.1 * size * SKULL_AXES)
     conic = np.outer(centre, centre) - axes @ axes.T
     mid = conic[:2, 2] / conic[2, 2]
     half = np.sqrt(np.maximum(mid**2 - np.diag(conic)[:2] / conic[2, 2], 0))

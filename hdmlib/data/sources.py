@@ -50,7 +50,8 @@ def open_data(config: Config, progress: Callable[..., Any] | None = None) -> Dat
             format="coco", size=config.image_size, seed=config.data_seed, progress=progress, **counts
         )
         name = f"embedded-v{GENERATOR_VERSION}-{config.image_size}px-seed{config.data_seed}-{counts['train']}-{counts['val']}"
-        return Data(read_coco(root, "train"), read_coco(root, "val"), name)
+        # a picture may show more than one person
+        return Data(*(_first(read_coco(root, split), count) for split, count in counts.items()), name)
     if config.data_root is None:
         raise ConfigError(f"data_root: dataset {config.dataset!r} needs the folder that holds it")
     if not config.data_root.is_dir():

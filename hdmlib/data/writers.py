@@ -85,7 +85,7 @@ class _MpiiPerson:
 def _as_mpii(person: dict) -> _MpiiPerson:
     table = np.array([person["joints"][name] for name in MPII_16.joints], dtype=float)
     visible = table[:, 2].astype(int)
-    joints = np.round(table[:, :2], 2) + 1
+    joints = np.round(np.round(table[:, :2], 2) + 1, 2)  # first to COCO's digits
     labelled = joints[visible > 0] if visible.any() else joints
     return _MpiiPerson(
         joints=joints,
@@ -192,7 +192,7 @@ def _release(pictures: list[tuple[str, list[_MpiiPerson]]]) -> dict:
 
 
 def _annorect(person: _MpiiPerson) -> dict:
-    """One person: head box, labelled joints, scale, position. Neck and head top lack a visibility, as in the release."""
+    """One person: head box, labelled joints, scale, position. Neck and head top have no visibility, as released."""
     nothing = np.zeros((0, 0))
     points = [
         {"x": float(x), "y": float(y), "id": float(k), "is_visible": nothing if k in (8, 9) else np.uint8(v == 2)}

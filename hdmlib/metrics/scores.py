@@ -112,9 +112,11 @@ def _average_precision(people: PoseDataset, joints: NDArray[np.float64], confide
             for n, i in enumerate(np.flatnonzero(scored), start=1)
         ],
     }  # fmt: skip
+    scores = rescore(np.ones(len(people)), confidence)
     results = [
-        {"image_id": int(people.image_ids[i]), "category_id": 1, "score": float(value), "keypoints": _triples(joints[i], confidence[i])}
-        for i, value in enumerate(rescore(np.ones(len(people)), confidence))
+        {"image_id": int(people.image_ids[i]), "category_id": 1, "score": float(scores[i]),
+         "keypoints": _triples(joints[i], confidence[i])}
+        for i in np.flatnonzero(scored)
     ]  # fmt: skip
     return oks_ap(truth, results, people.skeleton.sigmas)["AP"]
 

@@ -252,6 +252,10 @@ def test_photo_outside_the_folder_is_refused(tmp_path, name):
             "names must be unique",
         ),
         ('{"images": [], "annotations": [], "categories": [{"keypoints": ["a"]}]}', "bad category"),
+        (
+            '{"images": [], "annotations": [], "categories": [{"keypoints": ["a"], "skeleton": [[1, Infinity]]}]}',
+            "bad category",
+        ),
         ('{"images": [], "annotations": [], "categories": [{"id": 1, "keypoints": ["a"]}]}', "no usable person"),
         (
             '{"images": [1], "annotations": [2], "categories": [{"id": 1, "keypoints": ["a"]}]}',

@@ -1,0 +1,110 @@
+"""What an annotated joint turns into on the heatmap: a Gaussian, a dot, or four demanders. Joints in, targets out.
+
+A joint is (x, y) in heatmap cells: cell (i, j) of the map, row i and column j, is centred on (x, y) = (j, i) and reaches half a
+cell to each side. So a map of W columns covers -1/2 <= x <= W - 1/2; a joint beyond that is *outside* and no loss asks for it.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+DEMANDERS = ("subpixel", "naive")
+
+
+def inside(joints: Tensor, size: tuple[int, int]) -> Tensor:
+    """Which joints lie on the map, up to the outer edge of its border cells.
+
+    Args:
+        joints: (..., 2) in cells.
+        size: Height and width of the map.
+
+    Returns:
+        (...) bool; a coordinate that is not finite is not inside.
+    """
+    height, width = size
+    x, y = joints.unbind(dim=-1)
+    return (x >= -0.5) & (x <= width - 0.5) & (y >= -0.5) & (y <= height - 0.5)
+
+
+def gaussian_map(joints: Tensor, size: tuple[int, int], sigma: float, *, rounded: bool = False) -> Tensor:
+    """The usual regression target: exp(-|n - joint|^2 / (2 sigma^2)) at cell n, with peak 1.
+
+    Args:
+        joints: (..., K, 2) in cells.
+        size: Height and width of the map.
+        sigma: Width of the bump in cells.
+        rounded: HRNet's form: centred on the nearest cell (halves upwards) and cut off at 3 sigma in x and in y.
+
+    Returns:
+        (..., K, H, W) on the joints' device.
+    """
+    height, width = size
+    if rounded:
+        joints = (joints + 0.5).floor()
+    x = torch.arange(width, dtype=joints.dtype, device=joints.device) - joints[..., 0, None]
+    y = torch.arange(height, dtype=joints.dtype, device=joints.device) - joints[..., 1, None]
+    # exp(-(x^2 + y^2)) is a product: H + W exponentials instead of H W
+    rows, columns = torch.exp(-y.square() / (2 * sigma**2)), torch.exp(-x.square() / (2 * sigma**2))
+    if rounded:
+        rows, columns = rows * (y.abs() <= 3 * sigma), columns * (x.abs() <= 3 * sigma)
+    return rows[..., :, None] * columns[..., None, :]
+
+
+def dot_map(joints: Tensor, size: tuple[int, int]) -> Tensor:
+    """The dot annotation: 1 at the cell that contains the joint, 0 elsewhere; nothing for a joint outside.
+
+    Args:
+        joints: (..., K, 2) in cells.
+        size: Height and width of the map.
+
+    Returns:
+        (..., K, H, W) on the joints' device.
+    """
+    height, width = size
+    nearest = _on_map(joints, size).round()
+    x = torch.arange(width, device=joints.device) == nearest[..., 0, None]
+    y = torch.arange(height, device=joints.device) == nearest[..., 1, None]
+    dots = y[..., :, None] & x[..., None, :] & inside(joints, size)[..., None, None]
+    return dots.to(joints.dtype)
+
+
+def demanders(joints: Tensor, size: tuple[int, int], kind: str = "subpixel") -> tuple[Tensor, Tensor]:
+    """The annotation as a distribution over cells: where the heatmap's mass is wanted, and how much of it.
+
+    ``subpixel``: the four cells around the joint with bilinear weights, so that their mean is the joint itself. A joint on a
+    cell's centre puts all its weight on that cell; the other three stay, with weight 0. ``naive``: the nearest cell.
+    A joint in the outer half of a border cell has no four cells around it and is moved to the line of centres first; one
+    outside the map likewise, though losses give it no weight.
+
+    Args:
+        joints: (..., 2) in cells.
+        size: Height and width of the map.
+        kind: ``subpixel`` or ``naive``.
+
+    Returns:
+        Cells (..., M, 2) as integral (x, y), all on the map, and weights (..., M) that sum to 1; M is 4 or 1.
+
+    Raises:
+        ValueError: If ``kind`` is unknown.
+    """
+    if kind not in DEMANDERS:
+        raise ValueError(f"unknown demanders {kind!r}; known: {', '.join(DEMANDERS)}")
+    joints = _on_map(joints, size)
+    if kind == "naive":
+        return joints.round()[..., None, :], torch.ones_like(joints[..., :1])
+    height, width = size
+    # the block's upper left cell, one short of the border so that the whole block is on the map
+    last = torch.tensor([max(width - 2, 0), max(height - 2, 0)], dtype=joints.dtype, device=joints.device)
+    corner = torch.minimum(joints.floor(), last)
+    right, down = (joints - corner).unbind(dim=-1)
+    weights = torch.stack([(1 - right) * (1 - down), right * (1 - down), (1 - right) * down, right * down], dim=-1)
+    offsets = torch.tensor([[0, 0], [1, 0], [0, 1], [1, 1]], dtype=joints.dtype, device=joints.device)
+    edge = torch.tensor([width - 1, height - 1], dtype=joints.dtype, device=joints.device)
+    return torch.minimum(corner[..., None, :] + offsets, edge), weights
+
+
+def _on_map(joints: Tensor, size: tuple[int, int]) -> Tensor:
+    """Joints moved onto the rectangle of cell centres; a coordinate that is not finite to 0."""
+    edge = torch.tensor([size[1] - 1, size[0] - 1], dtype=joints.dtype, device=joints.device)
+    return torch.minimum(joints.nan_to_num(0.0, 0.0, 0.0), edge).clamp(min=0)

@@ -1,0 +1,305 @@
+"""The matching loss and the losses it is compared with, all with one signature: heatmaps and joints in, a number out.
+
+    loss(heatmaps (B, K, H, W), joints (B, K, 2) in cells, weights (B, K)) -> scalar
+
+Targets are made inside, on the heatmaps' device. A joint of weight 0, and one outside the map, is not asked for. Every loss
+also says how its heatmaps are to be read: ``readout`` gives the map to decode and to look at, ``decoder`` and ``confidence``
+the method that suits it.
+"""
+
+from __future__ import annotations
+
+import inspect
+import math
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from hdmlib.heatmaps import DEMANDERS, demanders, dot_map, gaussian_map, inside
+from hdmlib.transport import COSTS, REGULARISERS, transport
+
+
+class HeatmapLoss(nn.Module):
+    """What all losses share: checked shapes, float32 under autocast, weights, sums.
+
+    A loss defines ``per_joint``. The value of a person is the weighted sum over joints, that of a batch the mean over people.
+    """
+
+    decoder = "quarter"
+    confidence = "peak"
+
+    def forward(self, heatmaps: Tensor, joints: Tensor, weights: Tensor) -> Tensor:
+        """The loss of a batch, a scalar.
+
+        Args:
+            heatmaps: (B, K, H, W), as the network puts them out.
+            joints: (B, K, 2) as (x, y) in heatmap cells.
+            weights: (B, K), 0 for joints that are not asked for.
+
+        Raises:
+            ValueError: If the shapes do not fit.
+        """
+        return self.per_person(heatmaps, joints, weights).mean()
+
+    def per_person(self, heatmaps: Tensor, joints: Tensor, weights: Tensor) -> Tensor:
+        """The loss of each person, (B,); arguments as for :meth:`forward`."""
+        _check(heatmaps, joints, weights)
+        if heatmaps.dtype != torch.float64:
+            heatmaps = heatmaps.float()
+        joints = joints.to(heatmaps.dtype)
+        weights = weights.to(heatmaps.dtype) * inside(joints, heatmaps.shape[-2:])
+        joints = torch.where(weights[..., None] > 0, joints, 0.0)  # what is not asked for may be anywhere, even NaN
+        with torch.autocast(heatmaps.device.type, enabled=False):
+            return self.reduce(self.per_joint(heatmaps, joints, weights))
+
+    def per_joint(self, heatmaps: Tensor, joints: Tensor, weights: Tensor) -> Tensor:
+        """The weighted loss of each joint, (B, K); joints outside the map have weight 0 here."""
+        raise NotImplementedError
+
+    def reduce(self, per_joint: Tensor) -> Tensor:
+        """From (B, K) joints to (B,) people."""
+        return per_joint.sum(dim=1)
+
+    def readout(self, heatmaps: Tensor) -> Tensor:
+        """The map (B, K, H, W) that a decoder and an eye should be given."""
+        return heatmaps
+
+
+def _check(heatmaps: Tensor, joints: Tensor, weights: Tensor) -> None:
+    shapes = f"heatmaps {tuple(heatmaps.shape)}, joints {tuple(joints.shape)}, weights {tuple(weights.shape)}"
+    if heatmaps.ndim != 4 or joints.shape != (*heatmaps.shape[:2], 2) or weights.shape != heatmaps.shape[:2]:
+        raise ValueError(f"a loss takes heatmaps (B, K, H, W), joints (B, K, 2) and weights (B, K), got {shapes}")
+
+
+def _positive(name: str, value: float) -> float:
+    if not (isinstance(value, int | float) and math.isfinite(value) and value > 0):
+        raise ValueError(f"{name} must be a positive number, got {value!r}")
+    return float(value)
+
+
+def _one_of(name: str, value: str, known: tuple[str, ...]) -> str:
+    if value not in known:
+        raise ValueError(f"{name} {value!r} is not known; known: {', '.join(known)}")
+    return value
+
+
+# --------------------------------------------------------------------------------------------------------------- matching
+
+
+# Below this peak a map's gradient stops growing as the map shrinks.
+MASS_FLOOR = 1e-4
+
+
+class _Relu(torch.autograd.Function):
+    """ReLU and normalisation: S = relu(h) / sum relu(h), with the gradient (g - <g, S>) / sum relu(h) on positive cells.
+
+    A cell at or below zero gets none from the plain ReLU, and a map without a positive cell, 0/0, is never heard of again.
+    *One-sided*, a gradient passes through the ReLU unless it would push a cell that is not positive still lower: the
+    projected gradient of the constraint h >= 0. A map without a positive cell counts as flat, S = 1 / cells.
+    """
+
+    @staticmethod
+    def forward(ctx, heatmaps: Tensor, one_sided: bool) -> Tensor:
+        positive = heatmaps.clamp(min=0)
+        top = positive.amax(dim=(-2, -1), keepdim=True)
+        tiny = torch.finfo(top.dtype).tiny
+        scaled = torch.where(top >= tiny, positive / top.clamp(min=tiny), 1.0)  # no overflow, no 0/0
+        total = scaled.sum(dim=(-2, -1), keepdim=True)
+        supply = scaled / total
+        # The gradient grows as the mass shrinks, without end; below a peak of MASS_FLOOR it no longer does.
+        mass = torch.where(top >= tiny, total * top.clamp(min=MASS_FLOOR), total)
+        ctx.save_for_backward(supply, mass, heatmaps > 0)
+        ctx.one_sided = one_sided
+        return supply
+
+    @staticmethod
+    @torch.autograd.function.once_differentiable
+    def backward(ctx, grad: Tensor):
+        supply, mass, positive = ctx.saved_tensors
+        centred = (grad - (grad * supply).sum(dim=(-2, -1), keepdim=True)) / mass
+        allowed = positive | (centred < 0) if ctx.one_sided else positive
+        return torch.where(allowed, centred, 0.0), None
+
+
+SUPPLIERS = ("softmax", "softplus", "relu", "relu_plain")
+
+
+def make_suppliers(heatmaps: Tensor, kind: str) -> Tensor:
+    """Heatmaps as distributions over their cells.
+
+    Args:
+        heatmaps: (..., H, W).
+        kind: ``relu_plain``, the supplement's max(h, 0) / sum max(h, 0); ``relu``, the same with a one-sided gradient, which
+            can raise cells from below zero; ``softplus`` log(1 + exp h), normalised; ``softmax`` exp h, normalised.
+
+    Returns:
+        (..., H, W), not negative, each map of mass 1.
+    """
+    if kind == "softmax":
+        return heatmaps.flatten(-2).softmax(dim=-1).view_as(heatmaps)
+    if kind == "softplus":
+        positive = nn.functional.softplus(heatmaps)
+        positive = positive / positive.amax(dim=(-2, -1), keepdim=True).detach().clamp(min=torch.finfo(heatmaps.dtype).tiny)
+        return positive / positive.sum(dim=(-2, -1), keepdim=True).clamp(min=torch.finfo(heatmaps.dtype).tiny)
+    return _Relu.apply(heatmaps, kind == "relu")
+
+
+class MatchingLoss(HeatmapLoss):
+    """The paper's loss (Eq. 1-3): a regularised earth mover's distance from each heatmap to its annotation.
+
+    The heatmap becomes suppliers, the annotation demanders, and the loss of a joint is the transport between them, in cells;
+    see ``transport.py``. It does not change when a heatmap is scaled (``relu``) or shifted (``softmax``).
+
+    Args:
+        epsilon: Strength of the regulariser in units of the cost: for ``euclidean`` a length in cells, which plays the part
+            of the Gaussian's sigma.
+        regulariser: ``entropy`` or ``kl``.
+        suppliers: ``softmax``, ``softplus``, ``relu`` or ``relu_plain``; see :func:`make_suppliers`.
+        demanders: ``subpixel``, the four cells around the annotation, or ``naive``, the nearest one.
+        cost: ``euclidean``, ``sqeuclidean`` or ``saturating``.
+        tau: Length in cells at which the saturating cost levels off.
+
+    Raises:
+        ValueError: If an argument is out of range.
+    """
+
+    decoder = "barycentre"
+    confidence = "mass"
+
+    def __init__(
+        self,
+        *,
+        epsilon: float = 0.25,
+        regulariser: str = "entropy",
+        suppliers: str = "softmax",
+        demanders: str = "subpixel",
+        cost: str = "euclidean",
+        tau: float = 2.0,
+    ) -> None:
+        super().__init__()
+        self.epsilon = _positive("epsilon", epsilon)
+        self.regulariser = _one_of("regulariser", regulariser, REGULARISERS)
+        self.suppliers = _one_of("suppliers", suppliers, SUPPLIERS)
+        self.demanders = _one_of("demanders", demanders, DEMANDERS)
+        self.cost = _one_of("cost", cost, COSTS)
+        self.tau = _positive("tau", tau)
+
+    def per_joint(self, heatmaps: Tensor, joints: Tensor, weights: Tensor) -> Tensor:
+        points, shares = demanders(joints, heatmaps.shape[-2:], self.demanders)
+        distance = transport(
+            make_suppliers(heatmaps, self.suppliers), points, shares, self.epsilon,
+            regulariser=self.regulariser, cost=self.cost, tau=self.tau, tolerance=1e-5,
+        )  # fmt: skip
+        return weights * distance
+
+    def readout(self, heatmaps: Tensor) -> Tensor:
+        return make_suppliers(heatmaps, self.suppliers)
+
+    def extra_repr(self) -> str:
+        return f"epsilon={self.epsilon}, regulariser={self.regulariser!r}, suppliers={self.suppliers!r}"
+
+
+# --------------------------------------------------------------------------------------------------------------- controls
+
+
+class GaussianMSE(HeatmapLoss):
+    """The usual training: half the squared difference from a Gaussian of peak 1, mean over cells and over joints.
+
+    As in HRNet a weight multiplies both maps, so it counts squared, and joints that are not asked for stay in the mean.
+
+    Args:
+        sigma: Width of the Gaussian in cells.
+        rounded: Whether it is centred on the nearest cell and cut off at 3 sigma, as in HRNet, or on the annotation itself.
+    """
+
+    def __init__(self, *, sigma: float = 1.0, rounded: bool = False) -> None:
+        super().__init__()
+        self.sigma = _positive("sigma", sigma)
+        self.rounded = bool(rounded)
+
+    def target(self, joints: Tensor, size: tuple[int, int]) -> Tensor:
+        return gaussian_map(joints, size, self.sigma, rounded=self.rounded)
+
+    def per_joint(self, heatmaps: Tensor, joints: Tensor, weights: Tensor) -> Tensor:
+        difference = heatmaps - self.target(joints, heatmaps.shape[-2:])
+        return weights.square() * 0.5 * difference.square().mean(dim=(2, 3))
+
+    def reduce(self, per_joint: Tensor) -> Tensor:
+        return per_joint.mean(dim=1)
+
+
+class DotMSE(GaussianMSE):
+    """The same with a single 1 at the annotated cell: the paper's "dot annotation" row of Tab. 1."""
+
+    decoder = "argmax"
+
+    def __init__(self) -> None:
+        super().__init__()
+
+    def target(self, joints: Tensor, size: tuple[int, int]) -> Tensor:
+        return dot_map(joints, size)
+
+
+class CrossEntropy(HeatmapLoss):
+    """Softmax over the cells against the four demanders as a soft label: -sum_m D_m log S_m. A control the paper lacks."""
+
+    decoder = "barycentre"
+    confidence = "mass"
+
+    def per_joint(self, heatmaps: Tensor, joints: Tensor, weights: Tensor) -> Tensor:
+        points, shares = demanders(joints, heatmaps.shape[-2:])
+        cells = (points[..., 1] * heatmaps.shape[-1] + points[..., 0]).long()
+        log_shares = heatmaps.flatten(2).log_softmax(dim=-1).gather(2, cells)
+        return -weights * (shares * log_shares).sum(dim=-1)
+
+    def readout(self, heatmaps: Tensor) -> Tensor:
+        return make_suppliers(heatmaps, "softmax")
+
+
+class SoftArgmax(HeatmapLoss):
+    """Distance in cells of the softmax map's mean from the annotation (integral regression, Sun et al., ECCV 2018).
+
+    The L1 norm of the published loss; nothing is asked of the map's shape.
+    """
+
+    decoder = "mean"
+    confidence = "mass"
+
+    def per_joint(self, heatmaps: Tensor, joints: Tensor, weights: Tensor) -> Tensor:
+        share = self.readout(heatmaps)
+        x = torch.arange(share.shape[-1], dtype=share.dtype, device=share.device)
+        y = torch.arange(share.shape[-2], dtype=share.dtype, device=share.device)
+        mean = torch.stack([share.sum(dim=-2) @ x, share.sum(dim=-1) @ y], dim=-1)
+        return weights * (mean - joints).abs().sum(dim=-1)
+
+    def readout(self, heatmaps: Tensor) -> Tensor:
+        return make_suppliers(heatmaps, "softmax")
+
+
+LOSSES: dict[str, type[HeatmapLoss]] = {
+    "matching": MatchingLoss,
+    "gaussian_mse": GaussianMSE,
+    "dot_mse": DotMSE,
+    "cross_entropy": CrossEntropy,
+    "soft_argmax": SoftArgmax,
+}
+
+
+def build_loss(name: str, **options: Any) -> HeatmapLoss:
+    """A loss by name, with its options.
+
+    Args:
+        name: ``matching``, ``gaussian_mse``, ``dot_mse``, ``cross_entropy`` or ``soft_argmax``.
+        **options: Arguments of the class.
+
+    Raises:
+        ValueError: If the name or an option is unknown (the message lists the known ones) or a value is out of range.
+    """
+    if name not in LOSSES:
+        raise ValueError(f"unknown loss {name!r}; known: {', '.join(LOSSES)}")
+    known = [option for option in inspect.signature(LOSSES[name]).parameters]
+    unknown = [option for option in options if option not in known]
+    if unknown:
+        raise ValueError(f"loss {name!r} has no option {unknown[0]!r}; it has: {', '.join(known) or 'none'}")
+    return LOSSES[name](**options)

@@ -1,0 +1,186 @@
+"""The training loop on a few embedded people: deterministic, resumable, and clear about what stops it."""
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from hdmlib import training
+from hdmlib.config import ConfigError, make_config
+from hdmlib.data.sources import open_data
+from hdmlib.experiments import REFERENCE_RECORDS, run
+from hdmlib.metrics.scores import Ruler
+from hdmlib.records import load_record
+from hdmlib.training import TrainingDiverged, build_losses, evaluate, evaluation_loader, fit, predict, start_engine
+
+
+def smoke(tmp_path: Path, **values):
+    return make_config("smoke", run_dir=tmp_path / "runs", device="cpu", **values)
+
+
+@pytest.fixture(scope="module")
+def data():
+    return open_data(make_config("smoke"))
+
+
+@pytest.mark.parametrize("loss", ["matching", "gaussian_mse", "dot_mse", "cross_entropy", "soft_argmax"])
+def test_every_loss_falls_in_training(loss, data, tmp_path):
+    config = smoke(tmp_path, loss=loss, epochs=3)
+    _, history = fit(config, data, tmp_path)
+    losses = [line.train_loss for line in history[1:]]
+    assert losses[-1] < losses[0]
+    assert [line.epoch for line in history] == [0, 1, 2, 3]
+    assert history[-1].validation.losses.keys() == build_losses(config).keys()
+    assert np.isfinite(list(history[-1].validation.losses.values())).all()
+
+
+def test_the_same_config_gives_the_same_numbers(data, tmp_path):
+    config = smoke(tmp_path)
+    first, again = (fit(config, data, tmp_path / name)[1] for name in ("a", "b"))
+    assert first == again
+    other = fit(smoke(tmp_path, seed=1), data, tmp_path / "c")[1]
+    assert other[-1] != first[-1]
+
+
+def test_workers_do_not_change_the_numbers(data, tmp_path):
+    alone = fit(smoke(tmp_path, workers=0), data, tmp_path / "a")[1]
+    helped = fit(smoke(tmp_path, workers=2), data, tmp_path / "b")[1]
+    assert alone == helped
+
+
+def test_an_interrupted_run_ends_where_the_uninterrupted_one_does(data, tmp_path):
+    config = smoke(tmp_path, epochs=3)
+    whole, history = fit(config, data, tmp_path / "whole")
+
+    class Killed(Exception):
+        pass
+
+    def kill_after_epoch_1(line):
+        if line.epoch == 1:
+            raise Killed
+
+    with pytest.raises(Killed):
+        fit(config, data, tmp_path / "parts", report=kill_after_epoch_1)
+    seen = []
+    resumed, resumed_history = fit(config, data, tmp_path / "parts", report=seen.append)
+    assert resumed_history == history == seen
+    for (name, a), b in zip(whole.state_dict().items(), resumed.state_dict().values(), strict=True):
+        assert torch.equal(a, b), name
+
+
+def test_a_loss_that_is_not_finite_stops_the_run_and_keeps_the_last_epoch(data, tmp_path, monkeypatch):
+    config = smoke(tmp_path, epochs=3)
+    real = training._train_epoch
+
+    def poisoned(config, model, loss, optimiser, batches, steps, epoch, engine):
+        if epoch == 2:
+            with torch.no_grad():
+                model.final_layer.weight.fill_(float("inf"))
+        return real(config, model, loss, optimiser, batches, steps, epoch, engine)
+
+    monkeypatch.setattr(training, "_train_epoch", poisoned)
+    with pytest.raises(TrainingDiverged, match=r"matching loss is .* in epoch 2.*lower lr"):
+        fit(config, data, tmp_path / "run")
+    monkeypatch.undo()
+    _, history = fit(config, data, tmp_path / "run")  # goes on from epoch 1
+    assert history == fit(config, data, tmp_path / "whole")[1]
+
+
+def test_the_ground_truth_as_heatmaps_scores_perfectly(data, tmp_path):
+    """From crop to cells, through decoding, back to the photo: a network that drew the targets would find every joint."""
+    config = smoke(tmp_path, loss="gaussian_mse", decoder="dark", input_width=128, input_height=128)
+    loader = evaluation_loader(config, data.val)
+    batches = list(loader)
+
+    class Oracle(torch.nn.Module):
+        calls = 0
+
+        def forward(self, images):
+            batch = batches[self.calls]
+            self.calls += 1
+            size = (images.shape[-2] // 4, images.shape[-1] // 4)
+            return training.build_losses(config)["gaussian_mse"].target(batch["joints"], size)
+
+    engine = start_engine(config)
+    prediction = predict(config, Oracle(), build_losses(config), loader, data.val, engine)
+    asked = torch.cat([batch["weights"] for batch in batches]).numpy() > 0
+    error = np.linalg.norm(prediction.joints - data.val.joints, axis=2)[asked]
+    assert np.median(error) < 0.05
+    scores = evaluate(config, Oracle(), build_losses(config), loader, data.val, Ruler.of(data.val), engine)
+    assert scores.metrics["PCKh@0.5"] > 97  # joints beyond the crop's border cannot be found
+    assert scores.metrics["AP"] > 90
+
+
+@pytest.mark.parametrize(
+    ("values", "told"),
+    [({"device": "cdua"}, "usable here: cpu|usable here: .*cpu"), ({"device": "cpu", "precision": "bf16"}, "needs a GPU")],
+)
+def test_a_device_that_is_not_there(values, told):
+    with pytest.raises(ConfigError, match=told):
+        start_engine(make_config("smoke", **values))
+
+
+# ------------------------------------------------------------------------------------------------------------------ runs
+
+
+def test_a_finished_run_is_not_trained_again(tmp_path):
+    config = smoke(tmp_path)
+    first = run(config, weights=True)
+    weights = first.folder / "model.safetensors"
+    before = weights.stat().st_mtime_ns
+    again = run(config, weights=True)
+    assert first.trained
+    assert not again.trained
+    assert again.record == first.record
+    assert weights.stat().st_mtime_ns == before
+    images = torch.randn(1, 3, 64, 64)
+    assert torch.equal(first.model()(images), again.model()(images))
+
+
+def test_beginning_again_keeps_the_earlier_run(tmp_path):
+    first = run(smoke(tmp_path), weights=True)
+    again = run(smoke(tmp_path, resume=False), weights=True)
+    kept = first.folder.with_name(first.folder.name + ".1")
+    assert again.trained
+    assert load_record(kept / "record.json").epochs == again.record.epochs
+
+
+def test_a_torn_checkpoint_is_named_with_the_remedy(tmp_path, data):
+    config = smoke(tmp_path)
+    fit(config, data, tmp_path / "run")
+    path = tmp_path / "run" / "last.pt"
+    path.write_bytes(path.read_bytes()[:1000])
+    with pytest.raises(ValueError, match=r"cannot resume from .*last\.pt.*resume=false"):
+        fit(config, data, tmp_path / "run")
+
+
+def test_a_run_folder_that_cannot_be_written(tmp_path):
+    (tmp_path / "runs").write_text("a file where the folder should be")
+    with pytest.raises(ConfigError, match=r"run_dir: cannot write in .*runs"):
+        run(smoke(tmp_path))
+
+
+def test_a_wrong_loss_option_stops_before_the_data_is_read(tmp_path):
+    with pytest.raises(ValueError, match="no option 'epsilom'.*epsilon"):
+        run(smoke(tmp_path, dataset="coco", data_root=tmp_path / "nothing", loss_options={"epsilom": 1}))
+
+
+def test_a_record_that_is_none_is_named(tmp_path):
+    result = run(smoke(tmp_path))
+    (result.folder or tmp_path).mkdir(exist_ok=True)
+    path = tmp_path / "record.json"
+    path.write_text(json.dumps({"name": 3}))
+    with pytest.raises(ValueError, match=r"record\.json is not a run's record"):
+        load_record(path)
+
+
+def test_a_reference_record_comes_out_again(tmp_path):
+    """The committed smoke record, retrained here: records cannot drift away from the code unseen."""
+    trained = run(smoke(tmp_path), weights=True).record
+    reference = load_record(REFERENCE_RECORDS / f"{trained.name}.json")
+    for ours, theirs in zip(trained.epochs, reference.epochs, strict=True):
+        for name, value in theirs.validation.losses.items():
+            assert ours.validation.losses[name] == pytest.approx(value, rel=2e-2), name
+        assert ours.validation.metrics["mean error"] == pytest.approx(theirs.validation.metrics["mean error"], rel=5e-2)
