@@ -1,7 +1,7 @@
 """Heatmap distribution matching for human pose estimation, reproduced.
 
-The names below are what other code relies on; they are imported when first used, so that drawing the embedded people, say,
-does not load torch in each of its processes.
+The names below are what other code relies on; they are imported when first used, so that drawing the embedded people,
+say, does not load torch in each of its processes.
 """
 
 from importlib import import_module

@@ -1,7 +1,8 @@
 """What an annotated joint turns into on the heatmap: a Gaussian, a dot, or four demanders. Joints in, targets out.
 
-A joint is (x, y) in heatmap cells: cell (i, j) of the map, row i and column j, is centred on (x, y) = (j, i) and reaches half a
-cell to each side. So a map of W columns covers -1/2 <= x <= W - 1/2; a joint beyond that is *outside* and no loss asks for it.
+A joint is (x, y) in heatmap cells: cell (i, j) of the map, row i and column j, is centred on (x, y) = (j, i) and
+reaches half a cell to each side. So a map of W columns covers -1/2 <= x <= W - 1/2; a joint beyond that is *outside*
+and no loss asks for it.
 """
 
 from __future__ import annotations
@@ -72,10 +73,10 @@ def dot_map(joints: Tensor, size: tuple[int, int]) -> Tensor:
 def demanders(joints: Tensor, size: tuple[int, int], kind: str = "subpixel") -> tuple[Tensor, Tensor]:
     """The annotation as a distribution over cells: where the heatmap's mass is wanted, and how much of it.
 
-    ``subpixel``: the four cells around the joint with bilinear weights, so that their mean is the joint itself. A joint on a
-    cell's centre puts all its weight on that cell; the other three stay, with weight 0. ``naive``: the nearest cell.
-    A joint in the outer half of a border cell has no four cells around it and is moved to the line of centres first; one
-    outside the map likewise, though losses give it no weight.
+    ``subpixel``: the four cells around the joint with bilinear weights, so that their mean is the joint itself. A joint
+    on a cell's centre puts all its weight on that cell; the other three stay, with weight 0. ``naive``: the nearest
+    cell. A joint in the outer half of a border cell has no four cells around it and is moved to the line of centres
+    first; one outside the map likewise, though losses give it no weight.
 
     Args:
         joints: (..., 2) in cells.

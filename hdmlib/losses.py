@@ -2,9 +2,9 @@
 
     loss(heatmaps (B, K, H, W), joints (B, K, 2) in cells, weights (B, K)) -> scalar
 
-Targets are made inside, on the heatmaps' device. A joint of weight 0, and one outside the map, is not asked for. Every loss
-also says how its heatmaps are to be read: ``readout`` gives the map to decode and to look at, ``decoder`` and ``confidence``
-the method that suits it.
+Targets are made inside, on the heatmaps' device. A joint of weight 0, and one outside the map, is not asked for. Every
+loss also says how its heatmaps are to be read: ``readout`` gives the map to decode and to look at, ``decoder`` and
+``confidence`` the method that suits it.
 """
 
 from __future__ import annotations
@@ -23,7 +23,8 @@ from hdmlib.transport import COSTS, REGULARISERS, transport
 class HeatmapLoss(nn.Module):
     """What all losses share: checked shapes, float32 under autocast, weights, sums.
 
-    A loss defines ``per_joint``. The value of a person is the weighted sum over joints, that of a batch the mean over people.
+    A loss defines ``per_joint``. The value of a person is the weighted sum over joints, that of a batch the mean over
+    people.
     """
 
     decoder = "quarter"
@@ -84,7 +85,7 @@ def _one_of(name: str, value: str, known: tuple[str, ...]) -> str:
     return value
 
 
-# --------------------------------------------------------------------------------------------------------------- matching
+# ----------------------------------------------------------------------------------------------------------- matching
 
 
 # Below this peak a map's gradient stops growing as the map shrinks.
@@ -92,11 +93,12 @@ MASS_FLOOR = 1e-4
 
 
 class _Relu(torch.autograd.Function):
-    """ReLU and normalisation: S = relu(h) / sum relu(h), with the gradient (g - <g, S>) / sum relu(h) on positive cells.
+    """ReLU and normalisation: S = relu(h) / sum relu(h), with the gradient (g - <g, S>) / sum relu(h) on positive
+    cells.
 
-    A cell at or below zero gets none from the plain ReLU, and a map without a positive cell, 0/0, is never heard of again.
-    *One-sided*, a gradient passes through the ReLU unless it would push a cell that is not positive still lower: the
-    projected gradient of the constraint h >= 0. A map without a positive cell counts as flat, S = 1 / cells.
+    A cell at or below zero gets none from the plain ReLU, and a map without a positive cell, 0/0, is never heard of
+    again. *One-sided*, a gradient passes through the ReLU unless it would push a cell that is not positive still lower:
+    the projected gradient of the constraint h >= 0. A map without a positive cell counts as flat, S = 1 / cells.
     """
 
     @staticmethod
@@ -130,8 +132,9 @@ def make_suppliers(heatmaps: Tensor, kind: str) -> Tensor:
 
     Args:
         heatmaps: (..., H, W).
-        kind: ``relu_plain``, the supplement's max(h, 0) / sum max(h, 0); ``relu``, the same with a one-sided gradient, which
-            can raise cells from below zero; ``softplus`` log(1 + exp h), normalised; ``softmax`` exp h, normalised.
+        kind: ``relu_plain``, the supplement's max(h, 0) / sum max(h, 0); ``relu``, the same with a one-sided gradient,
+            which can raise cells from below zero; ``softplus`` log(1 + exp h), normalised; ``softmax`` exp h,
+            normalised.
 
     Returns:
         (..., H, W), not negative, each map of mass 1.
@@ -140,20 +143,21 @@ def make_suppliers(heatmaps: Tensor, kind: str) -> Tensor:
         return heatmaps.flatten(-2).softmax(dim=-1).view_as(heatmaps)
     if kind == "softplus":
         positive = nn.functional.softplus(heatmaps)
-        positive = positive / positive.amax(dim=(-2, -1), keepdim=True).detach().clamp(min=torch.finfo(heatmaps.dtype).tiny)
-        return positive / positive.sum(dim=(-2, -1), keepdim=True).clamp(min=torch.finfo(heatmaps.dtype).tiny)
+        tiny = torch.finfo(heatmaps.dtype).tiny
+        positive = positive / positive.detach().amax(dim=(-2, -1), keepdim=True).clamp(min=tiny)
+        return positive / positive.sum(dim=(-2, -1), keepdim=True).clamp(min=tiny)
     return _Relu.apply(heatmaps, kind == "relu")
 
 
 class MatchingLoss(HeatmapLoss):
     """The paper's loss (Eq. 1-3): a regularised earth mover's distance from each heatmap to its annotation.
 
-    The heatmap becomes suppliers, the annotation demanders, and the loss of a joint is the transport between them, in cells;
-    see ``transport.py``. It does not change when a heatmap is scaled (``relu``) or shifted (``softmax``).
+    The heatmap becomes suppliers, the annotation demanders, and the loss of a joint is the transport between them, in
+    cells; see ``transport.py``. It does not change when a heatmap is scaled (``relu``) or shifted (``softmax``).
 
     Args:
-        epsilon: Strength of the regulariser in units of the cost: for ``euclidean`` a length in cells, which plays the part
-            of the Gaussian's sigma.
+        epsilon: Strength of the regulariser in units of the cost: for ``euclidean`` a length in cells, which plays the
+            part of the Gaussian's sigma.
         regulariser: ``entropy`` or ``kl``.
         suppliers: ``softmax``, ``softplus``, ``relu`` or ``relu_plain``; see :func:`make_suppliers`.
         demanders: ``subpixel``, the four cells around the annotation, or ``naive``, the nearest one.
@@ -200,7 +204,7 @@ class MatchingLoss(HeatmapLoss):
         return f"epsilon={self.epsilon}, regulariser={self.regulariser!r}, suppliers={self.suppliers!r}"
 
 
-# --------------------------------------------------------------------------------------------------------------- controls
+# ----------------------------------------------------------------------------------------------------------- controls
 
 
 class GaussianMSE(HeatmapLoss):
@@ -210,7 +214,8 @@ class GaussianMSE(HeatmapLoss):
 
     Args:
         sigma: Width of the Gaussian in cells.
-        rounded: Whether it is centred on the nearest cell and cut off at 3 sigma, as in HRNet, or on the annotation itself.
+        rounded: Whether it is centred on the nearest cell and cut off at 3 sigma, as in HRNet, or on the annotation
+            itself.
     """
 
     def __init__(self, *, sigma: float = 1.0, rounded: bool = False) -> None:
@@ -298,7 +303,7 @@ def build_loss(name: str, **options: Any) -> HeatmapLoss:
     """
     if name not in LOSSES:
         raise ValueError(f"unknown loss {name!r}; known: {', '.join(LOSSES)}")
-    known = [option for option in inspect.signature(LOSSES[name]).parameters]
+    known = list(inspect.signature(LOSSES[name]).parameters)
     unknown = [option for option in options if option not in known]
     if unknown:
         raise ValueError(f"loss {name!r} has no option {unknown[0]!r}; it has: {', '.join(known) or 'none'}")

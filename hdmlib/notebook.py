@@ -23,8 +23,9 @@ def notebook_config(namespace: Mapping[str, Any]) -> Config:
     """The config that a notebook's parameters cell asks for; ``None`` there keeps the preset's value.
 
     Of an unknown ``-p`` name papermill only warns, so that a mistyped one would train the wrong thing. But the cell it
-    injects begins with ``# Parameters``, as the notebook's own does with ``# parameters``: every name assigned in the last
-    such cell must be a field of :class:`~hdmlib.config.Config`. Relative paths start where the user typed the command.
+    injects begins with ``# Parameters``, as the notebook's own does with ``# parameters``: every name assigned in the
+    last such cell must be a field of :class:`~hdmlib.config.Config`. Relative paths start where the user typed the
+    command.
 
     Args:
         namespace: The notebook's ``globals()``.

@@ -1,4 +1,4 @@
-"""Every figure: one style, one colour per loss, readable in grey. Numbers come in, figures go out, nothing is computed."""
+"""Every figure: one style, one colour per loss, readable in grey. Numbers in, figures out, nothing is computed."""
 
 from __future__ import annotations
 

@@ -1,7 +1,7 @@
 """What a run leaves behind: a record with its config, its curves, its scores and the machine it ran on.
 
-A record is plain JSON, checked when it is read. Records are named by the hash of the run's identity (``config.py``), so a
-record that exists answers the same question again without training.
+A record is plain JSON, checked when it is read. Records are named by the hash of the run's identity (``config.py``), so
+a record that exists answers the same question again without training.
 """
 
 from __future__ import annotations
@@ -24,7 +24,8 @@ class Evaluation(BaseModel):
     """The validation people seen through one state of the network.
 
     Attributes:
-        losses: Every loss of the registry on the raw heatmaps, mean over people; only the trained one is on its own ground.
+        losses: Every loss of the registry on the raw heatmaps, mean over people; only the trained one is on its own
+            ground.
         metrics: As ``metrics.scores`` names them; without those that this data has no ground for.
         per_joint: For each PCK threshold the percentage of each joint, ``None`` where no one has the joint labelled.
     """
@@ -68,7 +69,7 @@ class Record(BaseModel):
 
     @property
     def final(self) -> Evaluation:
-        """Scores after the last epoch. No epoch is picked by its score: the validation people are what is reported on."""
+        """Scores after the last epoch: none is picked by its score, since the same people are reported on."""
         return self.epochs[-1].validation
 
 

@@ -1,4 +1,4 @@
-"""A few people as arrays that figures can draw: what training is given, and what a network makes of people it has not seen."""
+"""A few people as arrays for figures: what training is given, and what a network makes of people it has not seen."""
 
 from __future__ import annotations
 
@@ -59,7 +59,7 @@ class Seen:
 
 
 def training_examples(config: Config, people: PoseDataset, count: int, sigma: float = 1.0) -> Examples:
-    """The first crops of the first training epoch, in the dataset's order, with targets of a Gaussian and the matching loss."""
+    """Augmented crops of the first people, with the targets of a Gaussian and of the matching loss."""
     batch = _batch(config, people, count, augmented=True)
     joints, weights, size = batch["joints"], batch["weights"], (config.input_height // 4, config.input_width // 4)
     gaussians = gaussian_map(joints, size, sigma) * weights[..., None, None]

@@ -148,9 +148,9 @@ def skeleton_from_names(
 ) -> Skeleton:
     """The skeleton of a dataset that lists its joints, as COCO's ``categories`` do.
 
-    A list that equals one of the known sets by name (any case, blanks for underscores) brings that set's constants; otherwise
-    flip pairs are read from the words *left* and *right* in the names and every OKS constant is ``DEFAULT_SIGMA``.
-    What is given explicitly always wins.
+    A list that equals one of the known sets by name (any case, blanks for underscores) brings that set's constants;
+    otherwise flip pairs are read from the words *left* and *right* in the names and every OKS constant is
+    ``DEFAULT_SIGMA``. What is given explicitly always wins.
 
     Args:
         joints: The ``K`` joint names.

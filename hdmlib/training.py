@@ -4,8 +4,8 @@ Config and people in; a trained network, its curves and a folder that survives b
 Hugging Face Accelerate, which brings devices, mixed precision and several processes.
 
 On one machine with one CPU thread the same config gives the same numbers, bit for bit, interrupted or not: only the
-initial weights are drawn here, and the loader's order and augmentation are functions of (seed, epoch, person). With other
-thread counts, machines or GPUs the last digits differ, and training amplifies that.
+initial weights are drawn here, and the loader's order and augmentation are functions of (seed, epoch, person). With
+other thread counts, machines or GPUs the last digits differ, and training amplifies that.
 """
 
 from __future__ import annotations
@@ -217,7 +217,7 @@ def _train_epoch(
         last = step == steps - 1
         if (last or step % CHECK_EVERY == 0) and not math.isfinite(total.item()):
             raise TrainingDiverged(
-                f"the {config.loss} loss is {value.item()} in epoch {epoch}, at or shortly before step {step + 1} of {steps}; "
+                f"the {config.loss} loss is {value.item()} in epoch {epoch}, at or before step {step + 1} of {steps}; "
                 f"lower lr (now {config.lr:g}) or set clip_norm; earlier epochs are saved"
             )
     return engine.reduce(total, reduction="mean").item() / steps
@@ -229,7 +229,7 @@ def _optimiser(config: Config, model: nn.Module) -> torch.optim.Optimizer:
 
 
 def _rate(config: Config, time: float) -> float:
-    """Learning rate after ``time`` epochs: a linear rise, then a half cosine to zero, or tenfold drops at milestones."""
+    """Learning rate after ``time`` epochs: a linear rise, then half a cosine to zero or tenfold drops at milestones."""
     if time < config.warmup_epochs:
         return config.lr * (time + 0.01) / (config.warmup_epochs + 0.01)
     if config.schedule == "step":
@@ -238,7 +238,7 @@ def _rate(config: Config, time: float) -> float:
     return config.lr * 0.5 * (1 + math.cos(math.pi * min(1.0, (time - config.warmup_epochs) / rest)))
 
 
-# ------------------------------------------------------------------------------------------------------------ evaluation
+# ----------------------------------------------------------------------------------------------------------- evaluation
 
 
 def heatmaps_of(config: Config, model: nn.Module, loss: nn.Module, images: Tensor, flip_order: tuple[int, ...]):
@@ -320,7 +320,7 @@ def evaluate(
     return Evaluation(losses=prediction.losses, metrics=metrics, per_joint=per_joint)
 
 
-# ------------------------------------------------------------------------------------------------------------ checkpoint
+# ----------------------------------------------------------------------------------------------------------- checkpoint
 
 
 def _save(path: Path, model: nn.Module, optimiser: Any, history: list[Epoch]) -> None:

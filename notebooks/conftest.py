@@ -1,4 +1,4 @@
-"""How pytest runs the notebooks: strictly, one kernel thread, from any folder, never on the results of an earlier run."""
+"""How pytest runs the notebooks: strictly, on one thread, from any folder, never on results of an earlier run."""
 
 import os
 import tempfile

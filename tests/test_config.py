@@ -55,6 +55,12 @@ def test_text_from_the_command_line_becomes_the_right_type():
     assert config.loss_options == {"epsilon": 0.5}
 
 
+def test_data_of_ones_own_is_not_cut_to_the_number_of_people_a_preset_draws():
+    assert make_config("laptop", dataset="coco").train_people is None
+    assert make_config("laptop", dataset="coco", train_people=5).train_people == 5
+    assert make_config("laptop").train_people == PRESETS["laptop"]["train_people"]
+
+
 def test_a_run_is_named_by_what_its_numbers_depend_on():
     name = make_config(seed=1).run_name("data")
     assert name == make_config(seed=1, workers=3, threads=2, resume=False, run_dir="x", device="cpu").run_name("data")

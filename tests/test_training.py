@@ -89,7 +89,7 @@ def test_a_loss_that_is_not_finite_stops_the_run_and_keeps_the_last_epoch(data, 
 
 
 def test_the_ground_truth_as_heatmaps_scores_perfectly(data, tmp_path):
-    """From crop to cells, through decoding, back to the photo: a network that drew the targets would find every joint."""
+    """From crop to cells, through decoding, back to the photo: the targets themselves would find every joint."""
     config = smoke(tmp_path, loss="gaussian_mse", decoder="dark", input_width=128, input_height=128)
     loader = evaluation_loader(config, data.val)
     batches = list(loader)
@@ -115,14 +115,17 @@ def test_the_ground_truth_as_heatmaps_scores_perfectly(data, tmp_path):
 
 @pytest.mark.parametrize(
     ("values", "told"),
-    [({"device": "cdua"}, "usable here: cpu|usable here: .*cpu"), ({"device": "cpu", "precision": "bf16"}, "needs a GPU")],
+    [
+        ({"device": "cdua"}, "usable here: cpu|usable here: .*cpu"),
+        ({"device": "cpu", "precision": "bf16"}, "needs a GPU"),
+    ],
 )
 def test_a_device_that_is_not_there(values, told):
     with pytest.raises(ConfigError, match=told):
         start_engine(make_config("smoke", **values))
 
 
-# ------------------------------------------------------------------------------------------------------------------ runs
+# --------------------------------------------------------------------------------------------------------------- runs
 
 
 def test_a_finished_run_is_not_trained_again(tmp_path):
@@ -163,7 +166,7 @@ def test_a_run_folder_that_cannot_be_written(tmp_path):
 
 
 def test_a_wrong_loss_option_stops_before_the_data_is_read(tmp_path):
-    with pytest.raises(ValueError, match="no option 'epsilom'.*epsilon"):
+    with pytest.raises(ValueError, match=r"no option 'epsilom'.*epsilon"):
         run(smoke(tmp_path, dataset="coco", data_root=tmp_path / "nothing", loss_options={"epsilom": 1}))
 
 

@@ -115,7 +115,7 @@ def _person(rng: np.random.Generator) -> tuple[str, Body]:
     It may face anywhere, but like the people of photographs most often the camera, which looks along -z.
     """
     stature, girth, lengths = sample_lengths(rng)
-    yaw = rng.normal(0, 80)
+    yaw = rng.normal(0, 55)
     for _ in range(6):
         stance, angles = sample_pose(rng)
         body = pose_body(angles, lengths, stature=stature, girth=girth, yaw=yaw)

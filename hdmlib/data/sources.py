@@ -49,7 +49,8 @@ def open_data(config: Config, progress: Callable[..., Any] | None = None) -> Dat
         root = embedded_dataset(
             format="coco", size=config.image_size, seed=config.data_seed, progress=progress, **counts
         )
-        name = f"embedded-v{GENERATOR_VERSION}-{config.image_size}px-seed{config.data_seed}-{counts['train']}-{counts['val']}"
+        name = f"embedded-v{GENERATOR_VERSION}-{config.image_size}px-seed{config.data_seed}"
+        name += f"-{counts['train']}-{counts['val']}"
         # a picture may show more than one person
         return Data(*(_first(read_coco(root, split), count) for split, count in counts.items()), name)
     if config.data_root is None:

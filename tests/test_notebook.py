@@ -1,0 +1,106 @@
+"""Parameters on their way from papermill, JupyterLab or the command line to a config."""
+
+import papermill
+import pytest
+from typer.testing import CliRunner
+
+from hdmlib import paths
+from hdmlib.__main__ import app, config_from
+from hdmlib.config import ConfigError
+from hdmlib.notebook import notebook_config, progress
+from hdmlib.paths import PROJECT_ROOT, caller_folder, from_caller
+
+NOTEBOOK = PROJECT_ROOT / "notebooks" / "02_train.ipynb"
+
+
+def test_values_of_the_parameters_cell_become_the_config():
+    namespace = {"preset": "smoke", "loss": "dot_mse", "epochs": None, "unrelated": 3, "In": [""]}
+    config = notebook_config(namespace)
+    assert (config.preset, config.loss, config.epochs) == ("smoke", "dot_mse", 2)
+
+
+def test_any_field_can_be_injected():
+    cells = ["", "# parameters\npreset = 'smoke'", "# Parameters\ninput_width = 96\n"]
+    assert notebook_config({"preset": "smoke", "input_width": 96, "In": cells}).input_width == 96
+
+
+def test_an_unknown_name_in_the_injected_cell_is_refused():
+    cells = ["", "# parameters\npreset: str = 'smoke'", "# Parameters\nlos = 'matching'\n"]
+    with pytest.raises(ConfigError, match="'los' is not known. Did you mean 'loss'"):
+        notebook_config({"preset": "smoke", "los": "matching", "In": cells})
+
+
+def test_a_corrected_cell_is_not_held_to_its_earlier_mistake():
+    cells = ["", "# parameters\nlos = 'x'", "# parameters\nloss = 'dot_mse'"]
+    assert notebook_config({"preset": "smoke", "loss": "dot_mse", "los": "x", "In": cells}).loss == "dot_mse"
+
+
+def test_relative_paths_start_where_the_command_was_typed(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)  # papermill: the kernel starts in the caller's folder
+    monkeypatch.setenv("PWD", "/somewhere/else")
+    assert caller_folder() == tmp_path
+    assert from_caller("data/x") == tmp_path / "data" / "x"
+
+
+def test_a_notebook_server_starts_the_kernel_elsewhere(tmp_path, monkeypatch):
+    monkeypatch.setattr(paths, "PROJECT_ROOT", tmp_path)
+    (tmp_path / "notebooks").mkdir()
+    monkeypatch.chdir(tmp_path / "notebooks")  # JupyterLab, nbval: in the notebook's folder
+    monkeypatch.setenv("PWD", str(tmp_path))
+    assert from_caller("../x") == tmp_path.parent / "x"
+
+
+def test_progress_is_silent_where_nobody_watches(capsys, monkeypatch):
+    monkeypatch.delenv("JPY_SESSION_NAME", raising=False)
+    assert list(progress(range(3), desc="x")) == [0, 1, 2]
+    assert capsys.readouterr() == ("", "")
+
+
+def test_papermill_stops_at_a_mistyped_name(tmp_path):
+    with pytest.raises(papermill.PapermillExecutionError, match="'epoch' is not known. Did you mean 'epochs'"):
+        papermill.execute_notebook(
+            NOTEBOOK, tmp_path / "out.ipynb", {"epoch": 1}, progress_bar=False, cwd=tmp_path, kernel_name="python3"
+        )
+
+
+def test_papermill_runs_the_notebook_with_other_parameters(tmp_path, monkeypatch):
+    monkeypatch.setenv("HDMLIB_RUNS", str(tmp_path / "runs"))
+    done = papermill.execute_notebook(
+        NOTEBOOK, tmp_path / "out.ipynb", {"preset": "smoke", "loss": "soft_argmax"}, progress_bar=False, cwd=tmp_path
+    )
+    text = str(done)
+    assert "PCKh@0.5 after training with soft_argmax" in text
+    assert text.count("'image/png'") == 3
+    assert len(list((tmp_path / "runs").glob("*soft_argmax*/record.json"))) == 1
+
+
+# ----------------------------------------------------------------------------------------------------- command line
+
+
+def test_words_become_a_config(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    config = config_from(["preset=smoke", "loss=dot_mse", "data_root=here", "epochs=3"])
+    assert (config.loss, config.epochs, config.data_root) == ("dot_mse", 3, tmp_path / "here")
+
+
+def test_the_command_line_trains_and_then_shows(tmp_path):
+    words = ["train", "preset=smoke", "epochs=1", f"run_dir={tmp_path}"]
+    first, again = CliRunner().invoke(app, words), CliRunner().invoke(app, words)
+    assert (first.exit_code, again.exit_code) == (0, 0)
+    assert "epoch   1" in first.output
+    assert "\ntrained: " in first.output
+    assert "\nfinished earlier: " in again.output
+
+
+@pytest.mark.parametrize("word", ["loss", "loss=matchng", "los=matching", "preset=x"])
+def test_a_wrong_word_ends_with_a_message_and_no_traceback(word):
+    result = CliRunner().invoke(app, ["train", word])
+    assert result.exit_code == 2
+    assert "error: " in result.output
+    assert "Traceback" not in result.output
+
+
+def test_the_parameters_are_listed():
+    output = CliRunner().invoke(app, ["parameters"]).output
+    assert "batch_size" in output
+    assert "coco_w48_384x288" in output
