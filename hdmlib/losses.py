@@ -15,9 +15,10 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.autograd.function import once_differentiable
 
 from hdmlib.heatmaps import DEMANDERS, demanders, dot_map, gaussian_map, inside
-from hdmlib.transport import COSTS, REGULARISERS, transport
+from hdmlib.transport import COSTS, REGULARISERS, maps_at_once, solve
 
 
 class HeatmapLoss(nn.Module):
@@ -88,41 +89,10 @@ def _one_of(name: str, value: str, known: tuple[str, ...]) -> str:
 # ----------------------------------------------------------------------------------------------------------- matching
 
 
+# Marginal error that training bears: the gradient's own is smaller still. In float64 the solver's default holds.
+_TOLERANCE = {torch.float32: 1e-5}
 # Below this peak a map's gradient stops growing as the map shrinks.
 MASS_FLOOR = 1e-4
-
-
-class _Relu(torch.autograd.Function):
-    """ReLU and normalisation: S = relu(h) / sum relu(h), with the gradient (g - <g, S>) / sum relu(h) on positive
-    cells.
-
-    A cell at or below zero gets none from the plain ReLU, and a map without a positive cell, 0/0, is never heard of
-    again. *One-sided*, a gradient passes through the ReLU unless it would push a cell that is not positive still lower:
-    the projected gradient of the constraint h >= 0. A map without a positive cell counts as flat, S = 1 / cells.
-    """
-
-    @staticmethod
-    def forward(ctx, heatmaps: Tensor, one_sided: bool) -> Tensor:
-        positive = heatmaps.clamp(min=0)
-        top = positive.amax(dim=(-2, -1), keepdim=True)
-        tiny = torch.finfo(top.dtype).tiny
-        scaled = torch.where(top >= tiny, positive / top.clamp(min=tiny), 1.0)  # no overflow, no 0/0
-        total = scaled.sum(dim=(-2, -1), keepdim=True)
-        supply = scaled / total
-        # The gradient grows as the mass shrinks, without end; below a peak of MASS_FLOOR it no longer does.
-        mass = torch.where(top >= tiny, total * top.clamp(min=MASS_FLOOR), total)
-        ctx.save_for_backward(supply, mass, heatmaps > 0)
-        ctx.one_sided = one_sided
-        return supply
-
-    @staticmethod
-    @torch.autograd.function.once_differentiable
-    def backward(ctx, grad: Tensor):
-        supply, mass, positive = ctx.saved_tensors
-        centred = (grad - (grad * supply).sum(dim=(-2, -1), keepdim=True)) / mass
-        allowed = positive | (centred < 0) if ctx.one_sided else positive
-        return torch.where(allowed, centred, 0.0), None
-
 
 SUPPLIERS = ("softmax", "softplus", "relu", "relu_plain")
 
@@ -133,20 +103,100 @@ def make_suppliers(heatmaps: Tensor, kind: str) -> Tensor:
     Args:
         heatmaps: (..., H, W).
         kind: ``relu_plain``, the supplement's max(h, 0) / sum max(h, 0); ``relu``, the same with a one-sided gradient,
-            which can raise cells from below zero; ``softplus`` log(1 + exp h), normalised; ``softmax`` exp h,
-            normalised.
+            which
+            can raise cells from below zero; ``softplus`` log(1 + exp h), normalised; ``softmax`` exp h, normalised. A
+            map without a positive cell, 0/0 for the first two, counts as flat.
 
     Returns:
         (..., H, W), not negative, each map of mass 1.
     """
-    if kind == "softmax":
-        return heatmaps.flatten(-2).softmax(dim=-1).view_as(heatmaps)
+    if kind in ("relu", "relu_plain"):
+        positive = heatmaps.clamp(min=0)
+        peak = positive.amax(dim=(-2, -1), keepdim=True)
+        tiny = torch.finfo(peak.dtype).tiny
+        scaled = torch.where(peak >= tiny, positive / peak.clamp(min=tiny), 1.0)  # no overflow, no 0/0
+        return scaled / scaled.sum(dim=(-2, -1), keepdim=True)
     if kind == "softplus":
-        positive = nn.functional.softplus(heatmaps)
-        tiny = torch.finfo(heatmaps.dtype).tiny
-        positive = positive / positive.detach().amax(dim=(-2, -1), keepdim=True).clamp(min=tiny)
-        return positive / positive.sum(dim=(-2, -1), keepdim=True).clamp(min=tiny)
-    return _Relu.apply(heatmaps, kind == "relu")
+        # the logarithm of softplus, which is h itself from where exp h is below the rounding
+        heatmaps = torch.where(heatmaps < -15, heatmaps, nn.functional.softplus(heatmaps.clamp(min=-15)).log())
+    return heatmaps.flatten(-2).softmax(dim=-1).view(heatmaps.shape)
+
+
+def _pull_back(potential: Tensor, supply: Tensor, heatmaps: Tensor, kind: str) -> Tensor:
+    """dE/dh from dE/dS, which it overwrites: the chain rule through :func:`make_suppliers`.
+
+    With g = dE/dS - <S, dE/dS> it is S g for the softmax and g / sum max(h, 0) on the positive cells for the plain
+    ReLU. A cell at or below zero gets none from that, and a map without a positive cell is never heard of again.
+    *One-sided*, g passes unless it would push a cell that is not positive still lower: the projected gradient of the
+    constraint h >= 0.
+    """
+    potential -= torch.linalg.vecdot(potential.flatten(1), supply.flatten(1))[:, None, None]
+    if kind == "softmax":
+        return potential.mul_(supply)
+    if kind == "softplus":
+        growth = torch.where(heatmaps < -15, 1.0, heatmaps.sigmoid() / nn.functional.softplus(heatmaps.clamp(min=-15)))
+        return potential.mul_(supply).mul_(growth)
+    # S = scaled / sum scaled with scaled = max(h, 0) / peak. The gradient grows as the mass sum max(h, 0) shrinks,
+    # without end; below a peak of MASS_FLOOR it no longer does.
+    peak = heatmaps.clamp(min=0).amax(dim=(-2, -1), keepdim=True)
+    scaled_mass = 1 / supply.amax(dim=(-2, -1), keepdim=True)
+    potential /= scaled_mass * torch.where(peak >= torch.finfo(peak.dtype).tiny, peak.clamp(min=MASS_FLOOR), 1.0)
+    allowed = heatmaps > 0
+    if kind == "relu":
+        allowed |= potential < 0
+    return potential.mul_(allowed)
+
+
+@torch.library.custom_op("hdmlib::matching", mutates_args=())
+def _matching(
+    heatmaps: Tensor,
+    points: Tensor,
+    shares: Tensor,
+    suppliers: str,
+    epsilon: float,
+    regulariser: str,
+    cost: str,
+    tau: float,
+) -> tuple[Tensor, Tensor]:
+    """E (G,) of heatmaps (G, H, W) and their demanders, and dE/dh (G, H, W): in one go, a few maps at a time.
+
+    An operator of its own, so that ``torch.compile`` takes it as it is.
+    """
+    value, gradient = (
+        heatmaps.new_empty(len(heatmaps)),
+        torch.empty_like(heatmaps, memory_format=torch.contiguous_format),
+    )
+    group = maps_at_once(heatmaps)
+    for start in range(0, len(heatmaps), group):
+        now = slice(start, start + group)
+        supply = make_suppliers(heatmaps[now], suppliers)
+        solution = solve(
+            supply, points[now], shares[now], epsilon,
+            regulariser=regulariser, cost=cost, tau=tau, tolerance=_TOLERANCE.get(heatmaps.dtype),
+        )  # fmt: skip
+        value[now] = solution.value
+        gradient[now] = _pull_back(solution.gradient, supply, heatmaps[now], suppliers)
+    return value, gradient
+
+
+@_matching.register_fake
+def _(heatmaps, points, shares, suppliers, epsilon, regulariser, cost, tau):
+    return heatmaps.new_empty(len(heatmaps)), torch.empty_like(heatmaps, memory_format=torch.contiguous_format)
+
+
+class _Matching(torch.autograd.Function):
+    """:func:`_matching` with its gradient for autograd; a second derivative is refused."""
+
+    @staticmethod
+    def forward(ctx, heatmaps, points, shares, *options):
+        value, gradient = _matching(heatmaps, points, shares, *options)
+        ctx.save_for_backward(gradient)
+        return value
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx, grad):
+        return grad[:, None, None] * ctx.saved_tensors[0], *[None] * 7
 
 
 class MatchingLoss(HeatmapLoss):
@@ -191,10 +241,10 @@ class MatchingLoss(HeatmapLoss):
 
     def per_joint(self, heatmaps: Tensor, joints: Tensor, weights: Tensor) -> Tensor:
         points, shares = demanders(joints, heatmaps.shape[-2:], self.demanders)
-        distance = transport(
-            make_suppliers(heatmaps, self.suppliers), points, shares, self.epsilon,
-            regulariser=self.regulariser, cost=self.cost, tau=self.tau, tolerance=1e-5,
-        )  # fmt: skip
+        distance = _Matching.apply(
+            heatmaps.flatten(0, 1), points.flatten(0, 1), shares.flatten(0, 1),
+            self.suppliers, self.epsilon, self.regulariser, self.cost, self.tau,
+        ).unflatten(0, weights.shape)  # fmt: skip
         return weights * distance
 
     def readout(self, heatmaps: Tensor) -> Tensor:

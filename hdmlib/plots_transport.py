@@ -1,6 +1,6 @@
 """The figures of notebook 01: masses, costs, plans, potentials on a heatmap's cells. Numbers come in, figures go out.
 
-A map is an (H, W) array or tensor whose cell (row i, column j) is centred on (x, y) = (j, i); points are (x, y) in cells.
+A map is an (H, W) array or tensor whose cell in row i, column j is centred on (x, y) = (j, i); points are in cells.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ import matplotlib.pyplot as plt
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.collections import LineCollection
-from matplotlib.colors import to_rgb
+from matplotlib.colors import to_rgb, to_rgba_array
 from matplotlib.figure import Figure
 from numpy.typing import ArrayLike
 
@@ -100,23 +100,17 @@ def plans(suppliers: ArrayLike, flows: Mapping[str, ArrayLike], points: ArrayLik
     figure, row = plt.subplots(
         1, len(flows), figsize=(5.1 * len(flows), 3.7), squeeze=False, layout="constrained", sharey=True
     )
-    y, x = np.divmod(np.arange(suppliers.size), suppliers.shape[1])
     for axes, (title, plan) in zip(row[0], flows.items(), strict=True):
         axes.imshow(suppliers, cmap="Greys", vmin=0, vmax=1.8 * suppliers.max())
         plan = np.asarray(plan)
-        for m, point in enumerate(points):
-            sending = plan[:, m] > 1e-4 * plan.max()  # what would be too thin to see
-            ends = np.broadcast_to(point, (sending.sum(), 2))
-            lines = np.stack([np.stack([x[sending], y[sending]], axis=1), ends], axis=1)
-            widths = 1.2 + 60 * plan[sending, m]
-            axes.add_collection(
-                LineCollection(
-                    lines,
-                    colors=DEMANDER_COLOURS[m],
-                    linewidths=widths,
-                    alpha=np.clip(0.18 + 14 * plan[sending, m], 0, 0.85),
-                )
-            )
+        sender, receiver = np.nonzero(plan > 1e-4 * plan.max())  # less could not be seen
+        mass = plan[sender, receiver]
+        order = np.argsort(mass)  # the heaviest on top
+        sender, receiver, mass = sender[order], receiver[order], mass[order]
+        cells = np.stack([sender % suppliers.shape[1], sender // suppliers.shape[1]], axis=1)
+        colours = to_rgba_array(np.array(DEMANDER_COLOURS)[receiver], alpha=np.clip(0.18 + 14 * mass, 0, 0.85))
+        lines = np.stack([cells, points[receiver]], axis=1)
+        axes.add_collection(LineCollection(lines, colors=colours, linewidths=1.2 + 60 * mass))
         axes.scatter(*points.T, s=46, c=DEMANDER_COLOURS[: len(points)], edgecolors="black", linewidths=0.8, zorder=3)
         _frame(axes, title)
     return figure
@@ -159,7 +153,7 @@ def territories(
         upper.imshow(np.clip(np.asarray(shares[title]) @ palette, 0, 1))
         upper.scatter(*points.T, s=26, c=palette, edgecolors="white", linewidths=0.9, zorder=3)
         _frame(upper, title)
-        lower.imshow(asked[title], cmap=MASS, vmin=0)
+        lower.imshow(np.asarray(asked[title]), cmap=MASS, vmin=0)
         lower.plot(*joint, **ANNOTATION)
         _frame(lower, "")
     grid[0, 0].set_ylabel("served demander")
@@ -168,7 +162,7 @@ def territories(
 
 
 def conventions(minimisers: Mapping[tuple[str, str], ArrayLike], joint: ArrayLike, reach: float = 5.5) -> Figure:
-    """Minimisers of the loss around the annotation: a row per epsilon, a column per convention, each map on its own scale.
+    """Minimisers of the loss, a row per epsilon, a column per convention, each map on its own scale.
 
     Args:
         minimisers: (row's name, column's name) -> (H, W).
@@ -183,7 +177,7 @@ def conventions(minimisers: Mapping[tuple[str, str], ArrayLike], joint: ArrayLik
     x, y = (float(coordinate) for coordinate in joint)
     for (row, column), values in minimisers.items():
         axes = grid[rows.index(row), columns.index(column)]
-        axes.imshow(values, cmap=MASS, vmin=0)
+        axes.imshow(np.asarray(values), cmap=MASS, vmin=0)
         axes.plot(x, y, **ANNOTATION)
         _frame(axes, column if row == rows[0] else "")
         axes.set(xlim=(x - reach, x + reach), ylim=(y + reach, y - reach))

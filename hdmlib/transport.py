@@ -1,20 +1,23 @@
 """Entropic transport from a heatmap to a few points: its value, and its dual potential, which is the gradient.
 
-Suppliers S_n sit on the cells of a map, demanders D_m on a few points; moving mass from n to m costs C_nm, a function of their
-distance in cells. Over plans P with marginals S and D,
+Suppliers S_n sit on the cells of a map, demanders D_m on a few points; moving mass from n to m costs C_nm, a function
+of their distance in cells. Over plans P with marginals S and D,
 
     E_kl      = min_P <P, C> + eps KL(P | S x D)                                      ``kl``
     E_entropy = min_P <P, C> + eps sum P log P                                        ``entropy``: POT's and Cuturi's
               = E_kl + eps (sum S log S + sum D log D)
+    E_debiased = E_kl(S, D) - E_kl(S, S) / 2 - E_kl(D, D) / 2                         ``debiased``: least at S = D
 
 There are only M demanders, so the problem is solved for their potentials b (the semi-dual: concave, smooth):
 
     E_kl = max_b <S, a(b)> + <D, b>,    a_n(b) = -eps log sum_m D_m exp((b_m - C_nm) / eps)
 
-With p_nm = D_m exp((a_n + b_m - C_nm) / eps), the share of cell n that goes to m, and q_m = sum_n S_n p_nm, the mass that arrives
-at m, its gradient is D - q and its Hessian -(diag q - sum_n S_n p_n p_n^T) / eps: M x M, so Newton's method is cheap. The
-gradient of E_kl with respect to S is a, and of E_entropy a + eps log S, each up to a constant: Eq. 3 of the paper. ``a`` exists
-on cells without mass, too.
+With p_nm = D_m exp((a_n + b_m - C_nm) / eps), the share of cell n that goes to m, and q_m = sum_n S_n p_nm, the mass
+that arrives at m, its gradient is D - q and its Hessian -(diag q - sum_n S_n p_n p_n^T) / eps: M x M, so Newton's
+method is cheap. The gradient of E_kl with respect to S is a, and of E_entropy a + eps log S, each up to a constant: Eq.
+3 of the paper. ``a`` exists on cells without mass, too. ``debiased`` subtracts the potential of the transport from S to
+itself, which has as many demanders as cells and is found by Sinkhorn's iteration: right, and some hundred times slower
+than the other two.
 """
 
 from __future__ import annotations
@@ -32,17 +35,19 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
-REGULARISERS = ("kl", "entropy")
+REGULARISERS = ("kl", "entropy", "debiased")
 COSTS = ("euclidean", "sqeuclidean", "saturating")
 # Marginal errors to stop at, with room for their own rounding below the promised 1e-6 and 1e-10.
 TOLERANCE = {torch.float32: 5e-7, torch.float64: 5e-11}
 MAX_EVALUATIONS = 60
+MOST_DEMANDERS = 16
 # Longest Newton step in b / eps: e^20 is as far as the shares of the demanders can change in one.
 LONGEST_STEP = 20.0
-# log S is cut off here: a cell without mass has an infinite derivative of S log S, and nothing is gained by an infinite pull.
+# log S is cut off here: a cell without mass has an infinite derivative of S log S, and nothing is gained by an infinite
+# pull.
 SMALLEST_SUPPLY = 1e-16
 # Cells solved together, so that what belongs to them stays in a core's cache.
-CELLS_AT_ONCE = {"cpu": 40_000, "cuda": 5_000_000}
+CELLS_AT_ONCE = {"cpu": 50_000, "cuda": 5_000_000}
 # Where the spread of the costs exceeds so many epsilon, exp(-C / eps) leaves the range of the type.
 _RANGE = {torch.float32: 20.0, torch.float64: 300.0}
 _BLOCK = ((0, 0), (1, 0), (0, 1), (1, 1))
@@ -86,16 +91,19 @@ def transport(
 
     Args:
         suppliers: (..., H, W) float32 or float64, not negative, each map of mass 1.
-        points: (..., M, 2) as (x, y) in cells.
-        weights: (..., M), not negative, of sum 1.
+        points: (..., M, 2) as (x, y) in cells, M from 1 to 16, anywhere.
+        weights: (..., M), not negative, of sum 1; a point of weight 0 takes no part.
         epsilon: Strength of the regulariser, in the units of the cost.
-        regulariser: ``kl`` or ``entropy``.
+        regulariser: ``kl``, ``entropy`` or ``debiased``.
         cost: ``euclidean`` d, ``sqeuclidean`` d^2, or ``saturating`` tau (1 - exp(-d / tau)).
         tau: Length in cells of the saturating cost.
         tolerance: Largest L1 error of the marginal D; 1e-6 in float32 and 1e-10 in float64 by default.
 
     Returns:
         (...) values. Their derivative is the dual potential itself; nothing is differentiated through the iterations.
+
+    Raises:
+        ValueError: If a shape, a name or a number is none of the above.
 
     Warns:
         TransportWarning: If the tolerance was not reached in ``MAX_EVALUATIONS`` evaluations.
@@ -133,6 +141,7 @@ def solve(
     tolerance: float | None = None,
 ) -> Solution:
     """The transport with its potentials; arguments as for :func:`transport`."""
+    _check(suppliers, points, weights, epsilon, regulariser, cost, tau)
     *batch, height, width = suppliers.shape
     maps = suppliers.reshape(-1, height * width)
     points = points.expand(*batch, *points.shape[-2:]).reshape(len(maps), -1, 2).double()
@@ -142,19 +151,25 @@ def solve(
 
     value, gradient = maps.new_empty(len(maps)), torch.empty_like(maps)
     demand, error, evaluations = torch.empty_like(weights), torch.empty_like(weights[:, 0]), 0
-    group = max(1, CELLS_AT_ONCE.get(maps.device.type, 40_000) // maps.shape[1])
+    group = maps_at_once(suppliers)
     costs_of = _costs(maps, points, (height, width), cost, tau, epsilon)
     for start in range(0, len(maps), group):
         now = slice(start, start + group)
         costs = costs_of(now)
         demand[now], error[now], count = _maximise(costs, weights[now], epsilon, tolerance)
         evaluations = max(evaluations, count)
-        costs.potential(out=gradient[now])
-        if regulariser == "entropy":
-            gradient[now] += epsilon * maps[now].clamp(min=SMALLEST_SUPPLY).log_()
+        costs.potential(gradient[now], entropy=regulariser == "entropy")
         value[now] = torch.linalg.vecdot(maps[now], gradient[now])
     if regulariser == "entropy":
         value += epsilon * torch.xlogy(weights, weights).sum(dim=1).to(maps.dtype)
+    if regulariser == "debiased":
+        own, own_error = _self_potential(maps, (height, width), cost, tau, epsilon, tolerance)
+        between = _cost((points[:, :, None] - points[:, None]).square().sum(dim=3), cost, tau) / epsilon
+        among = lambda exponents: (exponents[:, None] - between).logsumexp(dim=2)  # noqa: E731
+        own_demand, _ = _symmetric_sinkhorn(weights, among, epsilon, tolerance)
+        value -= torch.linalg.vecdot(maps, own) + torch.linalg.vecdot(weights, own_demand).to(maps.dtype)
+        gradient -= own
+        error = torch.maximum(error, own_error)
     if len(maps) and not error.max() <= tolerance:
         warnings.warn(
             f"transport: {int((~(error <= tolerance)).sum())} of {len(maps)} maps stopped at a marginal error of up to "
@@ -188,16 +203,45 @@ class _Costs(Protocol):
     def moments(self) -> NDArray[np.float64]:
         """sum_n S_n p_n p_n^T (G, M, M) at the exponents last given."""
 
-    def potential(self, out: Tensor) -> None:
-        """a (G, N) at the exponents last given."""
+    def potential(self, out: Tensor, *, entropy: bool) -> None:
+        """a (G, N) at the exponents last given; with ``entropy`` a + eps log S."""
+
+
+def _check(
+    suppliers: Tensor, points: Tensor, weights: Tensor, epsilon: float, regulariser: str, cost: str, tau: float
+) -> None:
+    for name, value, known in (("regulariser", regulariser, REGULARISERS), ("cost", cost, COSTS)):
+        if value not in known:
+            raise ValueError(f"{name} {value!r} is not known; known: {', '.join(known)}")
+    for name, number in (("epsilon", epsilon), ("tau", tau)):
+        if not (math.isfinite(number) and number > 0):
+            raise ValueError(f"{name} must be a positive number, got {number!r}")
+    if suppliers.dtype not in TOLERANCE:
+        raise ValueError(f"suppliers must be float32 or float64, got {suppliers.dtype}")
+    if suppliers.ndim < 2 or points.ndim < 2 or points.shape[-1] != 2 or weights.shape[-1:] != points.shape[-2:-1]:
+        raise ValueError(
+            "transport takes suppliers (..., H, W), points (..., M, 2) and weights (..., M), got "
+            f"{tuple(suppliers.shape)}, {tuple(points.shape)} and {tuple(weights.shape)}"
+        )
+    if not 1 <= points.shape[-2] <= MOST_DEMANDERS:
+        raise ValueError(f"transport takes 1 to {MOST_DEMANDERS} points a map, got {points.shape[-2]}")
+    for name, mass in (("suppliers", suppliers.sum(dim=(-2, -1))), ("weights", weights.sum(dim=-1))):
+        if ((mass - 1).abs() > 1e-3).any():
+            worst = mass.flatten()[(mass - 1).abs().argmax()]
+            raise ValueError(f"{name} must sum to 1 over each map; the furthest sum is {worst:.4g}")
+
+
+def maps_at_once(maps: Tensor) -> int:
+    """How many of the maps (..., H, W) are solved together."""
+    return max(1, CELLS_AT_ONCE.get(maps.device.type, 50_000) // (maps.shape[-2] * maps.shape[-1]))
 
 
 def _maximise(costs: _Costs, weights: Tensor, epsilon: float, tolerance: float) -> tuple[Tensor, Tensor, int]:
     """Maximise the semi-dual by Newton's method, from a large epsilon down to the one asked for.
 
-    At a small epsilon the semi-dual is a staircase on which the method is lost unless it starts near the top, but b hardly
-    moves with epsilon: each stage starts from the b of the one before. A step past the top, beyond which the semi-dual falls
-    more steeply than it rose at the start, is taken back in part, and the next ones are shorter.
+    At a small epsilon the semi-dual is a staircase on which the method is lost unless it starts near the top, but b
+    hardly moves with epsilon: each stage starts from the b of the one before. A step past the top, beyond which the
+    semi-dual falls more steeply than it rose at the start, is taken back in part, and the next ones are shorter.
 
     All that is done here is done to (G, M) and (G, M, M) numbers: in numpy, whose calls cost a fraction of torch's.
 
@@ -253,29 +297,31 @@ def _newton_step(
     moments: NDArray[np.float64],
     radius: NDArray[np.float64],
 ) -> tuple[NDArray[np.float64], bool]:
-    """The step in b / eps from marginals q = D - missing (G, M), no longer than ``radius``; and whether all q are near D.
+    """The step in b / eps from marginals q = D - missing (G, M), at most ``radius`` long; and whether all q are near D.
 
     Newton's step for log q = log D: where all cells divide their mass alike it is Sinkhorn's, exact at once, and near
     the solution it is that for q = D, which takes its place where it does not lead upwards.
     """
-    count = demand.shape[1]
-    asked = demand > 0
-    ratio = np.log(np.divide(demand, q, out=np.ones_like(q), where=asked))
-    # diag q - moments, with q as the moments' own sums: never indefinite, whatever is rounded. Constants, to which it is
-    # blind, are ruled out by q q^T; a ridge that vanishes with the error holds where it is flat.
+    idle = (demand == 0).astype(q.dtype)  # demanders of weight 0: their equation becomes step = 0
+    ratio = np.log((demand + idle) / (q + idle))
+    # diag q - moments, with q as the moments' own sums: never indefinite, whatever is rounded. Constants, to which it
+    # is blind, are ruled out by q q^T; a ridge that vanishes with the error holds where it is flat.
     ridge = 1e-3 * np.abs(missing).sum(axis=1, keepdims=True) + 1e-12
     matrix = q[:, :, None] * q[:, None, :] - moments
-    matrix[:, range(count), range(count)] += np.where(asked, moments.sum(axis=2) + ridge * q + 1e-300, 1.0)
-    by_ratio = q * (ratio - (q * ratio).sum(axis=1, keepdims=True))
-    steps = np.linalg.solve(matrix, np.stack([by_ratio, missing], axis=2))
-    uphill = (missing * steps[:, :, 0]).sum(axis=1, keepdims=True) > 0
+    diagonal = matrix.reshape(len(q), -1)[:, :: q.shape[1] + 1]
+    diagonal += moments.sum(axis=2) + (ridge * q + idle + 1e-300)
+    sides = np.empty((*q.shape, 2))
+    sides[:, :, 0] = q * (ratio - (q * ratio).sum(axis=1, keepdims=True))
+    sides[:, :, 1] = missing
+    steps = np.linalg.solve(matrix, sides)
+    uphill = (missing[:, None, :] @ steps[:, :, :1])[:, 0] > 0
     step = np.where(uphill, steps[:, :, 0], steps[:, :, 1])
     step -= (demand * step).sum(axis=1, keepdims=True)
     longest = np.abs(step).max(axis=1, keepdims=True)
-    return step * np.minimum(1, radius / longest.clip(min=1e-300)), bool(np.abs(ratio).max() < 2)
+    return step * (radius / np.maximum(longest, radius)), bool(np.abs(ratio).max() < 2)
 
 
-# --------------------------------------------------------------------------------------------------- costs, in two ways
+# ---------------------------------------------------------------------------------------------- costs, in two ways
 
 
 def _costs(
@@ -324,8 +370,11 @@ class _PointCosts:
     def moments(self) -> NDArray[np.float64]:
         return ((self.share * self.supply[:, None]) @ self.share.mT).cpu().numpy()
 
-    def potential(self, out: Tensor) -> None:
-        out.copy_(self.exponents.logsumexp(dim=1).mul_(-self.epsilon))
+    def potential(self, out: Tensor, *, entropy: bool) -> None:
+        log = self.exponents.logsumexp(dim=1)
+        if entropy:
+            log -= self.supply.clamp(min=SMALLEST_SUPPLY).log()
+        out.copy_(log.mul_(-self.epsilon))
 
 
 class _BlockCosts:
@@ -358,10 +407,12 @@ class _BlockCosts:
         products = torch.bmm(self.kernel * self.sent.div_(self.total), self.kernel.mT).double().cpu().numpy()
         return products * self.factors[:, :, None] * self.factors[:, None, :]
 
-    def potential(self, out: Tensor) -> None:
+    def potential(self, out: Tensor, *, entropy: bool) -> None:
+        if entropy:
+            self.total /= self.supply.clamp(min=SMALLEST_SUPPLY)  # one logarithm for both: that of total / S
+        log = self.total[:, 0].log_().add_(torch.from_numpy(self.top).to(self.total))
         nearest = self._windows(_nearest_costs(*self.table, out.dtype, out.device))[:, 0]
-        log_total = self.total[:, 0].log_().add_(torch.from_numpy(self.top).to(self.total))
-        torch.sub(nearest, log_total, alpha=self.epsilon, out=out)
+        torch.sub(nearest, log, alpha=self.epsilon, out=out)
 
     def _windows(self, table: Tensor) -> Tensor:
         """Of a table (T, 2H - 1, 2W - 1) over all offsets the part that each map needs: (G, T, N)."""
@@ -391,3 +442,60 @@ def _block_kernel(
 @lru_cache(maxsize=32)
 def _nearest_costs(size: tuple[int, int], cost: str, tau: float, dtype: torch.dtype, device: torch.device) -> Tensor:
     return _block_costs(size, cost, tau)[1][None].to(device, dtype)
+
+
+# ------------------------------------------------------------------------------------------- a distribution to itself
+
+
+def _self_potential(
+    maps: Tensor, size: tuple[int, int], cost: str, tau: float, epsilon: float, tolerance: float
+) -> tuple[Tensor, Tensor]:
+    """The potential f (B, N) of E_kl(S, S) = 2 <S, f>, half its gradient, and the marginal errors (B,).
+
+    The cost between two cells depends on their rows only through the distance of the rows: H blocks of W x W numbers
+    hold all.
+    """
+    height, width = size
+    x = torch.arange(width, dtype=torch.float64, device=maps.device)
+    y = torch.arange(height, dtype=torch.float64, device=maps.device)
+    blocks = _cost(y[:, None, None] ** 2 + (x[:, None] - x) ** 2, cost, tau) / epsilon  # (row distance, W, W)
+    away = (y[:, None] - y).abs().long()
+    # where the kernel has no number for the farthest cells, logarithms do, for many times the work
+    in_range = bool(blocks.max() < 2 * _RANGE[torch.float64])
+    kernel = torch.exp(-blocks) if in_range else blocks
+
+    def log_sum(exponents: Tensor) -> Tensor:
+        if in_range:
+            top = exponents.amax(dim=1, keepdim=True)
+            mass = (exponents - top).exp().T  # (N, B)
+            rows = [kernel[away[row]].transpose(0, 1).reshape(width, -1) @ mass for row in range(height)]
+            return torch.cat(rows).log().T + top
+        costs = (kernel[away[row]].transpose(0, 1).reshape(width, -1) for row in range(height))
+        return torch.cat([(exponents[:, None] - rows).logsumexp(dim=2) for rows in costs], dim=1)
+
+    potential, error = torch.empty_like(maps), torch.empty_like(maps[:, 0], dtype=torch.float64)
+    group = maps_at_once(maps.unflatten(1, size))
+    for start in range(0, len(maps), group):
+        now = slice(start, start + group)
+        potential[now], error[now] = _symmetric_sinkhorn(maps[now].double(), log_sum, epsilon, tolerance)
+    return potential, error
+
+
+def _symmetric_sinkhorn(
+    mass: Tensor, log_sum: Callable[[Tensor], Tensor], epsilon: float, tolerance: float
+) -> tuple[Tensor, Tensor]:
+    """The f with f_n = -eps log sum_l S_l exp((f_l - C_nl) / eps), for S = ``mass`` (B, N), and the errors (B,).
+
+    Two thirds of the way at a time: with kernels exp(-C / eps) that are positive definite, as ours, what is missing
+    shrinks to a third in each iteration, whatever the map. ``log_sum`` gives log sum_l exp(e_l - C_nl / eps) for
+    exponents e (B, N).
+    """
+    f = torch.zeros_like(mass)
+    for _ in range(MAX_EVALUATIONS):
+        target = -epsilon * log_sum(f / epsilon + mass.log())
+        sent = torch.where(mass > 0, mass * torch.exp((f - target) / epsilon), 0.0)
+        error = (sent - mass).abs().sum(dim=1)
+        if error.max() <= tolerance:
+            break
+        f = f + (target - f) * 2 / 3
+    return target, error

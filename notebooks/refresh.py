@@ -22,13 +22,12 @@ os.environ.setdefault("HDMLIB_RUNS", tempfile.mkdtemp(prefix="hdmlib-runs-"))
 def refresh(path: Path) -> None:
     """Run one notebook from the top and write it back."""
     notebook = nbformat.read(path, as_version=4)
-    # the log level keeps ipykernel from printing about its transport at each start
-    kernel = {"extra_arguments": ["--IPKernelApp.log_level=40"]}
     client = NotebookClient(
         notebook, timeout=900, kernel_name="python3", record_timing=False, store_widget_state=False,
         resources={"metadata": {"path": str(FOLDER)}},
+        extra_arguments=["--IPKernelApp.log_level=40"],  # else it prints about its transport at each start
     )  # fmt: skip
-    client.execute(**kernel)
+    client.execute()
     notebook.metadata = {
         "kernelspec": {"display_name": "Python 3", "language": "python", "name": "python3"},
         "language_info": {"name": "python"},

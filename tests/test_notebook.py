@@ -26,7 +26,7 @@ def test_any_field_can_be_injected():
 
 def test_an_unknown_name_in_the_injected_cell_is_refused():
     cells = ["", "# parameters\npreset: str = 'smoke'", "# Parameters\nlos = 'matching'\n"]
-    with pytest.raises(ConfigError, match="'los' is not known. Did you mean 'loss'"):
+    with pytest.raises(ConfigError, match=r"'los' is not known. Did you mean 'loss'"):
         notebook_config({"preset": "smoke", "los": "matching", "In": cells})
 
 
@@ -57,7 +57,7 @@ def test_progress_is_silent_where_nobody_watches(capsys, monkeypatch):
 
 
 def test_papermill_stops_at_a_mistyped_name(tmp_path):
-    with pytest.raises(papermill.PapermillExecutionError, match="'epoch' is not known. Did you mean 'epochs'"):
+    with pytest.raises(papermill.PapermillExecutionError, match=r"'epoch' is not known. Did you mean 'epochs'"):
         papermill.execute_notebook(
             NOTEBOOK, tmp_path / "out.ipynb", {"epoch": 1}, progress_bar=False, cwd=tmp_path, kernel_name="python3"
         )
