@@ -144,8 +144,9 @@ def solve(
     _check(suppliers, points, weights, epsilon, regulariser, cost, tau)
     *batch, height, width = suppliers.shape
     maps = suppliers.reshape(-1, height * width)
-    points = points.expand(*batch, *points.shape[-2:]).reshape(len(maps), -1, 2).double()
-    weights = weights.expand(*batch, weights.shape[-1]).reshape(len(maps), -1).double()
+    count = points.shape[-2]
+    points = points.expand(*batch, count, 2).reshape(-1, count, 2).double()
+    weights = weights.expand(*batch, count).reshape(-1, count).double()
     weights = weights / weights.sum(dim=1, keepdim=True)
     tolerance = TOLERANCE[maps.dtype] if tolerance is None else tolerance
 
@@ -156,8 +157,8 @@ def solve(
     for start in range(0, len(maps), group):
         now = slice(start, start + group)
         costs = costs_of(now)
-        demand[now], error[now], count = _maximise(costs, weights[now], epsilon, tolerance)
-        evaluations = max(evaluations, count)
+        demand[now], error[now], used = _maximise(costs, weights[now], epsilon, tolerance)
+        evaluations = max(evaluations, used)
         costs.potential(gradient[now], entropy=regulariser == "entropy")
         value[now] = torch.linalg.vecdot(maps[now], gradient[now])
     if regulariser == "entropy":
@@ -180,7 +181,7 @@ def solve(
     return Solution(
         value.reshape(batch),
         gradient.reshape(suppliers.shape),
-        demand.reshape(*batch, -1),
+        demand.reshape(*batch, count),
         error.reshape(batch),
         evaluations,
     )
@@ -269,7 +270,7 @@ def _maximise(costs: _Costs, weights: Tensor, epsilon: float, tolerance: float) 
         radius = np.where(past, radius / 4, np.minimum(LONGEST_STEP, 2 * radius))
         new_step, in_reach = _newton_step(demand, q, missing, costs.moments(), radius)
         new_step *= stage
-        new_slope = (missing * new_step).sum(axis=1, keepdims=True)
+        new_slope = (missing * new_step).sum(axis=1, keepdims=True).clip(min=0)
         if past.any():
             # a step taken back ends where its slope, as a straight line, is zero
             zero = slope / np.where(past, slope - slope_here, 1.0)
