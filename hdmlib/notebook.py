@@ -9,10 +9,10 @@ import ast
 import os
 import sys
 from collections.abc import Iterable, Mapping
+from functools import lru_cache
 from typing import Any
 
-from tqdm.auto import tqdm as widget_bar
-from tqdm.std import tqdm as plain_bar
+from tqdm import tqdm
 
 from hdmlib.config import PATH_FIELDS, Config, make_config
 from hdmlib.paths import from_caller
@@ -52,13 +52,40 @@ def _assigned_names(source: str) -> list[str]:
 
 
 def progress(iterable: Iterable[Any], *, total: int | None = None, desc: str = "") -> Iterable[Any]:
-    """A progress bar where somebody can watch it: a widget in JupyterLab, plain on a terminal, else nothing.
+    """A progress bar where somebody can watch it, in JupyterLab and on a terminal, and nothing elsewhere.
 
     Under papermill and nbval a bar would end up in the saved notebook, so there the epoch lines have to do.
     """
     if "JPY_SESSION_NAME" in os.environ:
-        return widget_bar(iterable, total=total, desc=desc, leave=False)
-    return plain_bar(iterable, total=total, desc=desc, leave=False, disable=not sys.stderr.isatty())
+        return tqdm(iterable, total=total, desc=desc, leave=False, file=_one_line_of_the_cell(), ncols=80)
+    return tqdm(iterable, total=total, desc=desc, leave=False, disable=not sys.stderr.isatty())
+
+
+class _CellLine:
+    """A file whose last line is shown in one place of a cell's output. Unlike a widget it leaves nothing behind."""
+
+    def __init__(self) -> None:
+        from IPython.display import display  # the command line also runs where there is no IPython
+
+        self.handle = display({"text/plain": ""}, raw=True, display_id=True)
+
+    def write(self, text: str) -> None:
+        self.handle.update({"text/plain": text.strip()}, raw=True)
+
+    def flush(self) -> None:
+        """Updates are shown at once."""
+
+
+def _one_line_of_the_cell() -> _CellLine:
+    """The line of the cell that is running: bars that follow one another in a cell share it."""
+    from IPython import get_ipython
+
+    return _line(get_ipython().execution_count)
+
+
+@lru_cache(maxsize=1)
+def _line(execution_count: int) -> _CellLine:
+    return _CellLine()
 
 
 def epoch_line(line: Epoch) -> str:

@@ -78,13 +78,14 @@ def costs(to_one: ArrayLike, point: ArrayLike, distances: ArrayLike, curves: Map
         distances: (T,) in cells.
         curves: Name of a cost -> (T,) values in its units.
     """
-    figure, (left, right) = plt.subplots(1, 2, figsize=(8.6, 2.9), layout="constrained", width_ratios=[1.15, 1])
+    figure, (left, right) = plt.subplots(1, 2, figsize=(10.2, 2.9), layout="constrained", width_ratios=[1.25, 1])
     show_map(left, to_one, "cost $C_{n1}$ to one demander (cells)", colours=HEIGHT)
     left.plot(*point, marker="o", color=DEMANDER_COLOURS[0], markeredgecolor="white", markersize=7)
     for (name, values), dash in zip(curves.items(), ("-", "--", ":"), strict=True):
         right.plot(distances, values, linestyle=dash, color="black", label=name)
-    right.set(xlabel="distance (cells)", ylabel="cost", ylim=(0, distances.max()), title="costs on offer")
-    right.legend()
+    right.set(xlabel="distance (cells)", ylabel="cost", ylim=(0, distances.max()))
+    right.set_title("costs on offer", fontsize=10)
+    right.legend(loc="upper left", bbox_to_anchor=(1, 1))
     return figure
 
 

@@ -195,17 +195,17 @@ class _Costs(Protocol):
 
     spread: float  # largest difference between the costs from one cell to two demanders
 
-    def at(self, epsilon: float) -> None:
-        """Set the epsilon of what follows."""
+    def at(self, stage: NDArray[np.float64]) -> None:
+        """Set the epsilon of each map, (G, 1), for what follows."""
 
     def arrivals(self, exponents: NDArray[np.float64]) -> NDArray[np.float64]:
-        """q (G, M) where the exponents (G, M) are log D + b / eps."""
+        """q (G, M) where the exponents (G, M) are log D + b / epsilon."""
 
     def moments(self) -> NDArray[np.float64]:
         """sum_n S_n p_n p_n^T (G, M, M) at the exponents last given."""
 
     def potential(self, out: Tensor, *, entropy: bool) -> None:
-        """a (G, N) at the exponents last given; with ``entropy`` a + eps log S."""
+        """a (G, N) at the exponents last given, at the final epsilon; with ``entropy`` a + eps log S."""
 
 
 def _check(
@@ -251,20 +251,25 @@ def _maximise(costs: _Costs, weights: Tensor, epsilon: float, tolerance: float) 
     """
     demand = weights.cpu().numpy()
     log_demand = np.log(demand, out=np.full_like(demand, -np.inf), where=demand > 0)
-    stage = epsilon
-    while stage < costs.spread / 8:
-        stage *= 2
+    largest = epsilon
+    while largest < costs.spread / 8:
+        largest *= 2
+    stage = np.full((len(demand), 1), largest)
     costs.at(stage)
     b = last = step = np.zeros_like(demand)
-    slope = np.full((len(demand), 1), np.inf)  # of the semi-dual along the step, at its start
+    slope = np.full_like(stage, np.inf)  # of the semi-dual along the step, at its start
     length, radius = np.ones_like(slope), np.full_like(slope, LONGEST_STEP)
     for evaluations in range(1, MAX_EVALUATIONS + 1):
         q = costs.arrivals(log_demand + b / stage)
         q /= q.sum(axis=1, keepdims=True)  # the mass of a map is 1 only up to rounding
         missing = demand - q
         error = np.abs(missing).sum(axis=1)
-        if (stage == epsilon and error.max() <= tolerance) or evaluations == MAX_EVALUATIONS:
+        if (error.max() <= tolerance and stage.max() == epsilon) or evaluations == MAX_EVALUATIONS:
             break
+        if evaluations == MAX_EVALUATIONS - 1:  # one is left to say how far off it is at the epsilon asked for
+            stage[:] = epsilon
+            costs.at(stage)
+            continue
         slope_here = (missing * step).sum(axis=1, keepdims=True)
         past = slope_here < -slope / 2
         radius = np.where(past, radius / 4, np.minimum(LONGEST_STEP, 2 * radius))
@@ -275,19 +280,16 @@ def _maximise(costs: _Costs, weights: Tensor, epsilon: float, tolerance: float) 
             # a step taken back ends where its slope, as a straight line, is zero
             zero = slope / np.where(past, slope - slope_here, 1.0)
             length = np.where(past, length * zero.clip(0.1, 0.5), 1.0)
-            last, step, slope = (
-                np.where(past, last, b),
-                np.where(past, step, new_step),
-                np.where(past, slope, new_slope),
-            )
-            b = last + length * step
-            continue
-        last, step, slope, length = b, new_step, new_slope, np.ones_like(slope)
-        b = last + step
-        if stage > epsilon and in_reach:
-            stage /= 2
+            last, step = np.where(past, last, b), np.where(past, step, new_step)
+            slope = np.where(past, slope, new_slope)
+        else:
+            last, step, slope, length = b, new_step, new_slope, np.ones_like(slope)
+        b = last + length * step
+        forward = in_reach & ~past & (stage > epsilon)
+        if forward.any():
+            stage = np.where(forward, stage / 2, stage)
             costs.at(stage)
-            slope = np.full_like(slope, np.inf)  # slopes of two stages do not compare
+            slope[forward] = np.inf  # slopes of two stages do not compare
     return torch.from_numpy(b).to(weights.device), torch.from_numpy(error).to(weights.device), evaluations
 
 
@@ -297,8 +299,8 @@ def _newton_step(
     missing: NDArray[np.float64],
     moments: NDArray[np.float64],
     radius: NDArray[np.float64],
-) -> tuple[NDArray[np.float64], bool]:
-    """The step in b / eps from marginals q = D - missing (G, M), at most ``radius`` long; and whether all q are near D.
+) -> tuple[NDArray[np.float64], NDArray[np.bool_]]:
+    """The step in b / eps from marginals q = D - missing (G, M), at most ``radius`` long; and where q is near D.
 
     Newton's step for log q = log D: where all cells divide their mass alike it is Sinkhorn's, exact at once, and near
     the solution it is that for q = D, which takes its place where it does not lead upwards.
@@ -319,7 +321,7 @@ def _newton_step(
     step = np.where(uphill, steps[:, :, 0], steps[:, :, 1])
     step -= (demand * step).sum(axis=1, keepdims=True)
     longest = np.abs(step).max(axis=1, keepdims=True)
-    return step * (radius / np.maximum(longest, radius)), bool(np.abs(ratio).max() < 2)
+    return step * (radius / np.maximum(longest, radius)), np.abs(ratio).max(axis=1, keepdims=True) < 2
 
 
 # ---------------------------------------------------------------------------------------------- costs, in two ways
@@ -337,8 +339,8 @@ def _costs(
         fits = next((t for t in (maps.dtype, torch.float64) if reach <= _RANGE[t]), None)
         if fits is not None and (corner >= 0).all() and (corner < limit).all():
             corners = corner.int().tolist()
-            return lambda now: _BlockCosts(maps[now].to(fits), corners[now], size, cost, tau)
-    return lambda now: _PointCosts(maps[now].double(), points[now], size, cost, tau)
+            return lambda now: _BlockCosts(maps[now].to(fits), corners[now], size, cost, tau, epsilon)
+    return lambda now: _PointCosts(maps[now].double(), points[now], size, cost, tau, epsilon)
 
 
 def _cost(squared: Tensor, kind: str, tau: float) -> Tensor:
@@ -352,19 +354,20 @@ def _cost(squared: Tensor, kind: str, tau: float) -> Tensor:
 class _PointCosts:
     """Costs to any points, with logarithms and in float64: right everywhere, and several times slower than a table."""
 
-    def __init__(self, supply: Tensor, points: Tensor, size: tuple[int, int], cost: str, tau: float) -> None:
+    def __init__(
+        self, supply: Tensor, points: Tensor, size: tuple[int, int], cost: str, tau: float, epsilon: float
+    ) -> None:
         y = torch.arange(size[0], dtype=points.dtype, device=points.device) - points[..., 1, None]
         x = torch.arange(size[1], dtype=points.dtype, device=points.device) - points[..., 0, None]
         self.costs = _cost(y.square()[..., :, None] + x.square()[..., None, :], cost, tau).flatten(2)  # (G, M, N)
         self.spread = float((self.costs.amax(1) - self.costs.amin(1)).max())
-        self.supply = supply
-        self.epsilon = math.nan
+        self.supply, self.epsilon = supply, epsilon
 
-    def at(self, epsilon: float) -> None:
-        self.epsilon = epsilon
+    def at(self, stage: NDArray[np.float64]) -> None:
+        self.stage = torch.from_numpy(stage).to(self.costs.device)[..., None]
 
     def arrivals(self, exponents: NDArray[np.float64]) -> NDArray[np.float64]:
-        self.exponents = torch.from_numpy(exponents).to(self.costs.device)[..., None] - self.costs / self.epsilon
+        self.exponents = torch.from_numpy(exponents).to(self.costs.device)[..., None] - self.costs / self.stage
         self.share = self.exponents.softmax(dim=1)  # p
         return (self.share @ self.supply[..., None])[..., 0].cpu().numpy()
 
@@ -386,15 +389,17 @@ class _BlockCosts:
     semi-dual is a few products.
     """
 
-    def __init__(self, supply: Tensor, corners: list[list[int]], size: tuple[int, int], cost: str, tau: float) -> None:
+    def __init__(
+        self, supply: Tensor, corners: list[list[int]], size: tuple[int, int], cost: str, tau: float, epsilon: float
+    ) -> None:
         self.table = (size, cost, tau)
         self.spread = _block_costs(*self.table)[2]
-        self.supply, self.corners, self.epsilon = supply[:, None], corners, math.nan
+        self.supply, self.corners, self.epsilon = supply[:, None], corners, epsilon
 
-    def at(self, epsilon: float) -> None:
-        self.epsilon = epsilon
-        table = _block_kernel(*self.table, epsilon, self.supply.dtype, self.supply.device)
-        self.kernel = self._windows(table)  # exp((min_m C_nm - C_nm) / eps), (G, 4, N)
+    def at(self, stage: NDArray[np.float64]) -> None:
+        like = self.supply.dtype, self.supply.device
+        tables = [_block_kernel(*self.table, epsilon, *like) for epsilon in stage[:, 0].tolist()]
+        self.kernel = self._windows(tables)  # exp((min_m C_nm - C_nm) / eps), (G, 4, N)
 
     def arrivals(self, exponents: NDArray[np.float64]) -> NDArray[np.float64]:
         # u_m = D_m exp(b_m / eps) divided by the largest; p_nm = u_m K_nm / sum_m u_m K_nm
@@ -412,14 +417,17 @@ class _BlockCosts:
         if entropy:
             self.total /= self.supply.clamp(min=SMALLEST_SUPPLY)  # one logarithm for both: that of total / S
         log = self.total[:, 0].log_().add_(torch.from_numpy(self.top).to(self.total))
-        nearest = self._windows(_nearest_costs(*self.table, out.dtype, out.device))[:, 0]
+        nearest = self._windows([_nearest_costs(*self.table, out.dtype, out.device)] * len(self.corners))[:, 0]
         torch.sub(nearest, log, alpha=self.epsilon, out=out)
 
-    def _windows(self, table: Tensor) -> Tensor:
-        """Of a table (T, 2H - 1, 2W - 1) over all offsets the part that each map needs: (G, T, N)."""
+    def _windows(self, tables: list[Tensor]) -> Tensor:
+        """Of each map's table (T, 2H - 1, 2W - 1) over all offsets the part that it needs: (G, T, N)."""
         height, width = self.table[0]
         return torch.stack(
-            [table[:, height - 1 - y : 2 * height - 1 - y, width - 1 - x : 2 * width - 1 - x] for x, y in self.corners]
+            [
+                table[:, height - 1 - y : 2 * height - 1 - y, width - 1 - x : 2 * width - 1 - x]
+                for table, (x, y) in zip(tables, self.corners, strict=True)
+            ]
         ).flatten(2)
 
 

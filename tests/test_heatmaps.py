@@ -67,7 +67,7 @@ def test_a_map_of_one_cell():
 
 
 def test_unknown_demanders_are_refused_by_name():
-    with pytest.raises(ValueError, match="'bilinear'.*subpixel, naive"):
+    with pytest.raises(ValueError, match=r"'bilinear'.*subpixel, naive"):
         demanders(joint(1, 1), SIZE, "bilinear")
 
 

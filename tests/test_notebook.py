@@ -2,6 +2,8 @@
 
 import papermill
 import pytest
+from IPython.core.interactiveshell import InteractiveShell
+from IPython.utils.capture import capture_output
 from typer.testing import CliRunner
 
 from hdmlib import paths
@@ -54,6 +56,19 @@ def test_progress_is_silent_where_nobody_watches(capsys, monkeypatch):
     monkeypatch.delenv("JPY_SESSION_NAME", raising=False)
     assert list(progress(range(3), desc="x")) == [0, 1, 2]
     assert capsys.readouterr() == ("", "")
+
+
+def test_in_jupyterlab_bars_share_one_line_and_leave_nothing(monkeypatch):
+    monkeypatch.setenv("JPY_SESSION_NAME", "a notebook")
+    shell = InteractiveShell.instance()
+    with capture_output() as shown:
+        shell.run_cell(
+            "from hdmlib.notebook import progress\nfor _ in range(2):\n    list(progress(range(3), desc='x'))"
+        )
+    assert [output.data for output in shown.outputs if not output.update] == [{"text/plain": ""}]
+    assert any("x:" in output.data["text/plain"] for output in shown.outputs)
+    assert shown.outputs[-1].data == {"text/plain": ""}
+    assert not shown.stderr
 
 
 def test_papermill_stops_at_a_mistyped_name(tmp_path):

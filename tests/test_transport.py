@@ -51,7 +51,9 @@ def costs(points, size=SIZE, cost="euclidean", tau=2.0):
     y, x = torch.meshgrid(torch.arange(size[0]), torch.arange(size[1]), indexing="ij")
     cells = torch.stack([x, y], dim=-1).reshape(-1, 2).double()
     distance = (cells[:, None] - points.double()[..., None, :, :]).square().sum(-1).sqrt()
-    return {"euclidean": distance, "sqeuclidean": distance**2, "saturating": tau * (1 - torch.exp(-distance / tau))}[cost]
+    return {"euclidean": distance, "sqeuclidean": distance**2, "saturating": tau * (1 - torch.exp(-distance / tau))}[
+        cost
+    ]
 
 
 def plan(supply, points, weights, solution, epsilon, cost="euclidean"):
@@ -234,7 +236,7 @@ def test_a_demander_may_be_split(seed, demand, share, epsilon):
 @settings(max_examples=25, deadline=None)
 @given(st.lists(st.tuples(cells, st.floats(0.05, 1)), min_size=1, max_size=16, unique_by=lambda c: c[0]), epsilons)
 def test_a_map_on_its_own_demanders_is_free(dots, epsilon):
-    # S = D: the debiased value and slope vanish, the others cost no more than the regulariser
+    # S = D: the debiased value vanishes, and so does its slope; kl costs no more than the regulariser
     points = torch.tensor([cell for cell, _ in dots], dtype=torch.float64)
     weights = torch.tensor([w for _, w in dots], dtype=torch.float64)
     weights /= weights.sum()
@@ -242,8 +244,9 @@ def test_a_map_on_its_own_demanders_is_free(dots, epsilon):
     supply[points[:, 1].long(), points[:, 0].long()] = weights
     debiased = solve(supply, points, weights, epsilon, regulariser="debiased")
     assert abs(debiased.value.item()) < 1e-8
-    slope = debiased.gradient[supply > 0]
-    torch.testing.assert_close(slope, slope.mean().expand_as(slope), rtol=0, atol=1e-6)
+    if epsilon >= 1:  # below, cells far apart hardly interact, and no marginal tells their potentials
+        slope = debiased.gradient[supply > 0]
+        torch.testing.assert_close(slope, slope.mean().expand_as(slope), rtol=0, atol=1e-6)
     assert -1e-9 <= solve(supply, points, weights, epsilon, regulariser="kl").value <= epsilon * np.log(16) + 1e-9
 
 
@@ -257,7 +260,7 @@ def test_one_demander_and_the_entropy_ask_for_its_blur():
     point, weight = torch.tensor([[4.3, 5.8]], dtype=torch.float64), torch.ones(1, dtype=torch.float64)
     for cost in COSTS:
         blur = (-costs(point, cost=cost)[:, 0] / 0.8).softmax(0).view(SIZE)
-        gradient = solve(blur, point, weight, 0.8, cost=cost).gradient
+        gradient = solve(blur, point, weight, 0.8, cost=cost).gradient[blur > 1e-15]
         torch.testing.assert_close(gradient, gradient.mean().expand_as(gradient))
 
 
@@ -368,7 +371,9 @@ def test_converges_with_sixteen_demanders_far_apart(epsilon):
 
 
 def test_says_so_when_it_does_not_converge():
-    with pytest.warns(TransportWarning, match=r"3 of 3 maps .* error of up to \d\.\de-\d\d, above the tolerance 1\.0e-30"):
+    with pytest.warns(
+        TransportWarning, match=r"3 of 3 maps .* error of up to \d\.\de-\d\d, above the tolerance 1\.0e-30"
+    ):
         solution = solve(random_maps(), *random_points(5), 0.1, tolerance=1e-30)
     assert solution.evaluations == MAX_EVALUATIONS
 
