@@ -17,6 +17,7 @@ import torch
 from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 
+from hdmlib import transport_triton
 from hdmlib.heatmaps import DEMANDERS, demanders, dot_map, gaussian_map, inside
 from hdmlib.transport import COSTS, REGULARISERS, maps_at_once, solve
 
@@ -103,9 +104,8 @@ def make_suppliers(heatmaps: Tensor, kind: str) -> Tensor:
     Args:
         heatmaps: (..., H, W).
         kind: ``relu_plain``, the supplement's max(h, 0) / sum max(h, 0); ``relu``, the same with a one-sided gradient,
-            which
-            can raise cells from below zero; ``softplus`` log(1 + exp h), normalised; ``softmax`` exp h, normalised. A
-            map without a positive cell, 0/0 for the first two, counts as flat.
+            which can raise cells from below zero; ``softplus`` log(1 + exp h), normalised; ``softmax`` exp h,
+            normalised. A map without a positive cell, 0/0 for the first two, counts as flat.
 
     Returns:
         (..., H, W), not negative, each map of mass 1.
@@ -158,14 +158,17 @@ def _matching(
     cost: str,
     tau: float,
 ) -> tuple[Tensor, Tensor]:
-    """E (G,) of heatmaps (G, H, W) and their demanders, and dE/dh (G, H, W): in one go, a few maps at a time.
+    """E (G,) of heatmaps (G, H, W) and their demanders, and dE/dh (G, H, W): in one kernel, or a few maps at a time.
 
     An operator of its own, so that ``torch.compile`` takes it as it is.
     """
-    value, gradient = (
-        heatmaps.new_empty(len(heatmaps)),
-        torch.empty_like(heatmaps, memory_format=torch.contiguous_format),
-    )
+    if transport_triton.takes(heatmaps, points.shape[1], suppliers, epsilon, regulariser, cost, tau):
+        options = (suppliers, epsilon, regulariser, cost, tau)
+        fused = transport_triton.matching(heatmaps, points, shares, *options, mass_floor=MASS_FLOOR)
+        if fused is not None:
+            return fused
+    value = heatmaps.new_empty(len(heatmaps))
+    gradient = torch.empty_like(heatmaps, memory_format=torch.contiguous_format)
     group = maps_at_once(heatmaps)
     for start in range(0, len(heatmaps), group):
         now = slice(start, start + group)
@@ -208,7 +211,7 @@ class MatchingLoss(HeatmapLoss):
     Args:
         epsilon: Strength of the regulariser in units of the cost: for ``euclidean`` a length in cells, which plays the
             part of the Gaussian's sigma.
-        regulariser: ``entropy`` or ``kl``.
+        regulariser: ``entropy``, ``kl`` or ``debiased`` (slow: some hundred times the others).
         suppliers: ``softmax``, ``softplus``, ``relu`` or ``relu_plain``; see :func:`make_suppliers`.
         demanders: ``subpixel``, the four cells around the annotation, or ``naive``, the nearest one.
         cost: ``euclidean``, ``sqeuclidean`` or ``saturating``.
@@ -297,7 +300,7 @@ class DotMSE(GaussianMSE):
 
 
 class CrossEntropy(HeatmapLoss):
-    """Softmax over the cells against the four demanders as a soft label: -sum_m D_m log S_m. A control the paper lacks."""
+    """Softmax over the cells against the four demanders, -sum_m D_m log S_m. A control the paper lacks."""
 
     decoder = "barycentre"
     confidence = "mass"

@@ -14,18 +14,35 @@ from typing import Any
 
 from tqdm import tqdm
 
-from hdmlib.config import PATH_FIELDS, Config, make_config
+from hdmlib.config import PATH_FIELDS, Config, ConfigError, make_config, unknown_name
 from hdmlib.paths import from_caller
 from hdmlib.records import Epoch
+
+
+def check_parameters(namespace: Mapping[str, Any], known: Iterable[str]) -> None:
+    """Refuse a parameter that the notebook does not have.
+
+    Of an unknown ``-p`` name papermill only warns, so that a mistyped one would run something else than was asked for.
+    But the cell it injects begins with ``# Parameters``, as a notebook's own does with ``# parameters``: every name
+    assigned in the last such cell must be known.
+
+    Args:
+        namespace: The notebook's ``globals()``.
+        known: Names of its parameters.
+
+    Raises:
+        ConfigError: A name is not known; the message lists those that are.
+    """
+    cells = [source for source in namespace.get("In", []) if source.lstrip().lower().startswith("# parameters")]
+    for name in _assigned_names(cells[-1]) if cells else ():
+        if name not in known:
+            raise ConfigError(f"parameter {unknown_name(name, known)}")
 
 
 def notebook_config(namespace: Mapping[str, Any]) -> Config:
     """The config that a notebook's parameters cell asks for; ``None`` there keeps the preset's value.
 
-    Of an unknown ``-p`` name papermill only warns, so that a mistyped one would train the wrong thing. But the cell it
-    injects begins with ``# Parameters``, as the notebook's own does with ``# parameters``: every name assigned in the
-    last such cell must be a field of :class:`~hdmlib.config.Config`. Relative paths start where the user typed the
-    command.
+    Relative paths start where the user typed the command.
 
     Args:
         namespace: The notebook's ``globals()``.
@@ -33,12 +50,8 @@ def notebook_config(namespace: Mapping[str, Any]) -> Config:
     Raises:
         ConfigError: A name or a value is wrong; the message lists what is known.
     """
-    cells = [source for source in namespace.get("In", []) if source.lstrip().lower().startswith("# parameters")]
-    names = {
-        *(_assigned_names(cells[-1]) if cells else ()),
-        *(name for name in Config.model_fields if name in namespace),
-    }
-    values = {name: namespace[name] for name in sorted(names) if namespace[name] is not None}
+    check_parameters(namespace, Config.model_fields)
+    values = {name: namespace[name] for name in Config.model_fields if namespace.get(name) is not None}
     paths = {name: from_caller(values[name]) for name in PATH_FIELDS & values.keys()}
     return make_config(**{**values, **paths})
 

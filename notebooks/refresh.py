@@ -24,6 +24,7 @@ def refresh(path: Path) -> None:
     notebook = nbformat.read(path, as_version=4)
     client = NotebookClient(
         notebook, timeout=900, kernel_name="python3", record_timing=False, store_widget_state=False,
+        coalesce_streams=True,
         resources={"metadata": {"path": str(FOLDER)}},
         extra_arguments=["--IPKernelApp.log_level=40"],  # else it prints about its transport at each start
     )  # fmt: skip
