@@ -9,10 +9,11 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from hdmlib.decoding import decode
+    from hdmlib.inference import predict
     from hdmlib.losses import MatchingLoss, build_loss
     from hdmlib.models import build_model, load_weights
 
-__all__ = ["MatchingLoss", "build_loss", "build_model", "decode", "load_weights"]
+__all__ = ["MatchingLoss", "build_loss", "build_model", "decode", "load_weights", "predict"]
 __version__ = "0.1.0"
 
 _HOME = {
@@ -21,6 +22,7 @@ _HOME = {
     "build_model": "models",
     "decode": "decoding",
     "load_weights": "models",
+    "predict": "inference",
 }
 
 

@@ -10,7 +10,11 @@ import typer
 from hdmlib import plots
 from hdmlib.config import PATH_FIELDS, PRESETS, Config, ConfigError, make_config
 from hdmlib.data.samples import DataError
+from hdmlib.data.sources import Data
+from hdmlib.estimate import estimate
+from hdmlib.evaluation import evaluate
 from hdmlib.experiments import Run, run
+from hdmlib.inference import predict
 from hdmlib.notebook import epoch_line, progress
 from hdmlib.paths import from_caller
 from hdmlib.showcase import look_at
@@ -50,11 +54,69 @@ def gallery(
     plots.save_figure(figure, to.parent, to.stem)
 
 
+@app.command("predict")
+def predict_photo(
+    photo: Annotated[Path, typer.Argument(help="a photo, or a folder of photos")],
+    checkpoint: Annotated[Path, typer.Option(help="the folder of a finished run")],
+    box: Annotated[
+        tuple[float, float, float, float] | None,
+        typer.Option(metavar="X Y W H", help="the person, in pixels; without it the whole photo"),
+    ] = None,
+    to: Annotated[Path | None, typer.Option(help="where to draw it: a PNG and, beside it, the PDF")] = None,
+) -> None:
+    """Find a person's joints on a photo: prints each with its place in pixels and its confidence."""
+    try:
+        if to is not None and photo.is_dir():
+            raise ValueError("to: draws one photo; give the photo instead of the folder")
+        for found in predict(photo, None if box is None else [box], checkpoint=checkpoint):
+            typer.echo(found.path)
+            for name, (x, y), confidence in zip(
+                found.skeleton.joints, found.joints[0], found.confidence[0], strict=True
+            ):
+                typer.echo(f"  {name:16} {x:8.1f} {y:8.1f} {confidence:6.2f}")
+            if to is not None:
+                plots.use_style()
+                figure = plots.people_on_photo(
+                    found.photo, found.boxes, found.joints, found.skeleton, heat=found.heat()
+                )
+                plots.save_figure(figure, to.parent, to.stem)
+    except (OSError, ValueError) as error:
+        typer.echo(f"error: {error}", err=True)
+        raise typer.Exit(2) from None
+
+
+@app.command("evaluate")
+def evaluate_checkpoint(
+    values: Annotated[
+        list[str], typer.Argument(metavar="NAME=VALUE...", help="preset, checkpoint, data_root, loss, boxes, ...")
+    ],
+    to: Annotated[Path | None, typer.Option(help="COCO: write the results here, in COCO's submission format")] = None,
+) -> None:
+    """Evaluate a checkpoint as COCO or MPII does, beside the published row of its setting.
+
+    Say loss=gaussian_mse for the checkpoints of HRNet and mmpose: the loss decides how heatmaps are read.
+    """
+    try:
+        report = evaluate(config_from(values), to=None if to is None else from_caller(to), progress=progress)
+    except (ConfigError, DataError, OSError, ValueError) as error:
+        typer.echo(f"error: {error}", err=True)
+        raise typer.Exit(2) from None
+    typer.echo(report)
+
+
 def _run(values: list[str]) -> Run:
     """The run that the words ask for; what is wrong with them becomes one line on stderr and exit status 2."""
     try:
         config = config_from(values)
-        return run(config, weights=True, progress=progress, report=lambda line: typer.echo(epoch_line(line)))
+
+        def tell_cost(data: Data) -> None:
+            if config.model != "hrnet_nano":  # hours to days
+                typer.echo(estimate(config, data))
+
+        return run(
+            config, weights=True, before=tell_cost, progress=progress,
+            report=lambda line: typer.echo(epoch_line(line)),
+        )  # fmt: skip
     except (ConfigError, DataError, TrainingDiverged, OSError, ValueError) as error:
         typer.echo(f"error: {error}", err=True)
         raise typer.Exit(2) from None

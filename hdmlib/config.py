@@ -25,7 +25,9 @@ RECIPE_VERSION = 1
 
 # Where a run is computed and kept, not what it computes: these do not enter its name.
 MACHINE_FIELDS = frozenset({"data_root", "device", "workers", "cache_photos", "threads", "run_dir", "resume"})
-PATH_FIELDS = frozenset({"data_root", "run_dir", "pretrained"})
+# What `hdmlib.evaluation` alone asks for, of a network that is trained already.
+EVALUATION_FIELDS = frozenset({"boxes", "checkpoint"})
+PATH_FIELDS = frozenset({"data_root", "run_dir", "pretrained"}) | EVALUATION_FIELDS
 
 
 class ConfigError(ValueError):
@@ -71,6 +73,9 @@ class Config(BaseModel):
     rotation_probability: float = Field(0.6, ge=0, le=1)
     flip_probability: float = Field(0.5, ge=0, le=1)
     half_body_probability: float = Field(0.0, ge=0, le=1)
+    half_body_randn: bool = Field(
+        True, description="half body as HRNet draws it: the upper one where randn() < 0.5, so 69 of 100; false: 50"
+    )
 
     # --- optimisation
     epochs: int = Field(12, ge=1)
@@ -78,9 +83,15 @@ class Config(BaseModel):
     optimiser: Literal["adam", "adamw"] = "adamw"
     lr: float | None = Field(None, gt=0, lt=1, description="peak learning rate; None: the loss's own in this preset")
     weight_decay: float = Field(1e-4, ge=0)
+    apply_weight_decay: bool = Field(
+        True, description="false: HRNet's published runs, whose file says 1e-4 but whose Adam was never given it"
+    )
     schedule: Literal["cosine", "step"] = "cosine"
     warmup_epochs: float = Field(1.0, ge=0, description="linear rise of the rate, in epochs")
     milestones: tuple[int, ...] = Field((), description="step schedule: the rate falls tenfold after these epochs")
+    drop_one_epoch_early: bool = Field(
+        False, description="true: HRNet's code under torch 1.1 and later, where 170 and 200 come out as 169 and 199"
+    )
     clip_norm: float | None = Field(None, gt=0, description="largest norm of the gradient")
     precision: Literal["float32", "bf16"] = Field("float32", description="bf16: autocast, on a GPU only")
     seed: int = Field(0, ge=0)
@@ -88,6 +99,10 @@ class Config(BaseModel):
     # --- evaluation
     decoder: DecoderName | None = Field(None, description="heatmap to coordinates; None: the loss's own")
     flip_test: bool = Field(False, description="average the heatmaps with those of the mirrored crop")
+    boxes: Path | None = Field(
+        None, description="`evaluate` on COCO: a detector's boxes, json in COCO's result format; None: ground truth"
+    )
+    checkpoint: Path | None = Field(None, description="`evaluate`: weights of the network, ours, HRNet's or mmpose's")
 
     # --- machine
     device: str | None = Field(None, description="cpu, cuda, cuda:1, mps; None: a GPU where there is one")
@@ -130,12 +145,12 @@ class Config(BaseModel):
         return self.input_width, self.input_height
 
     def identity(self, data: str) -> dict[str, Any]:
-        """What the numbers of a run depend on: this config without the machine, the data's fingerprint, the recipe.
+        """What the numbers of a run depend on: data, recipe and this config without what is of the machine or later.
 
         Args:
             data: Fingerprint of the dataset, so that a folder can move and an edited file is noticed.
         """
-        fields = self.model_dump(mode="json", exclude=set(MACHINE_FIELDS) | {"preset"})
+        fields = self.model_dump(mode="json", exclude={*MACHINE_FIELDS, *EVALUATION_FIELDS, "preset"})
         return {**fields, "data": data, "recipe": RECIPE_VERSION}
 
     def run_name(self, data: str) -> str:
@@ -148,18 +163,43 @@ class Config(BaseModel):
 # --------------------------------------------------------------------------------------------------------------------
 # Presets: whole recipes. A value that depends on the loss stands in LEARNING_RATES.
 
-_COCO = {
-    "dataset": "coco", "coordinates": "hrnet", "scale_factor": 0.35, "rotation": 45.0, "half_body_probability": 0.3,
-    "optimiser": "adam", "weight_decay": 0.0, "schedule": "step", "milestones": (170, 200), "warmup_epochs": 0.0,
-    "epochs": 210, "flip_test": True,
+# HRNet's published recipes. The words in quotes are the rows, or the items of the list below them, of PROTOCOL.md,
+# section 1, that the numbers stand in; tests/test_config.py compares every preset with that table.
+_HRNET = {
+    "coordinates": "hrnet", "rotation_probability": 0.6, "flip_probability": 0.5,  # "rotation, p 0.6"; "Order: ..."
+    "optimiser": "adam", "lr": 1e-3, "epochs": 210, "schedule": "step", "milestones": (170, 200),  # "Adam 1e-3, ..."
+    "weight_decay": 1e-4, "apply_weight_decay": False,  # "The yaml's weight decay 1e-4 is never passed to Adam"
+    "warmup_epochs": 0.0, "precision": "float32",  # "No warm-up, no seed, no AMP"
+    "flip_test": True,  # "Flip test"
 }  # fmt: skip
+_COCO = {
+    **_HRNET, "dataset": "coco",
+    "scale_factor": 0.35, "rotation": 45.0,  # "scale", f 0.35; "rotation", f 45 degrees
+    "half_body_probability": 0.3, "half_body_randn": True,  # "half-body", p 0.3; "Order: ... randn() < 0.5"
+}  # fmt: skip
+_MPII = {
+    **_HRNET, "dataset": "mpii", "val_split": "valid",  # "samples": train 22,246 and val 2,958 people
+    "scale_factor": 0.25, "rotation": 30.0,  # "scale", f 0.25; "rotation", f 30 degrees
+    "half_body_probability": 0.0,  # "half-body": off
+}  # fmt: skip
+
+
+def _gaussian(sigma: float) -> dict[str, Any]:
+    """Options of the Gaussian baseline: "Target: mu = int(x/4 + 0.5); unnormalised Gaussian", sigma by input size."""
+    return {"loss_options": {"gaussian_mse": {"sigma": sigma, "rounded": True}}}
+
+
+# "input -> heatmap (w x h), sigma"
+_SMALL = {"input_width": 192, "input_height": 256, **_gaussian(2.0)}
+_LARGE = {"input_width": 288, "input_height": 384, **_gaussian(3.0)}
+_SQUARE = {"input_width": 256, "input_height": 256, **_gaussian(2.0)}
 
 PRESETS: dict[str, dict[str, Any]] = {
     # Two cores, two minutes, the drawing of the people included. So short a training is better off with little
     # augmentation and small batches.
     "laptop": {
-        "train_people": 2000, "val_people": 300, "input_width": 96, "input_height": 96, "scale_factor": 0.15,
-        "rotation": 15.0, "epochs": 10, "batch_size": 16, "threads": 1,
+        "train_people": 1500, "val_people": 250, "input_width": 96, "input_height": 96, "scale_factor": 0.15,
+        "rotation": 15.0, "epochs": 8, "batch_size": 16, "threads": 1,
     },
     # Every line of the code in seconds; its numbers mean nothing, but its small rate makes them nearly the same on
     # every machine.
@@ -172,23 +212,19 @@ PRESETS: dict[str, dict[str, Any]] = {
         "model": "hrnet_w32", "train_people": 20000, "val_people": 1000, "input_width": 256, "input_height": 256,
         "epochs": 20, "batch_size": 128, "precision": "bf16",
     },
-    # The published recipes (shared facts in PROTOCOL: HRNet on COCO and MPII).
-    "coco_w32_256x192": {
-        **_COCO, "model": "hrnet_w32", "input_width": 192, "input_height": 256, "batch_size": 128,
-        "loss_options": {"gaussian_mse": {"sigma": 2.0, "rounded": True}},
-    },
-    "coco_w48_384x288": {
-        **_COCO, "model": "hrnet_w48", "input_width": 288, "input_height": 384, "batch_size": 96,
-        "loss_options": {"gaussian_mse": {"sigma": 3.0, "rounded": True}},
-    },
-    "mpii_w32_256x256": {
-        **_COCO, "dataset": "mpii", "model": "hrnet_w32", "input_width": 256, "input_height": 256, "batch_size": 128,
-        "val_split": "valid", "scale_factor": 0.25, "rotation": 30.0, "half_body_probability": 0.0,
-        "loss_options": {"gaussian_mse": {"sigma": 2.0, "rounded": True}},
-    },
+    # The published recipes, named by height x width as there; "batch (4 GPUs)": 32 x 4, and 24 x 4 for the largest.
+    "coco_w32_256x192": {**_COCO, **_SMALL, "model": "hrnet_w32", "batch_size": 128},
+    "coco_w32_384x288": {**_COCO, **_LARGE, "model": "hrnet_w32", "batch_size": 128},
+    "coco_w48_256x192": {**_COCO, **_SMALL, "model": "hrnet_w48", "batch_size": 128},
+    "coco_w48_384x288": {**_COCO, **_LARGE, "model": "hrnet_w48", "batch_size": 96},
+    "mpii_w32_256x256": {**_MPII, **_SQUARE, "model": "hrnet_w32", "batch_size": 128},
+    "mpii_w48_256x256": {**_MPII, **_SQUARE, "model": "hrnet_w48", "batch_size": 128},
 }  # fmt: skip
 
-# Peak learning rate by loss for training from scratch; the published recipes use Adam's 1e-3.
+# Those that ask for a whole published dataset and are compared with published rows.
+PUBLISHED_PRESETS = frozenset(name for name, values in PRESETS.items() if "dataset" in values)
+
+# Peak learning rate by loss for training from scratch, where a preset names none.
 LEARNING_RATES: dict[str, float] = {
     "matching": 1.2e-2, "gaussian_mse": 3e-3, "dot_mse": 3e-3, "cross_entropy": 2e-3, "soft_argmax": 2e-3,
 }  # fmt: skip
@@ -205,15 +241,15 @@ def make_config(preset: str = "laptop", **values: Any) -> Config:
         ConfigError: Unknown preset, unknown field, or a value of the wrong type or out of range; all of them at once.
     """
     if preset not in PRESETS:
-        raise ConfigError(f"preset: {_unknown(str(preset), PRESETS)}")
+        raise ConfigError(f"preset: {unknown_name(str(preset), PRESETS)}")
     given = {name: value for name, value in values.items() if value is not None}
     unknown = [name for name in given if name not in Config.model_fields]
     if unknown:
-        raise ConfigError("\n".join(f"parameter {_unknown(name, Config.model_fields)}" for name in unknown))
+        raise ConfigError("\n".join(f"parameter {unknown_name(name, Config.model_fields)}" for name in unknown))
     fields = {**PRESETS[preset], "preset": preset, **given}
     if fields.get("dataset", "synthetic") != "synthetic":  # a preset says how many people to draw, not to leave out
         fields |= {name: given.get(name) for name in ("train_people", "val_people")}
-    fields["lr"] = fields.get("lr") or _default_lr(preset, fields.get("loss", "matching"))
+    fields["lr"] = fields.get("lr") or LEARNING_RATES.get(fields.get("loss", "matching"))
     if "loss_options" not in given:  # a preset may hold options for each loss, keyed by its name
         by_loss = fields.get("loss_options", {})
         fields["loss_options"] = by_loss.get(fields.get("loss", "matching"), {})
@@ -223,13 +259,7 @@ def make_config(preset: str = "laptop", **values: Any) -> Config:
         raise ConfigError("\n".join(_explain(detail) for detail in error.errors())) from None
 
 
-def _default_lr(preset: str, loss: Any) -> float | None:
-    if PRESETS[preset].get("schedule") == "step":
-        return 1e-3
-    return LEARNING_RATES.get(loss)
-
-
-def _unknown(name: str, known: Any) -> str:
+def unknown_name(name: str, known: Any) -> str:
     """``'matchng' is not known; did you mean 'matching'? Known: ...``"""
     near = difflib.get_close_matches(name, list(known), n=1)
     hint = f" Did you mean {near[0]!r}?" if near else ""
@@ -244,5 +274,5 @@ def _explain(detail: Any) -> str:
         known = [
             str(k) for option in (get_args(field) or ()) for k in (get_args(option) or (option,)) if isinstance(k, str)
         ]
-        return f"{name}: {_unknown(str(detail['input']), known)}"
+        return f"{name}: {unknown_name(str(detail['input']), known)}"
     return f"{name}: {detail['msg']} (given: {detail['input']!r})"

@@ -66,6 +66,7 @@ def run(
     config: Config,
     *,
     weights: bool = False,
+    before: Callable[[Data], None] | None = None,
     progress: Callable[..., Any] | None = None,
     report: Callable[[Epoch], None] | None = None,
 ) -> Run:
@@ -74,6 +75,7 @@ def run(
     Args:
         config: What to run.
         weights: Whether the trained network itself is needed; the committed records then do not serve.
+        before: Called with the data before anything is trained; not called where nothing needs to be.
         progress: Wraps long loops: ``progress(iterable, total=, desc=)``.
         report: Called with the line of each epoch, past ones included.
 
@@ -95,6 +97,8 @@ def run(
             report(line)
         return Run(config, data, record, folder if finished.parent == folder else None, trained=False)
 
+    if before:
+        before(data)
     started, done_before = time.monotonic(), (folder / CHECKPOINT).exists()
     model, history = fit(config, data, folder, progress=progress, report=report)
     record = Record(

@@ -10,6 +10,7 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.collections import LineCollection
 from matplotlib.figure import Figure
+from matplotlib.patches import Rectangle
 
 from hdmlib.records import Record
 from hdmlib.skeletons import Skeleton
@@ -207,4 +208,38 @@ def prediction_gallery(
             if shown[i, k]:
                 cell = (true[i, k] + 0.5) / stride - 0.5
                 axes.plot(*cell, marker="+", color="#4cc9f0", markersize=9, markeredgewidth=1.4)
+    return figure
+
+
+def people_on_photo(
+    photo: np.ndarray,
+    boxes: np.ndarray,
+    joints: np.ndarray,
+    skeleton: Skeleton,
+    *,
+    shown: np.ndarray | None = None,
+    heat: np.ndarray | None = None,
+) -> Figure:
+    """A photo with the people found on it and, beside it, where the heatmaps see their joints.
+
+    Args:
+        photo: (H, W, 3) uint8.
+        boxes: (N, 4) x, y, width, height in pixels of the photo.
+        joints: (N, K, 2) likewise.
+        skeleton: The joints.
+        shown: (N, K) truthy where the joint is to be drawn; all of them by default.
+        heat: (H, W), all heatmaps in their places on the photo; without it the photo stands alone.
+    """
+    height, width = photo.shape[:2]
+    columns, side = 1 if heat is None else 2, 4.2 / max(height, width)
+    figure, grid = plt.subplots(
+        1, columns, figsize=(columns * width * side, height * side), squeeze=False, layout="constrained"
+    )
+    show_picture(grid[0, 0], photo)
+    shown = np.ones(joints.shape[:2], bool) if shown is None else shown
+    for box, person, seen in zip(boxes, joints, shown, strict=True):
+        grid[0, 0].add_patch(Rectangle(box[:2], *box[2:], fill=False, edgecolor=MIDDLE, linewidth=0.8, linestyle=":"))
+        draw_skeleton(grid[0, 0], person, skeleton, seen)
+    if heat is not None:
+        overlay(grid[0, 1], photo, heat)
     return figure

@@ -29,7 +29,7 @@ from torch import Tensor, nn
 from torch.utils.data import DataLoader
 
 from hdmlib.config import Config, ConfigError
-from hdmlib.data.crops import Augmentation, invert, normalise, transform
+from hdmlib.data.crops import HALF_BODY_UPPER, Augmentation, invert, normalise, transform
 from hdmlib.data.loader import make_loader
 from hdmlib.data.samples import PoseDataset
 from hdmlib.data.sources import Data
@@ -161,6 +161,7 @@ def augmentation_of(config: Config) -> Augmentation:
         rotation_probability=config.rotation_probability,
         mirror_probability=config.flip_probability,
         half_body_probability=config.half_body_probability,
+        half_body_upper=HALF_BODY_UPPER if config.half_body_randn else 0.5,
     )
 
 
@@ -225,7 +226,8 @@ def _train_epoch(
 
 def _optimiser(config: Config, model: nn.Module) -> torch.optim.Optimizer:
     kind = {"adam": torch.optim.Adam, "adamw": torch.optim.AdamW}[config.optimiser]
-    return kind(model.parameters(), lr=config.lr, weight_decay=config.weight_decay)
+    weight_decay = config.weight_decay if config.apply_weight_decay else 0.0
+    return kind(model.parameters(), lr=config.lr, weight_decay=weight_decay)
 
 
 def _rate(config: Config, time: float) -> float:
@@ -233,7 +235,8 @@ def _rate(config: Config, time: float) -> float:
     if time < config.warmup_epochs:
         return config.lr * (time + 0.01) / (config.warmup_epochs + 0.01)
     if config.schedule == "step":
-        return config.lr * 0.1 ** sum(time >= milestone for milestone in config.milestones)
+        early = int(config.drop_one_epoch_early)
+        return config.lr * 0.1 ** sum(time >= milestone - early for milestone in config.milestones)
     rest = max(config.epochs - config.warmup_epochs, 1e-9)
     return config.lr * 0.5 * (1 + math.cos(math.pi * min(1.0, (time - config.warmup_epochs) / rest)))
 

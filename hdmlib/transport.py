@@ -47,7 +47,7 @@ LONGEST_STEP = 20.0
 # pull.
 SMALLEST_SUPPLY = 1e-16
 # Cells solved together, so that what belongs to them stays in a core's cache.
-CELLS_AT_ONCE = {"cpu": 50_000, "cuda": 5_000_000}
+CELLS_AT_ONCE = {"cpu": 43_000, "cuda": 5_000_000}
 # Where the spread of the costs exceeds so many epsilon, exp(-C / eps) leaves the range of the type.
 _RANGE = {torch.float32: 20.0, torch.float64: 300.0}
 _BLOCK = ((0, 0), (1, 0), (0, 1), (1, 1))
@@ -142,6 +142,7 @@ def solve(
 ) -> Solution:
     """The transport with its potentials; arguments as for :func:`transport`."""
     _check(suppliers, points, weights, epsilon, regulariser, cost, tau)
+    epsilon, tau = float(epsilon), float(tau)
     *batch, height, width = suppliers.shape
     maps = suppliers.reshape(-1, height * width)
     count = points.shape[-2]
@@ -234,7 +235,7 @@ def _check(
 
 def maps_at_once(maps: Tensor) -> int:
     """How many of the maps (..., H, W) are solved together."""
-    return max(1, CELLS_AT_ONCE.get(maps.device.type, 50_000) // (maps.shape[-2] * maps.shape[-1]))
+    return max(1, CELLS_AT_ONCE.get(maps.device.type, 43_000) // (maps.shape[-2] * maps.shape[-1]))
 
 
 def _maximise(costs: _Costs, weights: Tensor, epsilon: float, tolerance: float) -> tuple[Tensor, Tensor, int]:
@@ -275,7 +276,7 @@ def _maximise(costs: _Costs, weights: Tensor, epsilon: float, tolerance: float) 
         radius = np.where(past, radius / 4, np.minimum(LONGEST_STEP, 2 * radius))
         new_step, in_reach = _newton_step(demand, q, missing, costs.moments(), radius)
         new_step *= stage
-        new_slope = (missing * new_step).sum(axis=1, keepdims=True).clip(min=0)
+        new_slope = np.maximum((missing * new_step).sum(axis=1, keepdims=True), 0)
         if past.any():
             # a step taken back ends where its slope, as a straight line, is zero
             zero = slope / np.where(past, slope - slope_here, 1.0)
@@ -410,7 +411,9 @@ class _BlockCosts:
         return self.factors * torch.bmm(self.sent, self.kernel.mT)[:, 0].double().cpu().numpy()
 
     def moments(self) -> NDArray[np.float64]:
-        products = torch.bmm(self.kernel * self.sent.div_(self.total), self.kernel.mT).double().cpu().numpy()
+        # four maps at a time: what the products need besides the kernel stays small
+        parts = zip(self.kernel.split(4), self.sent.div_(self.total).split(4), strict=True)
+        products = torch.cat([torch.bmm(kernel * sent, kernel.mT) for kernel, sent in parts]).double().cpu().numpy()
         return products * self.factors[:, :, None] * self.factors[:, None, :]
 
     def potential(self, out: Tensor, *, entropy: bool) -> None:
@@ -429,6 +432,11 @@ class _BlockCosts:
                 for table, (x, y) in zip(tables, self.corners, strict=True)
             ]
         ).flatten(2)
+
+
+def block_spread(size: tuple[int, int], cost: str, tau: float) -> float:
+    """Largest difference between the costs from a cell of the map to two of 2 x 2 neighbouring cells of it."""
+    return _block_costs(size, cost, tau)[2]
 
 
 @lru_cache(maxsize=32)

@@ -1,6 +1,6 @@
 import pytest
 
-from hdmlib.config import PRESETS, Config, ConfigError, make_config
+from hdmlib.config import PRESETS, PUBLISHED_PRESETS, Config, ConfigError, make_config
 
 
 @pytest.mark.parametrize("preset", PRESETS)
@@ -9,6 +9,40 @@ def test_every_preset_is_a_valid_config_with_every_loss(preset):
         config = make_config(preset, loss=loss)
         assert config.loss == loss
         assert config.lr is not None
+
+
+# PROTOCOL.md, section 1, row by row, as the published configurations have it.
+_BOTH = {
+    "coordinates": "hrnet", "rotation_probability": 0.6, "flip_probability": 0.5, "epochs": 210, "optimiser": "adam",
+    "lr": 1e-3, "weight_decay": 1e-4, "apply_weight_decay": False, "schedule": "step", "milestones": (170, 200),
+    "drop_one_epoch_early": False, "warmup_epochs": 0.0, "clip_norm": None, "precision": "float32", "flip_test": True,
+    "half_body_randn": True, "decoder": None, "train_people": None, "val_people": None,
+}  # fmt: skip
+_COCO = {"dataset": "coco", "scale_factor": 0.35, "rotation": 45.0, "half_body_probability": 0.3, "val_split": "val"}
+_MPII = {"dataset": "mpii", "scale_factor": 0.25, "rotation": 30.0, "half_body_probability": 0.0, "val_split": "valid"}
+PUBLISHED = {  # dataset, model, width, height, sigma, batch on 4 GPUs
+    "coco_w32_256x192": (_COCO, "hrnet_w32", 192, 256, 2.0, 32 * 4),
+    "coco_w32_384x288": (_COCO, "hrnet_w32", 288, 384, 3.0, 32 * 4),
+    "coco_w48_256x192": (_COCO, "hrnet_w48", 192, 256, 2.0, 32 * 4),
+    "coco_w48_384x288": (_COCO, "hrnet_w48", 288, 384, 3.0, 24 * 4),
+    "mpii_w32_256x256": (_MPII, "hrnet_w32", 256, 256, 2.0, 32 * 4),
+    "mpii_w48_256x256": (_MPII, "hrnet_w48", 256, 256, 2.0, 32 * 4),
+}
+
+
+def test_every_published_recipe_is_in_the_table():
+    assert PUBLISHED.keys() == PUBLISHED_PRESETS
+
+
+@pytest.mark.parametrize("preset", PUBLISHED)
+def test_a_published_recipe_number_by_number(preset):
+    dataset, model, width, height, sigma, batch_size = PUBLISHED[preset]
+    expected = {
+        **_BOTH, **dataset, "model": model, "input_width": width, "input_height": height, "batch_size": batch_size,
+        "loss_options": {"sigma": sigma, "rounded": True},
+    }  # fmt: skip
+    config = make_config(preset, loss="gaussian_mse")
+    assert {name: getattr(config, name) for name in expected} == expected
 
 
 def test_a_value_beside_the_preset_wins_and_none_does_not():
@@ -64,6 +98,7 @@ def test_data_of_ones_own_is_not_cut_to_the_number_of_people_a_preset_draws():
 def test_a_run_is_named_by_what_its_numbers_depend_on():
     name = make_config(seed=1).run_name("data")
     assert name == make_config(seed=1, workers=3, threads=2, resume=False, run_dir="x", device="cpu").run_name("data")
+    assert name == make_config(seed=1, boxes="boxes.json", checkpoint="x.pth").run_name("data")
     assert name != make_config(seed=2).run_name("data")
     assert name != make_config(seed=1, loss_options={"epsilon": 9.0}).run_name("data")
     assert name != make_config(seed=1).run_name("other data")

@@ -113,6 +113,29 @@ def test_the_ground_truth_as_heatmaps_scores_perfectly(data, tmp_path):
     assert scores.metrics["AP"] > 90
 
 
+@pytest.mark.parametrize(("early", "last"), [(False, (170, 200)), (True, (169, 199))])
+def test_the_rate_of_the_published_recipes_falls_tenfold(early, last):
+    config = make_config("coco_w32_256x192", drop_one_epoch_early=early)
+    rates = [training._rate(config, epoch) for epoch in range(210)]  # of the epochs counted from 0
+    falls = tuple(epoch for epoch in range(1, 210) if rates[epoch] < rates[epoch - 1])
+    assert falls == last
+    assert (rates[0], rates[-1]) == pytest.approx((1e-3, 1e-5))
+
+
+@pytest.mark.parametrize(("applied", "decay"), [(None, 0.0), (True, 1e-4)])
+def test_the_published_recipes_never_give_their_weight_decay_to_adam(applied, decay):
+    config = make_config("mpii_w32_256x256", apply_weight_decay=applied)
+    optimiser = training._optimiser(config, torch.nn.Linear(1, 1))
+    assert type(optimiser) is torch.optim.Adam
+    assert {group["weight_decay"] for group in optimiser.param_groups} == {decay}
+
+
+@pytest.mark.parametrize(("randn", "upper"), [(None, 0.6915), (False, 0.5)])
+def test_how_often_half_a_body_is_the_upper_half(randn, upper):
+    config = make_config("coco_w32_256x192", half_body_randn=randn)
+    assert training.augmentation_of(config).half_body_upper == pytest.approx(upper, abs=1e-4)
+
+
 @pytest.mark.parametrize(
     ("values", "told"),
     [
@@ -130,10 +153,13 @@ def test_a_device_that_is_not_there(values, told):
 
 def test_a_finished_run_is_not_trained_again(tmp_path):
     config = smoke(tmp_path)
-    first = run(config, weights=True)
+    told = []
+    first = run(config, weights=True, before=told.append)
     weights = first.folder / "model.safetensors"
     before = weights.stat().st_mtime_ns
-    again = run(config, weights=True)
+    again = run(config, weights=True, before=told.append)
+    assert len(told) == 1
+    assert told[0] is first.data
     assert first.trained
     assert not again.trained
     assert again.record == first.record

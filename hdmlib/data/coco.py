@@ -2,6 +2,8 @@
 
 People are chosen and framed as HRNet does it for COCO: crowds, people without area and people without a labelled joint
 are dropped; the box is clipped to the photo and padded by a quarter. Coordinates are taken as they stand, 0-based.
+
+For evaluation the people may instead be those that a detector found: :func:`read_detections`.
 """
 
 from __future__ import annotations
@@ -9,6 +11,7 @@ from __future__ import annotations
 import re
 from collections import Counter
 from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -18,6 +21,7 @@ from hdmlib.data.samples import (
     HEAD_BOX_FACTOR,
     DataError,
     LeaveOut,
+    NoAnnotations,
     Person,
     PoseDataset,
     assemble,
@@ -30,6 +34,20 @@ from hdmlib.skeletons import Skeleton, skeleton_from_names
 
 # A crop shows the person's box and a quarter more.
 PADDING = 1.25
+
+
+@dataclass(frozen=True, eq=False)
+class Detections:
+    """People that a detector found: boxes to look into, and no annotation.
+
+    Attributes:
+        people: N detections. Nobody's joint is labelled, so that they can be shown to a network but not be learned
+            from or scored as they are; ``areas`` and ``head_sizes`` are NaN, ``annotation_ids`` rows of the file.
+        scores: (N,) the detector's confidence in each box.
+    """
+
+    people: PoseDataset
+    scores: np.ndarray
 
 
 def find_coco(root: Path | str, split: str) -> tuple[Path, Path]:
@@ -56,7 +74,7 @@ def find_coco(root: Path | str, split: str) -> tuple[Path, Path]:
     )
     annotations = find_annotations(root, split, patterns, opening=b"{")
     if annotations is None:
-        raise DataError(f"no COCO annotations of split {split!r} in {root}; looked for {', '.join(patterns)}")
+        raise NoAnnotations(f"no COCO annotations of split {split!r} in {root}; looked for {', '.join(patterns)}")
     dated = re.search(rf"{re.escape(split)}\d*", annotations.stem).group()  # train -> train2017, if the file says so
     folders = [root / "images" / dated, root / dated, root / "images" / split, root / split, root / "images"]
     return annotations, next((folder for folder in folders if folder.is_dir()), annotations.parent)
@@ -91,6 +109,81 @@ def read_coco(root: Path | str, split: str = "train", *, where: Mapping[str, obj
         except (KeyError, TypeError, AttributeError):
             left_out["malformed annotation"] += 1
     return assemble(f"COCO {path.name}", skeleton, folder, people, left_out)
+
+
+def read_detections(root: Path | str, split: str, boxes: Path | str, *, least_score: float = 0.0) -> Detections:
+    """Read the people whom a detector found on the photos of one split.
+
+    The file is a list of ``{"image_id", "category_id", "bbox": [x, y, width, height], "score"}``, COCO's result format.
+    As in HRNet's evaluation other categories are dropped, and boxes are not clipped to the photo.
+
+    Args:
+        root: The dataset's folder, see :func:`find_coco`; its annotations name the photos and the category.
+        split: Which split.
+        boxes: The detector's file.
+        least_score: Boxes with a lower score are dropped; HRNet's configuration keeps all, 0.
+
+    Raises:
+        DataError: If files are missing or of another format, or no box lies on a photo of the split.
+    """
+    path, folder = find_coco(root, split)
+    photos, _, skeleton, category = _parts(path)
+    boxes = Path(boxes)
+    content = load_json(boxes)
+    if not isinstance(content, list) or not all(isinstance(entry, dict) and "bbox" in entry for entry in content):
+        raise DataError(
+            f"boxes {boxes} is no detection file: it needs a list of objects with image_id, category_id, bbox and score"
+        )
+    people, scores, left_out = [], [], Counter()
+    for number, entry in enumerate(content):
+        try:
+            person, score = _detection(entry, number, photos, len(skeleton), category, least_score)
+            people.append(person)
+            scores.append(score)
+        except LeaveOut as reason:
+            left_out[str(reason)] += 1
+        except (KeyError, TypeError, AttributeError):
+            left_out["malformed detection"] += 1
+    found = assemble(f"detections {boxes.name}", skeleton, folder, people, left_out)
+    # `assemble` leaves out people without a photo; their rows tell who stayed
+    score_of = {person.annotation_id: score for person, score in zip(people, scores, strict=True)}
+    return Detections(found, np.array([score_of[row] for row in found.annotation_ids.tolist()]))
+
+
+def _detection(
+    entry: dict, number: int, photos: dict, joint_count: int, category: int, least_score: float
+) -> tuple[Person, float]:
+    """One detection as a person without joints, and its score; raises as :func:`_person`."""
+    if entry["category_id"] != category:
+        raise LeaveOut("other category")
+    score = float(numbers(entry["score"], (), "score"))
+    if score < least_score:
+        raise LeaveOut("low score")
+    photo = photos.get(entry["image_id"])
+    if photo is None:
+        raise LeaveOut("detection on no photo of the split")
+    box = numbers(entry["bbox"], (4,), "box")
+    if not (box[2:] > 0).all():
+        raise LeaveOut("box empty")
+    photo_size = numbers([photo["width"], photo["height"]], (2,), "photo size")
+    if not isinstance(photo["file_name"], str):
+        raise LeaveOut("malformed photo name")
+    centre, size = box_region(box)
+    nan = float("nan")
+    person = Person(
+        file_name=photo["file_name"],
+        photo_size=(photo_size[0], photo_size[1]),
+        joints=np.zeros((joint_count, 2)),
+        visibility=np.zeros(joint_count),
+        box=box,
+        centre=centre,
+        size=size,
+        area=nan,
+        head_size=nan,
+        annotation_id=number,
+        image_id=identity(entry["image_id"]),
+    )
+    return person, score
 
 
 def box_region(box: np.ndarray) -> tuple[np.ndarray, np.ndarray]:

@@ -22,6 +22,8 @@ import torch
 STRIDE = 4
 # Half of a person, grown by this, is the region of the half-body augmentation.
 HALF_BODY_PADDING = 1.5
+# HRNet takes the upper half where a *normal* number is below 0.5, so not in one half of the cases: P(N < 0.5) = 0.69.
+HALF_BODY_UPPER = 0.5 * (1 + math.erf(0.5 / math.sqrt(2)))
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
 IMAGENET_STD = (0.229, 0.224, 0.225)
 
@@ -193,7 +195,7 @@ class Augmentation:
         mirror_probability: How often the crop is mirrored.
         half_body_probability: How often only the upper or the lower body is shown.
         half_body_joints: Only of people with more labelled joints than this.
-        half_body_upper: How often it is then the upper one. HRNet compares a *normal* number with 0.5, so not one half.
+        half_body_upper: How often it is then the upper one.
     """
 
     scale: float = 0.0
@@ -202,7 +204,7 @@ class Augmentation:
     mirror_probability: float = 0.0
     half_body_probability: float = 0.0
     half_body_joints: int = 8
-    half_body_upper: float = 0.5 * (1 + math.erf(0.5 / math.sqrt(2)))
+    half_body_upper: float = HALF_BODY_UPPER
 
     def draw(
         self, region: Region, joints: np.ndarray, labelled: np.ndarray, upper: tuple[int, ...], rng: np.random.Generator

@@ -19,6 +19,7 @@ from hdmlib.data.samples import (
     HEAD_BOX_FACTOR,
     DataError,
     LeaveOut,
+    NoAnnotations,
     Person,
     PoseDataset,
     assemble,
@@ -58,7 +59,7 @@ def find_mpii(root: Path | str, split: str) -> tuple[Path, Path]:
     patterns += [RELEASE_FILE, f"*/{RELEASE_FILE}"]
     annotations = find_annotations(root, split, patterns, opening=b"[")
     if annotations is None:
-        raise DataError(f"no MPII annotations of split {split!r} in {root}; looked for {', '.join(patterns)}")
+        raise NoAnnotations(f"no MPII annotations of split {split!r} in {root}; looked for {', '.join(patterns)}")
     images = root / "images"
     return annotations, images if images.is_dir() else annotations.parent
 

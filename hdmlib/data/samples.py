@@ -24,7 +24,7 @@ from PIL import Image
 from hdmlib.skeletons import Skeleton
 
 # What a benchmark's own protocol drops. It is counted like the rest but nothing to warn of.
-PROTOCOL_REASONS = ("crowd", "no labelled joint", "no area", "other category", "not selected")
+PROTOCOL_REASONS = ("crowd", "no labelled joint", "no area", "other category", "not selected", "low score")
 # Coordinates beyond this are damage, not a large photo; without a bound they overflow further on.
 FARTHEST = 1e6
 # OpenCV's warps index pixels with 16-bit integers.
@@ -35,6 +35,10 @@ HEAD_BOX_FACTOR = 0.6
 
 class DataError(ValueError):
     """A dataset cannot be read; the message names the file or the parameter, and the remedy."""
+
+
+class NoAnnotations(DataError):
+    """No file of the dataset's folder is the annotation of a split."""
 
 
 class DataWarning(UserWarning):

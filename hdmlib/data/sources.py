@@ -1,17 +1,24 @@
-"""A config's dataset as people to train on and people to validate on."""
+"""A config's dataset as people to train on and people to validate on.
+
+A folder is looked through before anything is read: what is missing is named all at once, and for the published recipes
+also where the dataset is published, how large it is and under which licence.
+"""
 
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
-from hdmlib.config import Config, ConfigError
-from hdmlib.data.coco import read_coco
+from hdmlib.config import PUBLISHED_PRESETS, Config, ConfigError
+from hdmlib.data.coco import find_coco, read_coco
 from hdmlib.data.embedded import GENERATOR_VERSION, embedded_dataset
-from hdmlib.data.mpii import read_mpii
-from hdmlib.data.samples import DataError, PoseDataset
+from hdmlib.data.mpii import RELEASE_FILE, find_mpii, read_mpii
+from hdmlib.data.samples import DataError, NoAnnotations, PoseDataset
+
+PHOTO_ENDINGS = (".jpg", ".jpeg", ".png")
 
 
 @dataclass(frozen=True)
@@ -53,16 +60,120 @@ def open_data(config: Config, progress: Callable[..., Any] | None = None) -> Dat
         name += f"-{counts['train']}-{counts['val']}"
         # a picture may show more than one person
         return Data(*(_first(read_coco(root, split), count) for split, count in counts.items()), name)
-    if config.data_root is None:
-        raise ConfigError(f"data_root: dataset {config.dataset!r} needs the folder that holds it")
-    if not config.data_root.is_dir():
-        raise DataError(f"data_root: no folder {config.data_root}; relative paths start where you typed the command")
+    check_folder(config, (config.train_split, config.val_split))
     read = {"coco": read_coco, "mpii": read_mpii}[config.dataset]
     train, val = read(config.data_root, config.train_split), read(config.data_root, config.val_split)
     if train.skeleton != val.skeleton:
         raise DataError(f"{train.name} and {val.name} have different joints; take two splits of one dataset")
     train, val = _first(train, config.train_people), _first(val, config.val_people)
     return Data(train, val, _fingerprint(train, val))
+
+
+@dataclass(frozen=True)
+class Origin:
+    """Where a published dataset comes from; nothing is ever downloaded here.
+
+    Attributes:
+        name: The dataset's name.
+        site: The site that publishes it.
+        download: What to fetch there, with sizes.
+        licence: Under which terms.
+        annotations: The annotation file of a split as published, below the dataset's folder.
+        photos: The folder of its photos.
+    """
+
+    name: str
+    site: str
+    download: str
+    licence: str
+    annotations: str
+    photos: str
+
+
+ORIGINS = {
+    "coco": Origin(
+        "COCO 2017",
+        "cocodataset.org",
+        "2017 Train images (118,287 photos, 18 GB), 2017 Val images (5,000 photos, 1 GB) and 2017 Train/Val "
+        "annotations (241 MB)",
+        "annotations CC BY 4.0; each photo under the Flickr licence that the annotations name",
+        "annotations/person_keypoints_{split}2017.json",
+        "{split}2017/",
+    ),
+    "mpii": Origin(
+        "MPII Human Pose",
+        "human-pose.mpi-inf.mpg.de",
+        "Images (about 25,000 photos, 12.9 GB); the split into train.json and valid.json with gt_valid.mat is part of "
+        "the HRNet project (its README, data preparation)",
+        "research use only, no commercial use",
+        "annot/{split}.json",
+        "images/",
+    ),
+}
+
+
+def check_folder(config: Config, splits: Sequence[str]) -> None:
+    """See that a dataset's folder holds all that a run will ask it for, before anything is read.
+
+    Args:
+        config: Names the dataset, its folder and the preset. For a published recipe the folder must also hold photos
+            where they belong and, for MPII, the head sizes that PCKh is measured by.
+        splits: The splits that are needed.
+
+    Raises:
+        ConfigError: ``data_root`` is missing.
+        DataError: The folder is missing, or files in it: the message lists each of them, and the dataset's origin.
+    """
+    if config.data_root is None:
+        raise ConfigError(f"data_root: dataset {config.dataset!r} needs the folder that holds it{_origin_of(config)}")
+    if not config.data_root.is_dir():
+        raise DataError(
+            f"data_root: no folder {config.data_root}; relative paths start where you typed the command"
+            f"{_origin_of(config)}"
+        )
+    missing = list(dict.fromkeys(file for split in splits for file in _missing(config, split)))
+    if missing:
+        listed = "".join(f"\n  {file}" for file in missing)
+        raise DataError(f"data_root: {config.data_root} lacks{listed}{_origin_of(config)}")
+
+
+def _missing(config: Config, split: str) -> list[str]:
+    """What the folder lacks of one split, by the names it is published under."""
+    origin = ORIGINS[config.dataset]
+    published = config.preset in PUBLISHED_PRESETS
+    annotations, photos = (text.format(split=split) for text in (origin.annotations, origin.photos))
+    path, missing = config.data_root / annotations, []
+    folders = [config.data_root / photos, config.data_root / "images" / photos]
+    try:
+        path, folder = {"coco": find_coco, "mpii": find_mpii}[config.dataset](config.data_root, split)
+        folders = [folder]
+    except NoAnnotations:
+        if not published:
+            raise  # with the names that were tried
+        missing.append(f"{annotations} (annotations of split {split!r})")
+    if not published:
+        return []  # data of one's own may keep its photos anywhere
+    if path.suffix == ".mat":  # MPII's release does not say who the validation people are
+        path = config.data_root / annotations
+        missing.append(f"{annotations} (annotations of split {split!r}; {RELEASE_FILE} has no such split)")
+    if not any(_has_photos(folder) for folder in folders):
+        missing.append(f"{photos} (photos)")
+    heads = path.with_name(f"gt_{path.stem}.mat")
+    if config.dataset == "mpii" and split == config.val_split and not heads.is_file():
+        missing.append(f"{heads.relative_to(config.data_root)} (head sizes, the length that PCKh is measured in)")
+    return missing
+
+
+def _has_photos(folder: Path) -> bool:
+    return folder.is_dir() and any(file.suffix.lower() in PHOTO_ENDINGS for file in folder.iterdir())
+
+
+def _origin_of(config: Config) -> str:
+    """Where to get the dataset, for the recipes that mean a published one."""
+    if config.preset not in PUBLISHED_PRESETS:
+        return ""
+    origin = ORIGINS[config.dataset]
+    return f"\n{origin.name} is published at {origin.site}: {origin.download}.\nLicence: {origin.licence}."
 
 
 def _first(people: PoseDataset, count: int | None) -> PoseDataset:

@@ -7,7 +7,7 @@ import cv2
 import numpy as np
 import pytest
 
-from hdmlib.data.coco import find_coco, read_coco
+from hdmlib.data.coco import find_coco, read_coco, read_detections
 from hdmlib.data.crops import Frame
 from hdmlib.data.samples import DataError, DataWarning, read_image
 
@@ -347,3 +347,81 @@ def test_real_lsp_people():
 def test_real_fixture_without_image_folder():
     people = read_coco(SHARED / "mmpose_fixture" / "coco", "test")
     assert (len(people), len(people.images), people.left_out) == (12, 4, {"no labelled joint": 2})
+
+
+# ----------------------------------------------------------------------------------------------------------- detections
+
+
+def detection(**changes) -> dict:
+    return {"image_id": 1, "category_id": 1, "bbox": [-8.5, 10, 30.5, 60], "score": 0.5, **changes}
+
+
+def write_boxes(root: Path, boxes: object) -> Path:
+    path = root / "boxes.json"
+    path.write_text(json.dumps(boxes))
+    return path
+
+
+def test_detections_are_people_without_joints_and_are_not_clipped(tmp_path):
+    write(tmp_path, [annotation()], [photo(1), photo(2)])
+    boxes = write_boxes(tmp_path, [detection(), detection(image_id=2, score=0.25, bbox=[1, 2, 3, 4])])
+    found = read_detections(tmp_path, "train", boxes)
+    people = found.people
+    np.testing.assert_array_equal(found.scores, [0.5, 0.25])
+    np.testing.assert_array_equal(people.boxes, [[-8.5, 10, 30.5, 60], [1, 2, 3, 4]])
+    np.testing.assert_array_equal(people.centres, [[6.75, 40], [2.5, 4]])
+    np.testing.assert_array_equal(people.sizes, [[30.5 * 1.25, 75], [3.75, 5]])
+    np.testing.assert_array_equal(people.image_ids, [1, 2])
+    assert not people.visibility.any()
+    assert np.isnan(people.areas).all()
+    assert len(people.skeleton) == 3
+
+
+def test_what_the_protocol_drops_of_detections_and_what_is_damage(tmp_path):
+    write(tmp_path, [annotation()], [photo(1), photo(2)])
+    (tmp_path / "images" / "2.png").unlink()
+    boxes = [
+        detection(score=0.01),
+        detection(category_id=3),
+        detection(image_id=9),
+        detection(image_id=2),
+        detection(bbox=[1, 2, 0, 4]),
+        detection(score="high"),
+        {"bbox": [1, 2, 3, 4]},
+        detection(score=0.75),
+    ]
+    with pytest.warns(DataWarning, match="1 photo missing") as caught:
+        found = read_detections(tmp_path, "train", write_boxes(tmp_path, boxes), least_score=0.1)
+    assert len(caught) == 1
+    assert found.scores.tolist() == [0.75]
+    assert found.people.annotation_ids.tolist() == [7]
+    assert found.people.left_out == {
+        "low score": 1,
+        "other category": 1,
+        "detection on no photo of the split": 1,
+        "photo missing": 1,
+        "box empty": 1,
+        "malformed score": 1,
+        "malformed detection": 1,
+    }
+
+
+@pytest.mark.parametrize("content", [{"images": []}, [1, 2], [{"image_id": 1, "keypoints": [], "score": 1}]])
+def test_a_file_that_holds_no_detections_is_named(content, tmp_path):
+    write(tmp_path, [annotation()])
+    with pytest.raises(DataError, match=r"boxes\.json is no detection file: .*image_id, category_id, bbox and score"):
+        read_detections(tmp_path, "train", write_boxes(tmp_path, content))
+
+
+def test_a_detection_file_that_is_not_there(tmp_path):
+    with pytest.raises(DataError, match=r"cannot read .*none\.json"):
+        read_detections(write(tmp_path, [annotation()]), "train", tmp_path / "none.json")
+
+
+@real_data
+def test_detections_in_hrnets_format():
+    root = SHARED / "mmpose_fixture" / "coco"
+    found = read_detections(root, "test", root / "test_coco_det_AP_H_56.json")
+    assert len(found.people) == len(found.scores) == 118
+    assert found.people.left_out == {}
+    assert found.scores[0] == 0.9999731779098511

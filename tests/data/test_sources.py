@@ -1,0 +1,94 @@
+"""A folder is looked through before it is read: each missing file is named, and where the dataset is published."""
+
+from pathlib import Path
+
+import pytest
+
+from hdmlib.config import ConfigError, make_config
+from hdmlib.data.samples import DataError
+from hdmlib.data.sources import open_data
+
+
+def touch(root: Path, *files: str) -> None:
+    for file in files:
+        (root / file).parent.mkdir(parents=True, exist_ok=True)
+        (root / file).touch()
+
+
+def refusal(preset: str, root: Path | None, **values) -> str:
+    with pytest.raises((DataError, ConfigError)) as caught:
+        open_data(make_config(preset, data_root=root, **values))
+    return str(caught.value)
+
+
+def missing(message: str) -> list[str]:
+    return [line.split(" (")[0].strip() for line in message.splitlines() if line.startswith("  ")]
+
+
+COCO_FILES = (
+    "annotations/person_keypoints_train2017.json",
+    "train2017/000000000001.jpg",
+    "annotations/person_keypoints_val2017.json",
+    "val2017/000000000002.jpg",
+)
+MPII_FILES = ("annot/train.json", "annot/valid.json", "annot/gt_valid.mat", "images/1.jpg")
+
+
+def test_an_empty_folder_lacks_all_of_coco(tmp_path):
+    message = refusal("coco_w48_384x288", tmp_path)
+    assert missing(message) == [
+        "annotations/person_keypoints_train2017.json",
+        "train2017/",
+        "annotations/person_keypoints_val2017.json",
+        "val2017/",
+    ]
+    for told in ("cocodataset.org", "18 GB", "241 MB", "CC BY 4.0", str(tmp_path)):
+        assert told in message
+
+
+def test_an_empty_folder_lacks_all_of_mpii(tmp_path):
+    message = refusal("mpii_w32_256x256", tmp_path)
+    assert missing(message) == ["annot/train.json", "images/", "annot/valid.json", "annot/gt_valid.mat"]
+    for told in ("human-pose.mpi-inf.mpg.de", "12.9 GB", "no commercial use"):
+        assert told in message
+
+
+@pytest.mark.parametrize("gone", COCO_FILES)
+def test_one_missing_file_of_coco_is_named_alone(gone, tmp_path):
+    touch(tmp_path, *(file for file in COCO_FILES if file != gone))
+    named = gone if gone.endswith("json") else f"{gone.split('/')[0]}/"
+    assert missing(refusal("coco_w32_256x192", tmp_path)) == [named]
+
+
+@pytest.mark.parametrize("folder", ["", "images/"])
+def test_photos_may_lie_in_either_place(folder, tmp_path):
+    touch(tmp_path, *(file if "json" in file else folder + file for file in COCO_FILES))
+    assert "is not JSON" in refusal("coco_w32_256x192", tmp_path)  # the files are there, and empty
+
+
+@pytest.mark.parametrize("gone", ["annot/train.json", "annot/valid.json", "annot/gt_valid.mat"])
+def test_one_missing_file_of_mpii_is_named_alone(gone, tmp_path):
+    touch(tmp_path, *(file for file in MPII_FILES if file != gone))
+    assert missing(refusal("mpii_w48_256x256", tmp_path)) == [gone]
+
+
+def test_the_original_release_does_not_say_who_the_validation_people_are(tmp_path):
+    touch(tmp_path, "mpii_human_pose_v1_u12_1.mat", "images/1.jpg")
+    expected = ["annot/train.json", "annot/valid.json", "annot/gt_valid.mat"]
+    assert missing(refusal("mpii_w32_256x256", tmp_path)) == expected
+
+
+def test_data_of_ones_own_is_told_the_names_that_were_tried_and_nothing_of_coco(tmp_path):
+    message = refusal("laptop", tmp_path, dataset="coco")
+    assert "annotations/*train*.json" in message
+    assert "cocodataset.org" not in message
+
+
+def test_no_folder(tmp_path):
+    assert "cocodataset.org" in refusal("coco_w32_256x192", None)
+    assert "no folder" in refusal("coco_w32_256x192", tmp_path / "nowhere")
+    assert "cocodataset.org" not in refusal("laptop", tmp_path / "nowhere", dataset="coco")
+
+
+def test_synthetic_people_need_no_folder(tmp_path):
+    assert "the synthetic people need none" in refusal("laptop", tmp_path)
