@@ -242,12 +242,15 @@ def test_a_map_on_its_own_demanders_is_free(dots, epsilon):
     weights /= weights.sum()
     supply = torch.zeros(SIZE, dtype=torch.float64)
     supply[points[:, 1].long(), points[:, 0].long()] = weights
-    debiased = solve(supply, points, weights, epsilon, regulariser="debiased")
+    # at a small epsilon the marginals hardly feel the potentials, and the last digits of their error are slow to go
+    tolerance = 1e-8 if epsilon < 0.1 else None
+    debiased = solve(supply, points, weights, epsilon, regulariser="debiased", tolerance=tolerance)
     assert abs(debiased.value.item()) < 1e-8
     if epsilon >= 1:  # below, cells far apart hardly interact, and no marginal tells their potentials
         slope = debiased.gradient[supply > 0]
         torch.testing.assert_close(slope, slope.mean().expand_as(slope), rtol=0, atol=1e-6)
-    assert -1e-9 <= solve(supply, points, weights, epsilon, regulariser="kl").value <= epsilon * np.log(16) + 1e-9
+    kl = solve(supply, points, weights, epsilon, regulariser="kl", tolerance=tolerance)
+    assert -1e-9 <= kl.value <= epsilon * np.log(16) + 1e-9
 
 
 def test_debiased_is_not_negative():
