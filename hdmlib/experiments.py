@@ -90,7 +90,7 @@ def run(
     folder = folder_of_runs / name
     if not config.resume:
         _put_aside(folder)
-    finished = _find(folder, weights)
+    finished = _find(folder, weights) if config.resume else None
     if finished is not None:
         record = load_record(finished)
         for line in record.epochs if report else ():

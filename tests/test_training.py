@@ -176,6 +176,11 @@ def test_beginning_again_keeps_the_earlier_run(tmp_path):
     assert load_record(kept / "record.json").epochs == again.record.epochs
 
 
+def test_beginning_again_trains_even_where_a_committed_record_would_serve(tmp_path):
+    assert not run(smoke(tmp_path)).trained
+    assert run(smoke(tmp_path, resume=False)).trained
+
+
 def test_a_torn_checkpoint_is_named_with_the_remedy(tmp_path, data):
     config = smoke(tmp_path)
     fit(config, data, tmp_path / "run")
