@@ -2,22 +2,26 @@
 
 from __future__ import annotations
 
+import multiprocessing
+from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 
 from hdmlib import plots
-from hdmlib.config import PATH_FIELDS, PRESETS, Config, ConfigError, make_config
+from hdmlib.config import PATH_FIELDS, PRESETS, Config, ConfigError, make_config, unknown_name
 from hdmlib.data.samples import DataError
-from hdmlib.data.sources import Data
+from hdmlib.data.sources import Data, open_data
 from hdmlib.estimate import estimate
 from hdmlib.evaluation import evaluate
-from hdmlib.experiments import Run, run
+from hdmlib.experiments import REFERENCE_RECORDS, Run, finished_record, run
 from hdmlib.inference import predict
 from hdmlib.notebook import epoch_line, progress
 from hdmlib.paths import from_caller
+from hdmlib.records import save_record
 from hdmlib.showcase import look_at
+from hdmlib.study import STAGES
 from hdmlib.training import TrainingDiverged
 
 app = typer.Typer(
@@ -122,6 +126,34 @@ def _run(values: list[str]) -> Run:
         raise typer.Exit(2) from None
 
 
+@app.command("study")
+def run_study(
+    stage: Annotated[str, typer.Argument(help=f"one of {', '.join(STAGES)}")],
+    values: Annotated[
+        list[str] | None, typer.Argument(metavar="[NAME=VALUE]...", help="parameters that all runs share")
+    ] = None,
+    jobs: Annotated[int, typer.Option(min=1, help="how many runs at a time")] = 1,
+    publish: Annotated[bool, typer.Option(help="keep the records among the reference records, too")] = False,
+) -> None:
+    """Train the runs of a stage of the study, those that have no record yet."""
+    try:
+        if stage not in STAGES:
+            raise ConfigError(f"stage {unknown_name(stage, STAGES)}")
+        trials = list(STAGES[stage](**given_values(values or [])))
+    except ConfigError as error:
+        typer.echo(f"error: {error}", err=True)
+        raise typer.Exit(2) from None
+    open_data(trials[0].config, progress)  # drawn once, not by every job
+    with ProcessPoolExecutor(jobs, mp_context=multiprocessing.get_context("spawn"), max_tasks_per_child=1) as pool:
+        records = pool.map(finished_record, [trial.config for trial in trials])
+        for trial, record in zip(trials, records, strict=True):
+            typer.echo(
+                f"{trial.config.loss:14} seed {trial.config.seed} {trial.label:30} {epoch_line(record.epochs[-1])}"
+            )
+            if publish:
+                save_record(record, REFERENCE_RECORDS / f"{record.name}.json")
+
+
 @app.command()
 def parameters() -> None:
     """List every parameter and every preset."""
@@ -136,13 +168,22 @@ def config_from(values: list[str]) -> Config:
     Raises:
         ConfigError: A word without ``=``, an unknown name or a wrong value.
     """
+    return make_config(**given_values(values))
+
+
+def given_values(values: list[str]) -> dict[str, Any]:
+    """``NAME=VALUE`` words as a dictionary.
+
+    Raises:
+        ConfigError: A word without ``=``.
+    """
     given: dict[str, Any] = {}
     for word in values:
         name, equals, value = word.partition("=")
         if not equals:
             raise ConfigError(f"{word!r} is not NAME=VALUE")
         given[name] = from_caller(value) if name in PATH_FIELDS else value
-    return make_config(**given)
+    return given
 
 
 if __name__ == "__main__":

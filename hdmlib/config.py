@@ -58,6 +58,10 @@ class Config(BaseModel):
     val_split: str = Field("val", min_length=1, description="name of the validation split")
     train_people: int | None = Field(None, ge=1, description="use only the first so many training people")
     val_people: int | None = Field(None, ge=1, description="use only the first so many validation people")
+    val_offset: int = Field(0, ge=0, description="leave out the first so many validation people: those of a tuning")
+    label_noise: float = Field(
+        0.0, ge=0, le=10, description="noise on the training joints, drawn once: its deviation, in the lengths of PCK"
+    )
     image_size: int = Field(256, ge=64, le=1024, description="synthetic: side of a picture in pixels")
     data_seed: int = Field(0, ge=0, description="synthetic: seed of the generator")
     pck_reference: Literal["head", "torso", "box"] | None = Field(
@@ -93,6 +97,8 @@ class Config(BaseModel):
         False, description="true: HRNet's code under torch 1.1 and later, where 170 and 200 come out as 169 and 199"
     )
     clip_norm: float | None = Field(None, gt=0, description="largest norm of the gradient")
+    warm_start_epochs: int = Field(0, ge=0, description="first epochs, trained with the Gaussian MSE at its own rate")
+    initial_bias: float = Field(0.0, ge=-100, le=100, description="what every heatmap is before training")
     precision: Literal["float32", "bf16"] = Field("float32", description="bf16: autocast, on a GPU only")
     seed: int = Field(0, ge=0)
 
@@ -200,6 +206,13 @@ PRESETS: dict[str, dict[str, Any]] = {
     "laptop": {
         "train_people": 1500, "val_people": 250, "input_width": 96, "input_height": 96, "scale_factor": 0.15,
         "rotation": 15.0, "epochs": 8, "batch_size": 16, "threads": 1,
+    },
+    # The study behind notebooks 03, 04, 05 and 07: as `laptop`, with more people, for longer. The first 250 validation
+    # people are for tuning, the 500 after them are reported on.
+    "study": {
+        "train_people": 2000, "val_people": 500, "val_offset": 250, "input_width": 96, "input_height": 96,
+        "scale_factor": 0.15, "rotation": 15.0, "epochs": 15, "batch_size": 16, "threads": 1, "workers": 0,
+        "cache_photos": True,
     },
     # Every line of the code in seconds; its numbers mean nothing, but its small rate makes them nearly the same on
     # every machine.

@@ -59,7 +59,7 @@ from hdmlib.data.sources import check_folder
 from hdmlib.metrics import OKS_METRICS, PCKH_THRESHOLDS, PCKReport, oks_ap, oks_nms, pck_report, rescore
 from hdmlib.models import build_model, load_weights
 from hdmlib.records import write_atomically
-from hdmlib.training import Prediction, build_losses, evaluation_loader, predict, start_engine
+from hdmlib.training import build_losses, predict_people
 
 # People more alike than this are one person found twice.
 SAME_PERSON = 0.9
@@ -173,7 +173,7 @@ def evaluate_coco(
         detections = read_detections(config.data_root, config.val_split, config.boxes)
         people, box_scores = detections.people, detections.scores
     model = _network(config, people) if model is None else model
-    prediction = _predict(config, model, people, progress)
+    prediction = predict_people(config, model, people, progress=progress)
     category = next(category["id"] for category in truth["categories"] if category.get("keypoints"))
     results = coco_results(
         people, box_scores, prediction.joints, prediction.confidence, config.input_size, category=category
@@ -202,7 +202,7 @@ def evaluate_mpii(
             f"{people.name}: nobody has a head size, PCKh's length; gt_{config.val_split}.mat belongs beside that file"
         )
     model = _network(config, people) if model is None else model
-    prediction = _predict(config, model, people, progress)
+    prediction = predict_people(config, model, people, progress=progress)
     whole = len(people) == MPII_VAL_PEOPLE
     dataset = published.MPII if whole else f"{people.name}, {len(people)} people"
     return _report(config, people, dataset, published.BOXES_TRUTH, mpii_scores(people, prediction.joints), whole)
@@ -277,14 +277,6 @@ def _network(config: Config, people: PoseDataset) -> nn.Module:
     model = build_model(config.model, num_joints=len(people.skeleton))
     load_weights(model, config.checkpoint)
     return model
-
-
-def _predict(config: Config, model: nn.Module, people: PoseDataset, progress: Callable[..., Any] | None) -> Prediction:
-    engine = start_engine(config)
-    model, loader = engine.prepare(model, evaluation_loader(config, people))
-    batches = progress(loader, total=len(loader), desc="evaluation") if progress else loader
-    losses = {config.loss: build_losses(config)[config.loss]}
-    return predict(config, model, losses, batches, people, engine)
 
 
 def _detector(truth: dict[str, Any], people: PoseDataset, scores: NDArray[np.float64], category: int) -> str:

@@ -5,11 +5,13 @@ reference records, and trains only if there is none. What a run leaves in its fo
 
     <run_dir>/<name>/last.pt              everything needed to go on, replaced after each epoch
     <run_dir>/<name>/model.safetensors    the network after the last epoch
+    <run_dir>/<name>/predictions.npz      what it says of each validation person
     <run_dir>/<name>/record.json          written last: a folder with a record is a finished run
 """
 
 from __future__ import annotations
 
+import io
 import os
 import time
 from collections.abc import Callable
@@ -17,14 +19,17 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 from torch import nn
 
 from hdmlib.config import Config, ConfigError
 from hdmlib.data.sources import Data, open_data
+from hdmlib.decoding import METHODS
+from hdmlib.metrics.scores import Ruler, score
 from hdmlib.models import build_model, load_weights, save_weights
 from hdmlib.paths import PROJECT_ROOT, caller_folder
-from hdmlib.records import Epoch, Record, load_record, machine, save_record
-from hdmlib.training import CHECKPOINT, build_losses, fit
+from hdmlib.records import Epoch, Record, load_record, machine, save_record, write_atomically
+from hdmlib.training import CHECKPOINT, Prediction, build_losses, fit, predict_people
 
 REFERENCE_RECORDS = PROJECT_ROOT / "figures" / "records"
 
@@ -101,6 +106,8 @@ def run(
         before(data)
     started, done_before = time.monotonic(), (folder / CHECKPOINT).exists()
     model, history = fit(config, data, folder, progress=progress, report=report)
+    prediction = predict_people(config, model, data.val, decoders=tuple(METHODS))
+    ruler = Ruler.of(data.val, config.pck_reference)
     record = Record(
         name=name,
         identity=config.identity(data.fingerprint),
@@ -108,12 +115,34 @@ def run(
         people={"train": len(data.train), "val": len(data.val)},
         left_out={"train": dict(data.train.left_out), "val": dict(data.val.left_out)},
         epochs=history,
+        by_decoder={
+            name: score(data.val, joints, confidence, config.input_size, ruler).known
+            for name, (joints, confidence) in sorted(prediction.by_decoder.items())
+        },
         seconds=None if done_before else time.monotonic() - started,
         machine=machine(),
     )
     save_weights(model, folder / "model.safetensors")
+    save_predictions(prediction, folder / "predictions.npz")
     save_record(record, folder / "record.json")
     return Run(config, data, load_record(folder / "record.json"), folder, trained=True)
+
+
+def finished_record(config: Config) -> Record:
+    """The record of a config, found or trained."""
+    return run(config).record
+
+
+def save_predictions(prediction: Prediction, path: Path) -> None:
+    """Write joints (N, K, 2) in pixels of the photo, confidence and entropy of the map (N, K), rounded, atomically."""
+    buffer = io.BytesIO()
+    arrays = {
+        "joints": prediction.joints.astype(np.float32),
+        "confidence": prediction.confidence.astype(np.float16),
+        "entropy": prediction.measures["entropy"].astype(np.float16),
+    }
+    np.savez_compressed(buffer, **arrays)
+    write_atomically(path, buffer.getvalue())
 
 
 def runs_folder(config: Config) -> Path:

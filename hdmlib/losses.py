@@ -32,6 +32,9 @@ class HeatmapLoss(nn.Module):
     decoder = "quarter"
     confidence = "peak"
 
+    def at(self, progress: float) -> None:
+        """Tell the loss how much of the training is behind, from 0 to 1; most do not care."""
+
     def forward(self, heatmaps: Tensor, joints: Tensor, weights: Tensor) -> Tensor:
         """The loss of a batch, a scalar.
 
@@ -216,6 +219,8 @@ class MatchingLoss(HeatmapLoss):
         demanders: ``subpixel``, the four cells around the annotation, or ``naive``, the nearest one.
         cost: ``euclidean``, ``sqeuclidean`` or ``saturating``.
         tau: Length in cells at which the saturating cost levels off.
+        epsilon_start: Where epsilon starts, to fall geometrically to ``epsilon`` over the first half of the training
+            (which says so with :meth:`at`); ``None``: it is constant. In evaluation mode the loss has ``epsilon``.
 
     Raises:
         ValueError: If an argument is out of range.
@@ -233,20 +238,31 @@ class MatchingLoss(HeatmapLoss):
         demanders: str = "subpixel",
         cost: str = "euclidean",
         tau: float = 2.0,
+        epsilon_start: float | None = None,
     ) -> None:
         super().__init__()
         self.epsilon = _positive("epsilon", epsilon)
+        self.epsilon_start = self.epsilon if epsilon_start is None else _positive("epsilon_start", epsilon_start)
+        self.progress = 0.0
         self.regulariser = _one_of("regulariser", regulariser, REGULARISERS)
         self.suppliers = _one_of("suppliers", suppliers, SUPPLIERS)
         self.demanders = _one_of("demanders", demanders, DEMANDERS)
         self.cost = _one_of("cost", cost, COSTS)
         self.tau = _positive("tau", tau)
 
+    def at(self, progress: float) -> None:
+        self.progress = progress
+
+    def epsilon_now(self) -> float:
+        """The epsilon of this moment of the training; in evaluation mode that of its end."""
+        rest = max(0.0, 1 - 2 * self.progress) if self.training else 0.0
+        return self.epsilon * (self.epsilon_start / self.epsilon) ** rest
+
     def per_joint(self, heatmaps: Tensor, joints: Tensor, weights: Tensor) -> Tensor:
         points, shares = demanders(joints, heatmaps.shape[-2:], self.demanders)
         distance = _Matching.apply(
             heatmaps.flatten(0, 1), points.flatten(0, 1), shares.flatten(0, 1),
-            self.suppliers, self.epsilon, self.regulariser, self.cost, self.tau,
+            self.suppliers, self.epsilon_now(), self.regulariser, self.cost, self.tau,
         ).unflatten(0, weights.shape)  # fmt: skip
         return weights * distance
 

@@ -28,6 +28,8 @@ class Evaluation(BaseModel):
             ground.
         metrics: As ``metrics.scores`` names them; without those that this data has no ground for.
         per_joint: For each PCK threshold the percentage of each joint, ``None`` where no one has the joint labelled.
+        measures: Means over the labelled joints of how compact their heatmaps are and of the terms of Theorem 1, as
+            ``metrics.compactness`` and ``theory`` name them.
     """
 
     model_config = ConfigDict(extra="forbid")
@@ -35,6 +37,7 @@ class Evaluation(BaseModel):
     losses: dict[str, float]
     metrics: dict[str, float]
     per_joint: dict[str, list[float | None]]
+    measures: dict[str, float]
 
 
 class Epoch(BaseModel):
@@ -49,7 +52,10 @@ class Epoch(BaseModel):
 
 
 class Record(BaseModel):
-    """A finished run; ``seconds`` is unknown for one that was interrupted."""
+    """A finished run; ``seconds`` is unknown for one that was interrupted.
+
+    ``by_decoder`` holds the metrics of the last epoch as each decoder reads the same heatmaps.
+    """
 
     model_config = ConfigDict(extra="forbid")
 
@@ -59,6 +65,7 @@ class Record(BaseModel):
     people: dict[str, int]
     left_out: dict[str, dict[str, int]]
     epochs: list[Epoch]
+    by_decoder: dict[str, dict[str, float]]
     seconds: float | None
     machine: dict[str, str]
 

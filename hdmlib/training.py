@@ -15,7 +15,7 @@ import json
 import math
 import os
 import pickle
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -28,16 +28,18 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.utils.data import DataLoader
 
-from hdmlib.config import Config, ConfigError
+from hdmlib.config import LEARNING_RATES, Config, ConfigError
 from hdmlib.data.crops import HALF_BODY_UPPER, Augmentation, invert, normalise, transform
 from hdmlib.data.loader import make_loader
 from hdmlib.data.samples import PoseDataset
 from hdmlib.data.sources import Data
 from hdmlib.decoding import decode
 from hdmlib.losses import LOSSES, build_loss
+from hdmlib.metrics.compactness import compactness
 from hdmlib.metrics.scores import Ruler, score
 from hdmlib.models import build_model, load_weights
 from hdmlib.records import Epoch, Evaluation, write_atomically
+from hdmlib.theory import theorem_terms
 
 CHECKPOINT = "last.pt"
 # Steps between two looks at whether the loss is finite; each look makes the CPU wait for the GPU.
@@ -56,11 +58,16 @@ class Prediction:
         joints: (N, K, 2) in pixels of each person's photo.
         confidence: (N, K): the share of the map's mass around the joint for losses that normalise it, else the peak.
         losses: Mean over the people of every loss of the registry, on the raw heatmaps.
+        measures: (N, K) each: how compact a joint's heatmap is, as ``metrics.compactness`` names it, and the terms of
+            Theorem 1, as ``theory`` names them.
+        by_decoder: Joints and confidence as other decoders read them from the same heatmaps.
     """
 
     joints: NDArray[np.float64]
     confidence: NDArray[np.float64]
     losses: dict[str, float]
+    measures: dict[str, NDArray[np.float64]]
+    by_decoder: dict[str, tuple[NDArray[np.float64], NDArray[np.float64]]]
 
 
 def fit(
@@ -93,6 +100,7 @@ def fit(
     folder.mkdir(parents=True, exist_ok=True)
     torch.manual_seed(config.seed)
     model = build_model(config.model, num_joints=len(data.train.skeleton))
+    nn.init.constant_(model.final_layer.bias, config.initial_bias)
     if config.pretrained is not None:
         load_weights(model, config.pretrained, backbone_only=True)
     train_loader, val_loader = _train_loader(config, data.train), evaluation_loader(config, data.val)
@@ -112,9 +120,8 @@ def fit(
             batches = (
                 progress(train_loader, total=len(train_loader), desc=f"epoch {epoch}") if progress else train_loader
             )
-            mean_loss = _train_epoch(
-                config, model, losses[config.loss], optimiser, batches, len(train_loader), epoch, engine
-            )
+            loss = losses["gaussian_mse" if epoch <= config.warm_start_epochs else config.loss]
+            mean_loss = _train_epoch(config, model, loss, optimiser, batches, len(train_loader), epoch, engine)
         evaluation = evaluate(config, model, losses, val_loader, data.val, ruler, engine)
         history.append(Epoch(epoch=epoch, lr=_rate(config, epoch), train_loss=mean_loss, validation=evaluation))
         if engine.is_main_process:
@@ -203,10 +210,12 @@ def _train_epoch(
 ) -> float:
     """One pass over the training people; returns the mean loss of its steps."""
     model.train()
+    loss.train()
     total = torch.zeros((), device=engine.device)
     for step, batch in enumerate(batches):
         for group in optimiser.param_groups:
             group["lr"] = _rate(config, epoch - 1 + step / steps)
+        loss.at((epoch - 1 + step / steps) / config.epochs)
         heatmaps = model(normalise(batch["image"]))
         value = loss(heatmaps, batch["joints"], batch["weights"])
         engine.backward(value)
@@ -232,13 +241,14 @@ def _optimiser(config: Config, model: nn.Module) -> torch.optim.Optimizer:
 
 def _rate(config: Config, time: float) -> float:
     """Learning rate after ``time`` epochs: a linear rise, then half a cosine to zero or tenfold drops at milestones."""
+    peak = LEARNING_RATES["gaussian_mse"] if time < config.warm_start_epochs else config.lr
     if time < config.warmup_epochs:
-        return config.lr * (time + 0.01) / (config.warmup_epochs + 0.01)
+        return peak * (time + 0.01) / (config.warmup_epochs + 0.01)
     if config.schedule == "step":
         early = int(config.drop_one_epoch_early)
-        return config.lr * 0.1 ** sum(time >= milestone - early for milestone in config.milestones)
+        return peak * 0.1 ** sum(time >= milestone - early for milestone in config.milestones)
     rest = max(config.epochs - config.warmup_epochs, 1e-9)
-    return config.lr * 0.5 * (1 + math.cos(math.pi * min(1.0, (time - config.warmup_epochs) / rest)))
+    return peak * 0.5 * (1 + math.cos(math.pi * min(1.0, (time - config.warmup_epochs) / rest)))
 
 
 # ----------------------------------------------------------------------------------------------------------- evaluation
@@ -276,8 +286,9 @@ def predict(
     loader: Any,
     people: PoseDataset,
     engine: Accelerator,
+    decoders: Sequence[str] = (),
 ) -> Prediction:
-    """Run the network over a loader in the dataset's order, decode, and take every loss.
+    """Run the network over a loader in the dataset's order, decode, and take every loss and measure.
 
     Args:
         config: The run.
@@ -286,22 +297,54 @@ def predict(
         loader: Batches of all people, prepared likewise.
         people: Whom the loader shows.
         engine: Gathers what several processes saw.
+        decoders: Those to read the heatmaps with besides the run's own.
     """
     model.eval()
-    trained = losses[config.loss]
+    trained, gaussian = losses[config.loss].eval(), losses["gaussian_mse"]
+    own = config.decoder or trained.decoder
     batches = []
     for batch in loader:
         raw, maps = heatmaps_of(config, model, trained, batch["image"], people.skeleton.flip_order)
-        cells, confidence = decode(maps, method=config.decoder or trained.decoder, confidence=trained.confidence)
-        values = torch.stack(
-            [loss.per_person(raw, batch["joints"], batch["weights"]) for loss in losses.values()], dim=1
-        )
-        batches.append(engine.gather_for_metrics((cells, confidence, values, batch["affine"])))
-    cells, confidence, values, affine = (
-        torch.cat(parts).double().cpu().numpy() for parts in zip(*batches, strict=True)
-    )
-    means = dict(zip(losses, values.mean(axis=0).tolist(), strict=True))
-    return Prediction(transform(cells, invert(affine)), confidence, means)
+        joints, weights = batch["joints"], batch["weights"]
+        decoded = {name: decode(maps, method=name, confidence=trained.confidence) for name in {own, *decoders}}
+        seen = {
+            "losses": {name: loss.per_person(raw, joints, weights) for name, loss in losses.items()},
+            "measures": compactness(maps) | vars(theorem_terms(raw, joints, gaussian.sigma)),
+            "decoded": decoded,
+            "affine": batch["affine"],
+        }
+        batches.append(engine.gather_for_metrics(seen))
+    joined = _joined(batches)
+    to_photo = invert(joined["affine"])
+    by_decoder = {name: (transform(cells, to_photo), score) for name, (cells, score) in joined["decoded"].items()}
+    means = {name: float(values.mean()) for name, values in joined["losses"].items()}
+    return Prediction(*by_decoder[own], means, joined["measures"], by_decoder)
+
+
+def predict_people(
+    config: Config,
+    model: nn.Module,
+    people: PoseDataset,
+    *,
+    decoders: Sequence[str] = (),
+    progress: Callable[..., Any] | None = None,
+) -> Prediction:
+    """The same of a network that is trained already, on the device that the config names."""
+    engine = start_engine(config)
+    model, loader = engine.prepare(model, evaluation_loader(config, people))
+    losses = build_losses(config)
+    batches = progress(loader, total=len(loader), desc="evaluation") if progress else loader
+    return predict(config, model, losses, batches, people, engine, decoders)
+
+
+def _joined(parts: list[Any]) -> Any:
+    """Batches of one structure, of dictionaries and tuples, as that structure of whole float64 arrays."""
+    first = parts[0]
+    if isinstance(first, dict):
+        return {name: _joined([part[name] for part in parts]) for name in first}
+    if isinstance(first, tuple):
+        return tuple(_joined(list(part)) for part in zip(*parts, strict=True))
+    return torch.cat(parts).double().cpu().numpy()
 
 
 def evaluate(
@@ -319,8 +362,9 @@ def evaluate(
     per_joint = {
         label: [None if math.isnan(v) else v for v in values.tolist()] for label, values in scores.per_joint.items()
     }
-    metrics = {name: value for name, value in scores.metrics.items() if not math.isnan(value)}
-    return Evaluation(losses=prediction.losses, metrics=metrics, per_joint=per_joint)
+    labelled = people.visibility > 0
+    measures = {name: float(values[labelled].mean()) for name, values in prediction.measures.items()}
+    return Evaluation(losses=prediction.losses, metrics=scores.known, per_joint=per_joint, measures=measures)
 
 
 # ----------------------------------------------------------------------------------------------------------- checkpoint

@@ -24,6 +24,7 @@ from hdmlib.heatmaps import gaussian_map
 from hdmlib.losses import make_suppliers
 from hdmlib.metrics import oks_ap
 from hdmlib.models import build_model, save_weights
+from hdmlib.training import predict_people
 
 SHARED = Path(__file__).resolve().parents[2] / "shared" / "data"
 COCO, MPII = SHARED / "mmpose_fixture" / "coco", SHARED / "mmpose_fixture" / "mpii"
@@ -123,7 +124,7 @@ def test_joints_come_back_within_half_a_cell():
     config = full("coco_w32_256x192", data_root=COCO, val_split="test")
     people = read_coco(COCO, "test")
     frame = Frame(config.input_size, "hrnet")
-    prediction = evaluation._predict(config, truth_of(config, people), people, None)
+    prediction = predict_people(config, truth_of(config, people), people)
     cell = 4 * frame.extended(people.sizes)[:, 0] / config.input_width
     error = np.abs(prediction.joints - people.joints).max(axis=2) / cell[:, None]
     inside = (people.visibility > 0) & (prediction.confidence > 0.5)

@@ -8,10 +8,12 @@ import pytest
 import torch
 
 from hdmlib import training
-from hdmlib.config import ConfigError, make_config
+from hdmlib.config import LEARNING_RATES, ConfigError, make_config
 from hdmlib.data.sources import open_data
+from hdmlib.decoding import METHODS
 from hdmlib.experiments import REFERENCE_RECORDS, run
-from hdmlib.metrics.scores import Ruler
+from hdmlib.losses import MatchingLoss
+from hdmlib.metrics.scores import Ruler, score
 from hdmlib.records import load_record
 from hdmlib.training import TrainingDiverged, build_losses, evaluate, evaluation_loader, fit, predict, start_engine
 
@@ -146,6 +148,50 @@ def test_how_often_half_a_body_is_the_upper_half(randn, upper):
 def test_a_device_that_is_not_there(values, told):
     with pytest.raises(ConfigError, match=told):
         start_engine(make_config("smoke", **values))
+
+
+def test_a_warm_start_is_a_gaussian_training_at_its_own_rate(data, tmp_path):
+    warm = fit(smoke(tmp_path, warm_start_epochs=1, lr=1e-4), data, tmp_path / "warm")[1]
+    gaussian = fit(smoke(tmp_path, loss="gaussian_mse", lr=LEARNING_RATES["gaussian_mse"]), data, tmp_path / "g")[1]
+    assert warm[1].train_loss == gaussian[1].train_loss  # of the first epoch
+    assert warm[2].train_loss > 10 * gaussian[2].train_loss  # then it is a transport, in cells
+
+
+def test_heatmaps_begin_at_the_initial_bias(data, tmp_path):
+    plain, raised = (
+        fit(smoke(tmp_path, loss="gaussian_mse", initial_bias=bias, epochs=1), data, tmp_path / str(bias))[1][0]
+        for bias in (0.0, 3.0)
+    )
+    assert raised.validation.losses["gaussian_mse"] > plain.validation.losses["gaussian_mse"] + 3
+
+
+def test_epsilon_falls_over_the_first_half_of_the_training(data, tmp_path, monkeypatch):
+    seen = []
+    real = MatchingLoss.epsilon_now
+    monkeypatch.setattr(MatchingLoss, "epsilon_now", lambda loss: seen.append(real(loss)) or seen[-1])
+    fit(smoke(tmp_path, loss_options={"epsilon": 0.5, "epsilon_start": 4.0}), data, tmp_path)
+    steps = [e for e in seen if e != 0.5]  # evaluations have the last one throughout
+    assert steps == sorted(steps, reverse=True)
+    assert steps[0] == 4.0
+    assert len(steps) == 4  # the 4 steps of the first of 2 epochs
+
+
+def test_measures_and_every_decoder_are_in_the_record(tmp_path):
+    result = run(smoke(tmp_path))
+    record = result.record
+    assert set(record.by_decoder) == set(METHODS)
+    final = record.final
+    assert record.by_decoder["barycentre"] == final.metrics
+    terms = final.measures
+    assert terms["gaussian_mse"] == pytest.approx(terms["dot_mse"] + terms["cross"] + terms["constant"], rel=1e-4)
+
+
+def test_predictions_are_kept_with_the_run(tmp_path):
+    result = run(smoke(tmp_path), weights=True)
+    kept = np.load(result.folder / "predictions.npz")
+    scores = score(result.data.val, kept["joints"], kept["confidence"], (64, 64), Ruler.of(result.data.val))
+    assert scores.metrics["PCKh@0.5"] == pytest.approx(result.record.final.metrics["PCKh@0.5"])
+    assert kept["entropy"].mean() == pytest.approx(result.record.final.measures["entropy"], rel=0.05)
 
 
 # --------------------------------------------------------------------------------------------------------------- runs

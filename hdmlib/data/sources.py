@@ -8,15 +8,18 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
+
+import numpy as np
 
 from hdmlib.config import PUBLISHED_PRESETS, Config, ConfigError
 from hdmlib.data.coco import find_coco, read_coco
 from hdmlib.data.embedded import GENERATOR_VERSION, embedded_dataset
 from hdmlib.data.mpii import RELEASE_FILE, find_mpii, read_mpii
 from hdmlib.data.samples import DataError, NoAnnotations, PoseDataset
+from hdmlib.metrics.scores import Ruler
 
 PHOTO_ENDINGS = (".jpg", ".jpeg", ".png")
 
@@ -52,21 +55,22 @@ def open_data(config: Config, progress: Callable[..., Any] | None = None) -> Dat
             raise ConfigError(
                 "data_root: the synthetic people need none; set dataset to coco or mpii for a folder of yours"
             )
-        counts = {"train": config.train_people or 2000, "val": config.val_people or 300}
+        counts = {"train": config.train_people or 2000, "val": config.val_offset + (config.val_people or 300)}
         root = embedded_dataset(
             format="coco", size=config.image_size, seed=config.data_seed, progress=progress, **counts
         )
         name = f"embedded-v{GENERATOR_VERSION}-{config.image_size}px-seed{config.data_seed}"
         name += f"-{counts['train']}-{counts['val']}"
         # a picture may show more than one person
-        return Data(*(_first(read_coco(root, split), count) for split, count in counts.items()), name)
+        train, val = (_some(read_coco(root, split), 0, count) for split, count in counts.items())
+        return Data(_noisy(train, config), _some(val, config.val_offset, None), name)
     check_folder(config, (config.train_split, config.val_split))
     read = {"coco": read_coco, "mpii": read_mpii}[config.dataset]
     train, val = read(config.data_root, config.train_split), read(config.data_root, config.val_split)
     if train.skeleton != val.skeleton:
         raise DataError(f"{train.name} and {val.name} have different joints; take two splits of one dataset")
-    train, val = _first(train, config.train_people), _first(val, config.val_people)
-    return Data(train, val, _fingerprint(train, val))
+    train, val = _some(train, 0, config.train_people), _some(val, config.val_offset, config.val_people)
+    return Data(_noisy(train, config), val, _fingerprint(train, val))
 
 
 @dataclass(frozen=True)
@@ -176,8 +180,22 @@ def _origin_of(config: Config) -> str:
     return f"\n{origin.name} is published at {origin.site}: {origin.download}.\nLicence: {origin.licence}."
 
 
-def _first(people: PoseDataset, count: int | None) -> PoseDataset:
-    return people if count is None or count >= len(people) else people.subset(range(count))
+def _some(people: PoseDataset, start: int, count: int | None) -> PoseDataset:
+    """``count`` people from ``start`` on, or as many as there are."""
+    stop = len(people) if count is None else min(start + count, len(people))
+    if start >= len(people):
+        raise ConfigError(f"val_offset: {start} leaves nobody of the {len(people)} people of {people.name}")
+    return people if (start, stop) == (0, len(people)) else people.subset(range(start, stop))
+
+
+def _noisy(people: PoseDataset, config: Config) -> PoseDataset:
+    """The people with worse annotations: each joint off by a normal draw in x and in y, the same in every epoch."""
+    if not config.label_noise:
+        return people
+    lengths = Ruler.of(people, config.pck_reference).lengths
+    lengths = np.where(np.isfinite(lengths), lengths, np.nanmedian(lengths))
+    draws = np.random.default_rng(config.seed).standard_normal(people.joints.shape)
+    return replace(people, joints=people.joints + config.label_noise * lengths[:, None, None] * draws)
 
 
 def _fingerprint(*splits: PoseDataset) -> str:

@@ -10,6 +10,7 @@ from functools import cached_property
 
 import numpy as np
 from numpy.typing import NDArray
+from scipy.stats import rankdata
 
 from hdmlib.data.samples import PoseDataset
 from hdmlib.metrics.oks import oks_ap, rescore
@@ -56,12 +57,18 @@ class Scores:
 
     Attributes:
         metrics: The ruler's labels in percent (joints weighted by how often they are labelled); ``mean error`` and
-            ``median error`` in pixels of the network's input; ``AP`` in percent with ground-truth boxes.
+            ``median error`` in pixels of the network's input; ``AP`` in percent with ground-truth boxes; ``AUROC`` in
+            percent, how well the confidence tells joints found at the coarse threshold from missed ones.
         per_joint: For each of the ruler's labels the percentage of each joint, NaN where nobody has it labelled.
     """
 
     metrics: dict[str, float]
     per_joint: dict[str, NDArray[np.float64]]
+
+    @property
+    def known(self) -> dict[str, float]:
+        """The metrics that this data has ground for."""
+        return {name: value for name, value in self.metrics.items() if not np.isnan(value)}
 
 
 def score(
@@ -94,8 +101,20 @@ def score(
         "mean error": error.mean,
         "median error": error.median,
         "AP": 100 * _average_precision(people, joints, confidence),
+        "AUROC": 100 * _auroc(confidence, joints, people, ruler),
     }
     return Scores(metrics, {label: report.values for label, report in reports.items()})
+
+
+def _auroc(confidence: NDArray[np.float64], joints: NDArray[np.float64], people: PoseDataset, ruler: Ruler) -> float:
+    """Chance that a joint that was found has more confidence than one that was missed; NaN without both kinds."""
+    distance = np.linalg.norm(joints - people.joints, axis=2) / ruler.lengths[:, None]
+    scored = (people.visibility > 0) & np.isfinite(distance)
+    found = distance[scored] <= next(iter(ruler.labels.values()))
+    if found.all() or not found.any():
+        return float("nan")
+    ranks = rankdata(confidence[scored])
+    return float((ranks[found].mean() - (found.sum() + 1) / 2) / (~found).sum())
 
 
 def _average_precision(people: PoseDataset, joints: NDArray[np.float64], confidence: NDArray[np.float64]) -> float:

@@ -2,9 +2,11 @@
 
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from hdmlib.config import ConfigError, make_config
+from hdmlib.data.embedded import embedded_dataset
 from hdmlib.data.samples import DataError
 from hdmlib.data.sources import open_data
 
@@ -92,3 +94,28 @@ def test_no_folder(tmp_path):
 
 def test_synthetic_people_need_no_folder(tmp_path):
     assert "the synthetic people need none" in refusal("laptop", tmp_path)
+
+
+def test_validation_people_before_the_offset_are_left_out():
+    whole, rest = (open_data(make_config("smoke", val_people=n, val_offset=k)).val for n, k in ((32, 0), (22, 10)))
+    assert len(rest) == 22
+    np.testing.assert_array_equal(rest.joints, whole.joints[10:])
+
+
+def test_an_offset_that_leaves_nobody_is_refused(tmp_path):
+    root = embedded_dataset(tmp_path, format="coco", train=2, val=2, size=64)
+    with pytest.raises(ConfigError, match=r"val_offset: 50 leaves nobody"):
+        open_data(make_config("smoke", dataset="coco", data_root=root, val_offset=50))
+
+
+def test_label_noise_moves_the_training_joints_by_so_many_head_sizes_and_nothing_else():
+    clean, noisy, again, other = (
+        open_data(make_config("smoke", label_noise=noise, seed=seed))
+        for noise, seed in ((0.0, 0), (0.2, 0), (0.2, 0), (0.2, 1))
+    )
+    moved = (noisy.train.joints - clean.train.joints) / clean.train.head_sizes[:, None, None]
+    assert moved.std() == pytest.approx(0.2, rel=0.05)
+    assert abs(moved.mean()) < 0.02
+    np.testing.assert_array_equal(noisy.train.joints, again.train.joints)
+    assert (noisy.train.joints != other.train.joints).any()
+    np.testing.assert_array_equal(noisy.val.joints, clean.val.joints)

@@ -1,0 +1,31 @@
+"""Scores of a dataset's people: how the confidence is judged."""
+
+import numpy as np
+import pytest
+
+from hdmlib.config import make_config
+from hdmlib.data.sources import open_data
+from hdmlib.metrics.scores import Ruler, score
+
+
+@pytest.fixture(scope="module")
+def people():
+    return open_data(make_config("smoke")).val
+
+
+def judged(people, confidence, missed):
+    joints = people.joints + np.where(missed, 1e4, 0.0)[..., None]
+    return score(people, joints, confidence, (64, 64), Ruler.of(people)).known
+
+
+def test_auroc_of_a_confidence_that_knows_of_one_that_guesses_and_of_one_that_errs(people):
+    draws = np.random.default_rng(0)
+    missed = draws.random(people.visibility.shape) < 0.3
+    assert judged(people, 1.0 - missed, missed)["AUROC"] == 100
+    assert judged(people, missed * 1.0, missed)["AUROC"] == 0
+    assert judged(people, np.ones(missed.shape), missed)["AUROC"] == 50  # equals count half
+    assert judged(people, draws.random(missed.shape), missed)["AUROC"] == pytest.approx(50, abs=8)
+
+
+def test_auroc_has_no_ground_where_everything_is_found(people):
+    assert "AUROC" not in judged(people, np.ones(people.visibility.shape), np.zeros(people.visibility.shape, bool))
