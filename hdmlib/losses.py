@@ -19,7 +19,7 @@ from torch.autograd.function import once_differentiable
 
 from hdmlib import transport_triton
 from hdmlib.heatmaps import DEMANDERS, demanders, dot_map, gaussian_map, inside
-from hdmlib.transport import COSTS, REGULARISERS, maps_at_once, solve
+from hdmlib.transport import COSTS, REGULARISERS, maps_at_once, solve_maps
 
 
 class HeatmapLoss(nn.Module):
@@ -176,7 +176,7 @@ def _matching(
     for start in range(0, len(heatmaps), group):
         now = slice(start, start + group)
         supply = make_suppliers(heatmaps[now], suppliers)
-        solution = solve(
+        solution = solve_maps(
             supply, points[now], shares[now], epsilon,
             regulariser=regulariser, cost=cost, tau=tau, tolerance=_TOLERANCE.get(heatmaps.dtype),
         )  # fmt: skip

@@ -14,7 +14,8 @@ There are only M demanders, so the problem is solved for their potentials b (the
 
 With p_nm = D_m exp((a_n + b_m - C_nm) / eps), the share of cell n that goes to m, and q_m = sum_n S_n p_nm, the mass
 that arrives at m, its gradient is D - q and its Hessian -(diag q - sum_n S_n p_n p_n^T) / eps: M x M, so Newton's
-method is cheap. The gradient of E_kl with respect to S is a, and of E_entropy a + eps log S, each up to a constant: Eq.
+method is cheap; on a CPU the usual case, four neighbouring demanders and an epsilon that is not tiny, runs in the
+compiled loops of ``transport_numba.py``. The gradient of E_kl with respect to S is a, and of E_entropy a + eps log S, each up to a constant: Eq.
 3 of the paper. ``a`` exists on cells without mass, too. ``debiased`` subtracts the potential of the transport from S to
 itself, which has as many demanders as cells and is found by Sinkhorn's iteration: right, and some hundred times slower
 than the other two.
@@ -22,12 +23,14 @@ than the other two.
 
 from __future__ import annotations
 
+import importlib
 import math
 import warnings
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import lru_cache
-from typing import Protocol
+from types import ModuleType
+from typing import NamedTuple, Protocol
 
 import numpy as np
 import torch
@@ -46,8 +49,10 @@ LONGEST_STEP = 20.0
 # log S is cut off here: a cell without mass has an infinite derivative of S log S, and nothing is gained by an infinite
 # pull.
 SMALLEST_SUPPLY = 1e-16
+# Up to this spread of the costs in units of epsilon, Newton's method needs no stages.
+MOST_SPREAD = 15.0
 # Cells solved together, so that what belongs to them stays in a core's cache.
-CELLS_AT_ONCE = {"cpu": 43_000, "cuda": 5_000_000}
+CELLS_AT_ONCE = {"cpu": 110_000, "cuda": 5_000_000}
 # Where the spread of the costs exceeds so many epsilon, exp(-C / eps) leaves the range of the type.
 _RANGE = {torch.float32: 20.0, torch.float64: 300.0}
 _BLOCK = ((0, 0), (1, 0), (0, 1), (1, 1))
@@ -142,50 +147,77 @@ def solve(
 ) -> Solution:
     """The transport with its potentials; arguments as for :func:`transport`."""
     _check(suppliers, points, weights, epsilon, regulariser, cost, tau)
-    epsilon, tau = float(epsilon), float(tau)
     *batch, height, width = suppliers.shape
-    maps = suppliers.reshape(-1, height * width)
     count = points.shape[-2]
-    points = points.expand(*batch, count, 2).reshape(-1, count, 2).double()
-    weights = weights.expand(*batch, count).reshape(-1, count).double()
+    solution = solve_maps(
+        suppliers.reshape(-1, height, width),
+        points.expand(*batch, count, 2).reshape(-1, count, 2),
+        weights.expand(*batch, count).reshape(-1, count),
+        float(epsilon), regulariser=regulariser, cost=cost, tau=float(tau), tolerance=tolerance,
+    )  # fmt: skip
+    return Solution(
+        solution.value.reshape(batch),
+        solution.gradient.reshape(suppliers.shape),
+        solution.demand.reshape(*batch, count),
+        solution.error.reshape(batch),
+        solution.evaluations,
+    )
+
+
+@torch.no_grad()
+@torch.compiler.disable
+def solve_maps(
+    maps: Tensor,
+    points: Tensor,
+    weights: Tensor,
+    epsilon: float,
+    *,
+    regulariser: str,
+    cost: str,
+    tau: float,
+    tolerance: float | None = None,
+) -> Solution:
+    """As :func:`solve`, for maps (G, H, W), points (G, M, 2) and weights (G, M) that are known to be in order."""
+    size = tuple(maps.shape[-2:])
+    points, weights = points.double(), weights.double()
     weights = weights / weights.sum(dim=1, keepdim=True)
     tolerance = TOLERANCE[maps.dtype] if tolerance is None else tolerance
-
-    value, gradient = maps.new_empty(len(maps)), torch.empty_like(maps)
-    demand, error, evaluations = torch.empty_like(weights), torch.empty_like(weights[:, 0]), 0
-    group = maps_at_once(suppliers)
-    costs_of = _costs(maps, points, (height, width), cost, tau, epsilon)
-    for start in range(0, len(maps), group):
-        now = slice(start, start + group)
-        costs = costs_of(now)
+    entropy = regulariser == "entropy"
+    corners = _block_corners(points, size)
+    if corners is not None and _loops_take(maps, size, cost, tau, epsilon):
+        table = (size, cost, tau)
+        value, gradient, demand, error, evaluations = _solve_in_loops(
+            maps.contiguous(), corners, weights, table, epsilon, tolerance, entropy
+        )
+    else:
+        value, gradient = maps.new_empty(len(maps)), torch.empty_like(maps, memory_format=torch.contiguous_format)
+        demand, error, evaluations = torch.empty_like(weights), torch.full_like(weights[:, 0], math.inf), 0
+    rest = (~(error <= tolerance)).nonzero()[:, 0]
+    for now in rest.split(maps_at_once(maps)) if len(rest) else ():
+        block = None if corners is None else corners[now]
+        costs = _costs(maps[now].flatten(1), points[now], block, size, cost, tau, epsilon)
         demand[now], error[now], used = _maximise(costs, weights[now], epsilon, tolerance)
         evaluations = max(evaluations, used)
-        costs.potential(gradient[now], entropy=regulariser == "entropy")
-        value[now] = torch.linalg.vecdot(maps[now], gradient[now])
-    if regulariser == "entropy":
+        gradient[now] = costs.potential(entropy=entropy).to(maps.dtype).unflatten(1, size)
+        value[now] = torch.linalg.vecdot(maps[now].flatten(1), gradient[now].flatten(1))
+    if entropy:
         value += epsilon * torch.xlogy(weights, weights).sum(dim=1).to(maps.dtype)
     if regulariser == "debiased":
-        own, own_error = _self_potential(maps, (height, width), cost, tau, epsilon, tolerance)
+        own, own_error = _self_potential(maps.flatten(1), size, cost, tau, epsilon, tolerance)
         between = _cost((points[:, :, None] - points[:, None]).square().sum(dim=3), cost, tau) / epsilon
         among = lambda exponents: (exponents[:, None] - between).logsumexp(dim=2)  # noqa: E731
         own_demand, _ = _symmetric_sinkhorn(weights, among, epsilon, tolerance)
-        value -= torch.linalg.vecdot(maps, own) + torch.linalg.vecdot(weights, own_demand).to(maps.dtype)
-        gradient -= own
+        value -= torch.linalg.vecdot(maps.flatten(1), own) + torch.linalg.vecdot(weights, own_demand).to(maps.dtype)
+        gradient -= own.unflatten(1, size)
         error = torch.maximum(error, own_error)
-    if len(maps) and not error.max() <= tolerance:
+    if len(rest) and not error.max() <= tolerance:
         warnings.warn(
             f"transport: {int((~(error <= tolerance)).sum())} of {len(maps)} maps stopped at a marginal error of up to "
             f"{error.max():.1e}, above the tolerance {tolerance:.1e} (epsilon {epsilon:g}, cost {cost})",
             TransportWarning,
             stacklevel=3,
         )
-    return Solution(
-        value.reshape(batch),
-        gradient.reshape(suppliers.shape),
-        demand.reshape(*batch, count),
-        error.reshape(batch),
-        evaluations,
-    )
+    return Solution(value, gradient, demand, error, evaluations)
 
 
 # -------------------------------------------------------------------------------------------------- maximising over b
@@ -205,7 +237,7 @@ class _Costs(Protocol):
     def moments(self) -> NDArray[np.float64]:
         """sum_n S_n p_n p_n^T (G, M, M) at the exponents last given."""
 
-    def potential(self, out: Tensor, *, entropy: bool) -> None:
+    def potential(self, *, entropy: bool) -> Tensor:
         """a (G, N) at the exponents last given, at the final epsilon; with ``entropy`` a + eps log S."""
 
 
@@ -325,23 +357,74 @@ def _newton_step(
     return step * (radius / np.maximum(longest, radius)), np.abs(ratio).max(axis=1, keepdims=True) < 2
 
 
+@lru_cache(maxsize=1)
+def _loops() -> ModuleType | None:
+    """The compiled loops, imported when they are first needed; ``None`` where there is no numba, or no room for it."""
+    try:
+        return importlib.import_module("hdmlib.transport_numba")
+    except (ImportError, RuntimeError):  # the latter: no folder can be written to keep the compiled code in
+        return None
+
+
+def _loops_take(maps: Tensor, size: tuple[int, int], cost: str, tau: float, epsilon: float) -> bool:
+    """Whether the compiled loops are made for maps of this kind and have a chance."""
+    return (
+        maps.device.type == "cpu"
+        and _block_costs(size, cost, tau).spread <= MOST_SPREAD * epsilon
+        and _loops() is not None
+    )
+
+
+def _solve_in_loops(
+    maps: Tensor,
+    corners: Tensor,
+    weights: Tensor,
+    table: tuple[tuple[int, int], str, float],
+    epsilon: float,
+    tolerance: float,
+    entropy: bool,
+) -> tuple[Tensor, Tensor, Tensor, Tensor, int]:
+    """<S, a>, a, b and the error of each map, and the number of evaluations; with ``entropy`` a + eps log S for a.
+
+    The error is NaN or above the tolerance for maps on which Newton's method was lost without stages.
+    """
+    loops, like = _loops(), (maps.dtype, maps.device)
+    supply, corners = maps.numpy(), corners.numpy()
+    value, total = maps.new_empty(len(maps)), torch.empty_like(maps)
+    exponent, error = torch.empty_like(weights), torch.empty_like(weights[:, 0])
+    out = total.numpy(), exponent.numpy(), error.numpy()
+    kernel, nearest = _block_kernel(*table, epsilon, *like), _nearest_costs(*table, *like)
+    evaluations = loops.maximise(supply, kernel.numpy(), corners, weights.numpy(), tolerance, *out)
+    # logarithms are torch's: a processor takes several at a time
+    log = total.div_(maps.clamp(min=SMALLEST_SUPPLY)).log_() if entropy else total.log_()
+    loops.finish(log.numpy(), nearest.numpy(), corners, supply, epsilon, value.numpy())
+    return value, log, exponent * epsilon, error, evaluations
+
+
 # ---------------------------------------------------------------------------------------------- costs, in two ways
 
 
 def _costs(
-    maps: Tensor, points: Tensor, size: tuple[int, int], cost: str, tau: float, epsilon: float
-) -> Callable[[slice], _Costs]:
+    maps: Tensor, points: Tensor, corners: Tensor | None, size: tuple[int, int], cost: str, tau: float, epsilon: float
+) -> _Costs:
     """The costs of a group of maps: from a table if the demanders are 2 x 2 neighbouring cells, else point by point."""
+    if corners is not None:
+        reach = _block_costs(size, cost, tau).spread / epsilon
+        fits = next((t for t in (maps.dtype, torch.float64) if reach <= _RANGE[t]), None)
+        if fits is not None:
+            return _BlockCosts(maps.to(fits), corners.tolist(), size, cost, tau, epsilon)
+    return _PointCosts(maps.double(), points, size, cost, tau, epsilon)
+
+
+def _block_corners(points: Tensor, size: tuple[int, int]) -> Tensor | None:
+    """Upper left cells (G, 2) as (x, y), if the points (G, M, 2) are 2 x 2 neighbouring cells of each map."""
     corner = points[:, 0]
     block = torch.tensor(_BLOCK, dtype=points.dtype, device=points.device)
-    if points.shape[1] == 4 and (points == corner[:, None] + block).all() and (corner == corner.round()).all():
-        limit = torch.tensor([size[1], size[0]], device=points.device)
-        reach = _block_costs(size, cost, tau)[2] / epsilon
-        fits = next((t for t in (maps.dtype, torch.float64) if reach <= _RANGE[t]), None)
-        if fits is not None and (corner >= 0).all() and (corner < limit).all():
-            corners = corner.int().tolist()
-            return lambda now: _BlockCosts(maps[now].to(fits), corners[now], size, cost, tau, epsilon)
-    return lambda now: _PointCosts(maps[now].double(), points[now], size, cost, tau, epsilon)
+    if points.shape[1] != 4 or not (points == corner[:, None] + block).all():
+        return None
+    last = torch.tensor([size[1] - 1, size[0] - 1], device=points.device)
+    on_map = (corner == corner.round()) & (corner >= 0) & (corner <= last)
+    return corner.long() if on_map.all() else None
 
 
 def _cost(squared: Tensor, kind: str, tau: float) -> Tensor:
@@ -375,11 +458,11 @@ class _PointCosts:
     def moments(self) -> NDArray[np.float64]:
         return ((self.share * self.supply[:, None]) @ self.share.mT).cpu().numpy()
 
-    def potential(self, out: Tensor, *, entropy: bool) -> None:
+    def potential(self, *, entropy: bool) -> Tensor:
         log = self.exponents.logsumexp(dim=1)
         if entropy:
             log -= self.supply.clamp(min=SMALLEST_SUPPLY).log()
-        out.copy_(log.mul_(-self.epsilon))
+        return log.mul_(-self.epsilon)
 
 
 class _BlockCosts:
@@ -394,7 +477,7 @@ class _BlockCosts:
         self, supply: Tensor, corners: list[list[int]], size: tuple[int, int], cost: str, tau: float, epsilon: float
     ) -> None:
         self.table = (size, cost, tau)
-        self.spread = _block_costs(*self.table)[2]
+        self.spread = _block_costs(*self.table).spread
         self.supply, self.corners, self.epsilon = supply[:, None], corners, epsilon
 
     def at(self, stage: NDArray[np.float64]) -> None:
@@ -416,12 +499,12 @@ class _BlockCosts:
         products = torch.cat([torch.bmm(kernel * sent, kernel.mT) for kernel, sent in parts]).double().cpu().numpy()
         return products * self.factors[:, :, None] * self.factors[:, None, :]
 
-    def potential(self, out: Tensor, *, entropy: bool) -> None:
+    def potential(self, *, entropy: bool) -> Tensor:
         if entropy:
             self.total /= self.supply.clamp(min=SMALLEST_SUPPLY)  # one logarithm for both: that of total / S
         log = self.total[:, 0].log_().add_(torch.from_numpy(self.top).to(self.total))
-        nearest = self._windows([_nearest_costs(*self.table, out.dtype, out.device)] * len(self.corners))[:, 0]
-        torch.sub(nearest, log, alpha=self.epsilon, out=out)
+        nearest = self._windows([_nearest_costs(*self.table, log.dtype, log.device)[None]] * len(self.corners))[:, 0]
+        return nearest.sub_(log, alpha=self.epsilon)
 
     def _windows(self, tables: list[Tensor]) -> Tensor:
         """Of each map's table (T, 2H - 1, 2W - 1) over all offsets the part that it needs: (G, T, N)."""
@@ -436,29 +519,42 @@ class _BlockCosts:
 
 def block_spread(size: tuple[int, int], cost: str, tau: float) -> float:
     """Largest difference between the costs from a cell of the map to two of 2 x 2 neighbouring cells of it."""
-    return _block_costs(size, cost, tau)[2]
+    return _block_costs(size, cost, tau).spread
+
+
+class _Table(NamedTuple):
+    """Costs of a cell by its offset from the block's corner, (2H - 1, 2W - 1) offsets in all.
+
+    Attributes:
+        beyond: (4, 2H - 1, 2W - 1) cost to each demander beyond that to the nearest one.
+        nearest: (2H - 1, 2W - 1) cost to the nearest one.
+        spread: The largest entry of ``beyond``.
+    """
+
+    beyond: Tensor
+    nearest: Tensor
+    spread: float
 
 
 @lru_cache(maxsize=32)
-def _block_costs(size: tuple[int, int], cost: str, tau: float) -> tuple[Tensor, Tensor, float]:
-    """By offset from the block's corner: costs beyond that to the nearest demander (4, ...), that cost, the spread."""
+def _block_costs(size: tuple[int, int], cost: str, tau: float) -> _Table:
     y = torch.arange(1 - size[0], size[0], dtype=torch.float64)[:, None]
     x = torch.arange(1 - size[1], size[1], dtype=torch.float64)
     costs = torch.stack([_cost((x - right) ** 2 + (y - down) ** 2, cost, tau) for right, down in _BLOCK])
     nearest = costs.amin(dim=0)
-    return costs - nearest, nearest, float((costs - nearest).max())
+    return _Table(costs - nearest, nearest, float((costs - nearest).max()))
 
 
 @lru_cache(maxsize=32)
 def _block_kernel(
     size: tuple[int, int], cost: str, tau: float, epsilon: float, dtype: torch.dtype, device: torch.device
 ) -> Tensor:
-    return torch.exp(-_block_costs(size, cost, tau)[0] / epsilon).to(device, dtype)
+    return torch.exp(-_block_costs(size, cost, tau).beyond / epsilon).to(device, dtype)
 
 
 @lru_cache(maxsize=32)
 def _nearest_costs(size: tuple[int, int], cost: str, tau: float, dtype: torch.dtype, device: torch.device) -> Tensor:
-    return _block_costs(size, cost, tau)[1][None].to(device, dtype)
+    return _block_costs(size, cost, tau).nearest.to(device, dtype)
 
 
 # ------------------------------------------------------------------------------------------- a distribution to itself
