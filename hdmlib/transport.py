@@ -15,10 +15,10 @@ There are only M demanders, so the problem is solved for their potentials b (the
 With p_nm = D_m exp((a_n + b_m - C_nm) / eps), the share of cell n that goes to m, and q_m = sum_n S_n p_nm, the mass
 that arrives at m, its gradient is D - q and its Hessian -(diag q - sum_n S_n p_n p_n^T) / eps: M x M, so Newton's
 method is cheap; on a CPU the usual case, four neighbouring demanders and an epsilon that is not tiny, runs in the
-compiled loops of ``transport_numba.py``. The gradient of E_kl with respect to S is a, and of E_entropy a + eps log S, each up to a constant: Eq.
-3 of the paper. ``a`` exists on cells without mass, too. ``debiased`` subtracts the potential of the transport from S to
-itself, which has as many demanders as cells and is found by Sinkhorn's iteration: right, and some hundred times slower
-than the other two.
+compiled loops of ``transport_numba.py``. The gradient of E_kl with respect to S is a, and of E_entropy a + eps log S,
+each up to a constant: Eq. 3 of the paper. ``a`` exists on cells without mass, too. ``debiased`` subtracts the potential
+of the transport from S to itself, which has as many demanders as cells and is found by Sinkhorn's iteration: right, and
+some hundred times slower than the other two.
 """
 
 from __future__ import annotations
