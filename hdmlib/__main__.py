@@ -12,10 +12,10 @@ import typer
 from hdmlib import plots
 from hdmlib.config import PATH_FIELDS, PRESETS, Config, ConfigError, make_config, unknown_name
 from hdmlib.data.samples import DataError
-from hdmlib.data.sources import Data, open_data
+from hdmlib.data.sources import Data
 from hdmlib.estimate import estimate
 from hdmlib.evaluation import evaluate
-from hdmlib.experiments import REFERENCE_RECORDS, Run, finished_record, run
+from hdmlib.experiments import REFERENCE_RECORDS, Run, record_of, run
 from hdmlib.inference import predict
 from hdmlib.notebook import epoch_line, progress
 from hdmlib.paths import from_caller
@@ -143,9 +143,8 @@ def run_study(
     except ConfigError as error:
         typer.echo(f"error: {error}", err=True)
         raise typer.Exit(2) from None
-    open_data(trials[0].config, progress)  # drawn once, not by every job
     with ProcessPoolExecutor(jobs, mp_context=multiprocessing.get_context("spawn"), max_tasks_per_child=1) as pool:
-        records = pool.map(finished_record, [trial.config for trial in trials])
+        records = pool.map(record_of, [trial.config for trial in trials])
         for trial, record in zip(trials, records, strict=True):
             typer.echo(
                 f"{trial.config.loss:14} seed {trial.config.seed} {trial.label:30} {epoch_line(record.epochs[-1])}"

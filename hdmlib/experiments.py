@@ -12,9 +12,10 @@ reference records, and trains only if there is none. What a run leaves in its fo
 from __future__ import annotations
 
 import io
+import json
 import os
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -23,7 +24,7 @@ import numpy as np
 from torch import nn
 
 from hdmlib.config import Config, ConfigError
-from hdmlib.data.sources import Data, open_data
+from hdmlib.data.sources import Data, embedded_fingerprint, open_data
 from hdmlib.decoding import METHODS
 from hdmlib.metrics.scores import Ruler, score
 from hdmlib.models import build_model, load_weights, save_weights
@@ -128,9 +129,34 @@ def run(
     return Run(config, data, load_record(folder / "record.json"), folder, trained=True)
 
 
-def finished_record(config: Config) -> Record:
-    """The record of a config, found or trained."""
-    return run(config).record
+def record_of(config: Config, progress: Callable[..., Any] | None = None) -> Record:
+    """The record of a config: found among the user's own runs and the committed ones, or trained.
+
+    Finding it needs no data: the embedded people are not drawn for it, and for a dataset whose ``data_root`` is not
+    given any record of the same config will do.
+
+    Raises:
+        As :func:`run`, where it must be trained.
+    """
+    if config.data_root is None:
+        found = next((path for path in _records(config) if _answers(path, config)), None)
+        if found is not None:
+            return load_record(found)
+    return run(config, progress=progress).record
+
+
+def _records(config: Config) -> Iterator[Path]:
+    """Where the record of a config may be: in the user's runs and among the reference records."""
+    pattern = f"{config.dataset}-{config.model}-{config.loss}-s{config.seed}-*"
+    yield from sorted(_runs_root(config).glob(f"{pattern}/record.json"))
+    yield from sorted(REFERENCE_RECORDS.glob(f"{pattern}.json"))
+
+
+def _answers(path: Path, config: Config) -> bool:
+    """Whether a record is of this config, on the data that it names or, where it names none, on any."""
+    identity = json.loads(path.read_bytes()).get("identity", {})
+    data = embedded_fingerprint(config) if config.dataset == "synthetic" else identity.get("data")
+    return identity == json.loads(json.dumps(config.identity(data)))
 
 
 def save_predictions(prediction: Prediction, path: Path) -> None:
@@ -151,7 +177,7 @@ def runs_folder(config: Config) -> Path:
     Raises:
         ConfigError: It cannot be created or written.
     """
-    folder = config.run_dir or Path(os.environ.get("HDMLIB_RUNS", caller_folder() / "runs"))
+    folder = _runs_root(config)
     probe = folder / f".writable-{os.getpid()}"
     try:
         folder.mkdir(parents=True, exist_ok=True)
@@ -160,6 +186,10 @@ def runs_folder(config: Config) -> Path:
     except OSError as error:
         raise ConfigError(f"run_dir: cannot write in {folder} ({error.strerror}); choose another folder") from None
     return folder
+
+
+def _runs_root(config: Config) -> Path:
+    return config.run_dir or Path(os.environ.get("HDMLIB_RUNS", caller_folder() / "runs"))
 
 
 def _find(folder: Path, weights: bool) -> Path | None:

@@ -32,7 +32,8 @@ def heatmaps_with_terms(
     """
     figure = plt.figure(figsize=(2.5 * len(heatmaps), 4.9), layout="constrained")
     upper, lower = figure.subfigures(2, 1, height_ratios=[1, 1.1])
-    for axes, (title, heatmap) in zip(upper.subplots(1, len(heatmaps)), heatmaps.items(), strict=True):
+    panels = upper.subplots(1, len(heatmaps), squeeze=False)[0]
+    for axes, (title, heatmap) in zip(panels, heatmaps.items(), strict=True):
         show_map(axes, heatmap, title, signed=True)
         axes.plot(*joint, **ON_LIGHT)
     axes = lower.subplots()

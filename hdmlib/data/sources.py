@@ -55,15 +55,13 @@ def open_data(config: Config, progress: Callable[..., Any] | None = None) -> Dat
             raise ConfigError(
                 "data_root: the synthetic people need none; set dataset to coco or mpii for a folder of yours"
             )
-        counts = {"train": config.train_people or 2000, "val": config.val_offset + (config.val_people or 300)}
+        counts = _embedded_counts(config)
         root = embedded_dataset(
             format="coco", size=config.image_size, seed=config.data_seed, progress=progress, **counts
         )
-        name = f"embedded-v{GENERATOR_VERSION}-{config.image_size}px-seed{config.data_seed}"
-        name += f"-{counts['train']}-{counts['val']}"
         # a picture may show more than one person
         train, val = (_some(read_coco(root, split), 0, count) for split, count in counts.items())
-        return Data(_noisy(train, config), _some(val, config.val_offset, None), name)
+        return Data(_noisy(train, config), _some(val, config.val_offset, None), embedded_fingerprint(config))
     check_folder(config, (config.train_split, config.val_split))
     read = {"coco": read_coco, "mpii": read_mpii}[config.dataset]
     train, val = read(config.data_root, config.train_split), read(config.data_root, config.val_split)
@@ -71,6 +69,16 @@ def open_data(config: Config, progress: Callable[..., Any] | None = None) -> Dat
         raise DataError(f"{train.name} and {val.name} have different joints; take two splits of one dataset")
     train, val = _some(train, 0, config.train_people), _some(val, config.val_offset, config.val_people)
     return Data(_noisy(train, config), val, _fingerprint(train, val))
+
+
+def embedded_fingerprint(config: Config) -> str:
+    """The fingerprint of the embedded people that the config asks for; they need not have been drawn."""
+    name = f"embedded-v{GENERATOR_VERSION}-{config.image_size}px-seed{config.data_seed}"
+    return "-".join([name, *map(str, _embedded_counts(config).values())])
+
+
+def _embedded_counts(config: Config) -> dict[str, int]:
+    return {"train": config.train_people or 2000, "val": config.val_offset + (config.val_people or 300)}
 
 
 @dataclass(frozen=True)
