@@ -101,8 +101,12 @@ def _line(execution_count: int) -> _CellLine:
     return _CellLine()
 
 
+_LESSER_METRICS = frozenset({"AP50", "AP75", "APM", "APL", "AR", "AUROC"})
+
+
 def epoch_line(line: Epoch) -> str:
-    """One epoch in one line of text."""
-    scores = "  ".join(f"{name} {value:5.1f}" for name, value in line.validation.metrics.items())
+    """One epoch in one line of text: the losses and the foremost metrics, PCK, errors and AP."""
+    metrics = line.validation.metrics
+    scores = "  ".join(f"{name} {value:5.1f}" for name, value in metrics.items() if name not in _LESSER_METRICS)
     loss = " " * 8 if line.train_loss is None else f"{line.train_loss:8.4f}"
     return f"epoch {line.epoch:3d}  training loss {loss}  validation: {scores}"

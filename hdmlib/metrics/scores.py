@@ -16,6 +16,8 @@ from hdmlib.data.samples import PoseDataset
 from hdmlib.metrics.oks import oks_ap, rescore
 from hdmlib.metrics.pck import localisation_error, pck_report
 
+# Tab. 1's columns of COCO's evaluation.
+COCO_COLUMNS = ("AP", "AP50", "AP75", "APM", "APL", "AR")
 # A coarse and a fine threshold for each length; MPII's for the head, the usual ones for torso and box.
 THRESHOLDS = {"head": (0.5, 0.1), "torso": (0.2, 0.05), "box": (0.2, 0.05)}
 
@@ -57,8 +59,9 @@ class Scores:
 
     Attributes:
         metrics: The ruler's labels in percent (joints weighted by how often they are labelled); ``mean error`` and
-            ``median error`` in pixels of the network's input; ``AP`` in percent with ground-truth boxes; ``AUROC`` in
-            percent, how well the confidence tells joints found at the coarse threshold from missed ones.
+            ``median error`` in pixels of the network's input; ``AP``, ``AP50``, ``AP75``, ``APM``, ``APL`` and ``AR``
+            in percent with ground-truth boxes; ``AUROC`` in percent, how well the confidence tells joints found at the
+            coarse threshold from missed ones.
         per_joint: For each of the ruler's labels the percentage of each joint, NaN where nobody has it labelled.
     """
 
@@ -100,7 +103,7 @@ def score(
     metrics |= {
         "mean error": error.mean,
         "median error": error.median,
-        "AP": 100 * _average_precision(people, joints, confidence),
+        **_average_precision(people, joints, confidence),
         "AUROC": 100 * _auroc(confidence, joints, people, ruler),
     }
     return Scores(metrics, {label: report.values for label, report in reports.items()})
@@ -117,11 +120,13 @@ def _auroc(confidence: NDArray[np.float64], joints: NDArray[np.float64], people:
     return float((ranks[found].mean() - (found.sum() + 1) / 2) / (~found).sum())
 
 
-def _average_precision(people: PoseDataset, joints: NDArray[np.float64], confidence: NDArray[np.float64]) -> float:
-    """COCO's AP over these people, boxes as annotated; NaN where nobody has an area."""
+def _average_precision(
+    people: PoseDataset, joints: NDArray[np.float64], confidence: NDArray[np.float64]
+) -> dict[str, float]:
+    """The columns of the paper's Tab. 1 in percent, boxes as annotated; none where nobody has an area."""
     scored = people.areas > 0
     if not scored.any():
-        return float("nan")
+        return {}
     truth = {
         "images": [{"id": int(i)} for i in np.unique(people.image_ids)],
         "categories": [{"id": 1}],
@@ -137,7 +142,8 @@ def _average_precision(people: PoseDataset, joints: NDArray[np.float64], confide
          "keypoints": _triples(joints[i], confidence[i])}
         for i in np.flatnonzero(scored)
     ]  # fmt: skip
-    return oks_ap(truth, results, people.skeleton.sigmas)["AP"]
+    scores = oks_ap(truth, results, people.skeleton.sigmas)
+    return {name: 100 * scores[name] for name in COCO_COLUMNS}
 
 
 def _triples(joints: NDArray[np.float64], third: NDArray[np.float64]) -> list[float]:
