@@ -15,11 +15,10 @@ from hdmlib.data.samples import DataError
 from hdmlib.data.sources import Data
 from hdmlib.estimate import estimate
 from hdmlib.evaluation import evaluate
-from hdmlib.experiments import REFERENCE_RECORDS, Run, record_of, run
+from hdmlib.experiments import Run, publish_record, record_of, run
 from hdmlib.inference import predict
 from hdmlib.notebook import epoch_line, progress
 from hdmlib.paths import from_caller
-from hdmlib.records import save_record
 from hdmlib.showcase import look_at
 from hdmlib.study import STAGES
 from hdmlib.training import TrainingDiverged
@@ -134,6 +133,9 @@ def run_study(
     ] = None,
     jobs: Annotated[int, typer.Option(min=1, help="how many runs at a time")] = 1,
     publish: Annotated[bool, typer.Option(help="keep the records among the reference records, too")] = False,
+    keep: Annotated[
+        list[str] | None, typer.Option(help="with --publish, what else to keep of each run: predictions, model")
+    ] = None,
 ) -> None:
     """Train the runs of a stage of the study, those that have no record yet."""
     try:
@@ -150,7 +152,7 @@ def run_study(
                 f"{trial.config.loss:14} seed {trial.config.seed} {trial.label:30} {epoch_line(record.epochs[-1])}"
             )
             if publish:
-                save_record(record, REFERENCE_RECORDS / f"{record.name}.json")
+                publish_record(trial.config, record, keep or ())
 
 
 @app.command()

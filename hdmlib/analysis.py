@@ -5,79 +5,112 @@ Runs of one seed saw the same people in the same order, so losses are compared w
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 from scipy.stats import spearmanr, t
 
-from hdmlib.records import Record
+from hdmlib.data.samples import PoseDataset
+from hdmlib.metrics.scores import Ruler
+from hdmlib.records import Evaluation, Record
 
-TERMS = ("gaussian_mse", "dot_mse", "cross", "constant")
 
-
-def curves(records: Iterable[Record]) -> pd.DataFrame:
+def curves(records: Mapping[str, Sequence[Record]]) -> pd.DataFrame:
     """One row per run and epoch.
 
+    Args:
+        records: Label -> runs that differ in the seed.
+
     Returns:
-        Columns ``loss`` and ``seed`` (the run), ``epoch``, ``own loss`` (the validation loss that the run minimises),
-        every metric, and every measure of the heatmaps under its name with ``map: `` before it.
+        Columns ``label``, ``seed``, ``epoch``, ``own loss`` (the validation loss that the run minimises), every metric,
+        and every measure of the heatmaps under its name with ``map: `` before it.
     """
     rows = []
-    for record in records:
-        loss = record.identity["loss"]
-        for line in record.epochs:
-            seen = line.validation
-            measures = {f"map: {name}": value for name, value in seen.measures.items()}
-            row = {"loss": loss, "seed": record.identity["seed"], "epoch": line.epoch, "own loss": seen.losses[loss]}
-            rows.append({**row, **seen.metrics, **measures})
+    for label, runs in records.items():
+        for record in runs:
+            for line in record.epochs:
+                own = line.validation.losses[record.identity["loss"]]
+                run = {"label": label, "seed": record.identity["seed"], "epoch": line.epoch, "own loss": own}
+                rows.append({**run, **line.validation.metrics, **_measures(line.validation)})
     return pd.DataFrame(rows)
 
 
-def final_metrics(records: Iterable[Record], decoder: str | None = None) -> pd.DataFrame:
-    """One row per run: its metrics after the last epoch, as its own decoder reads the heatmaps or the one named."""
-    rows = []
-    for record in records:
-        metrics = record.final.metrics if decoder is None else record.by_decoder[decoder]
-        measures = {f"map: {name}": value for name, value in record.final.measures.items()}
-        rows.append({"loss": record.identity["loss"], "seed": record.identity["seed"], **metrics, **measures})
-    return pd.DataFrame(rows)
+def final_scores(records: Mapping[str, Sequence[Record]]) -> pd.DataFrame:
+    """One row per run: metrics and measures after the last epoch, as the run's own decoder reads the heatmaps."""
+    table = curves(records)
+    return table[table["epoch"] == table.groupby(["label", "seed"])["epoch"].transform("max")].reset_index(drop=True)
 
 
-def by_decoder(records: Iterable[Record]) -> pd.DataFrame:
-    """One row per run and decoder: the metrics after the last epoch."""
+def by_decoder(records: Mapping[str, Sequence[Record]]) -> pd.DataFrame:
+    """One row per run and decoder: columns ``label``, ``seed``, ``decoder`` and the metrics after the last epoch."""
     return pd.DataFrame(
-        {"loss": record.identity["loss"], "seed": record.identity["seed"], "decoder": decoder, **metrics}
-        for record in records
+        {"label": label, "seed": record.identity["seed"], "decoder": decoder, **metrics}
+        for label, runs in records.items()
+        for record in runs
         for decoder, metrics in record.by_decoder.items()
     )
+
+
+def _measures(evaluation: Evaluation) -> dict[str, float]:
+    return {f"map: {name}": value for name, value in evaluation.measures.items()}
+
+
+def joint_errors(people: PoseDataset, joints: NDArray[np.floating], ruler: Ruler) -> NDArray[np.float64]:
+    """Distance of each predicted joint from its annotation in the lengths of the ruler.
+
+    Args:
+        people: N people.
+        joints: (N, K, 2) predictions in pixels of each person's photo.
+        ruler: What PCK is measured with.
+
+    Returns:
+        (N, K), NaN where a joint is not labelled or the person has no such length.
+    """
+    errors = np.linalg.norm(joints - people.joints, axis=2) / ruler.lengths[:, None]
+    return np.where(people.visibility > 0, errors, np.nan)
+
+
+def by_bin(values: Mapping[str, NDArray[np.floating]], bins: NDArray[np.integer], names: Sequence[str]) -> pd.DataFrame:
+    """Mean of each label's values in each bin.
+
+    Args:
+        values: Label -> array of any shape; NaN is left out.
+        bins: Number of the bin of each entry, the same shape; a negative number for none.
+        names: Of the bins, in order.
+    """
+    means = {
+        label: [np.nanmean(array[bins == number]) if (bins == number).any() else np.nan for number in range(len(names))]
+        for label, array in values.items()
+    }
+    return pd.DataFrame(means, index=list(names))
 
 
 def paired_differences(
     table: pd.DataFrame, metrics: Sequence[str], reference: str, level: float = 0.95
 ) -> pd.DataFrame:
-    """What each loss is better or worse by than the reference, seed by seed.
+    """What each label is better or worse by than the reference, seed by seed.
 
     Args:
-        table: As :func:`final_metrics` gives it.
+        table: As :func:`final_scores` gives it.
         metrics: Columns to compare.
-        reference: A loss.
+        reference: A label.
         level: Of the interval, Student's t over the seeds.
 
     Returns:
-        Index loss and metric; columns ``difference``, ``low``, ``high`` (NaN with one seed) and ``seeds``.
+        Index label and metric; columns ``difference``, ``low``, ``high`` (NaN with one seed) and ``seeds``.
     """
     rows = {}
-    against = table[table["loss"] == reference].set_index("seed")
-    for loss, group in table[table["loss"] != reference].groupby("loss", sort=False):
+    against = table[table["label"] == reference].set_index("seed")
+    for label, group in table[table["label"] != reference].groupby("label", sort=False):
         for metric in metrics:
             differences = (group.set_index("seed")[metric] - against[metric]).dropna().to_numpy()
-            rows[loss, metric] = dict(
+            rows[label, metric] = dict(
                 zip(("difference", "low", "high"), mean_interval(differences, level), strict=True)
             )
-            rows[loss, metric]["seeds"] = len(differences)
-    return pd.DataFrame.from_dict(rows, orient="index").rename_axis(["loss", "metric"])
+            rows[label, metric]["seeds"] = len(differences)
+    return pd.DataFrame.from_dict(rows, orient="index").rename_axis(["label", "metric"])
 
 
 def mean_interval(values: NDArray[np.float64], level: float = 0.95) -> tuple[float, float, float]:
@@ -89,13 +122,16 @@ def mean_interval(values: NDArray[np.float64], level: float = 0.95) -> tuple[flo
     return mean, mean - float(half), mean + float(half)
 
 
-def agreement(curve: pd.DataFrame, metric: str, first: int = 2, last: int = 15, draws: int = 2000) -> dict[str, float]:
+def agreement(
+    curve: pd.DataFrame, metric: str, first: int = 2, last: int = 15, *, least: float = 0.0, draws: int = 2000
+) -> dict[str, float]:
     """How a run's validation loss and its score go together over the epochs ``first`` to ``last`` (Fig. 2).
 
     Args:
         curve: The rows of one run, as :func:`curves` gives them.
         metric: The score, larger is better.
         first, last: Epochs, both included.
+        least: By how much the loss must fall to have fallen, as a share of its range over these epochs.
         draws: Of the bootstrap over epochs, with a fixed seed.
 
     Returns:
@@ -109,6 +145,6 @@ def agreement(curve: pd.DataFrame, metric: str, first: int = 2, last: int = 15, 
     picks = np.random.default_rng(0).integers(len(loss), size=(draws, len(loss)))
     drawn = [spearmanr(loss[p], score[p]).statistic for p in picks if len(set(loss[p])) > 1 and len(set(score[p])) > 1]
     low, high = np.percentile(drawn, [2.5, 97.5])
-    fell = np.diff(loss) < 0
+    fell = np.diff(loss) < -least * np.ptp(loss)
     worse = fell & (np.diff(score) < 0)
     return {"rho": rho, "low": low, "high": high, "loss fell": int(fell.sum()), "of these worse": int(worse.sum())}

@@ -15,12 +15,13 @@ import io
 import json
 import os
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 from torch import nn
 
 from hdmlib.config import Config, ConfigError
@@ -30,6 +31,7 @@ from hdmlib.metrics.scores import Ruler, score
 from hdmlib.models import build_model, load_weights, save_weights
 from hdmlib.paths import PROJECT_ROOT, caller_folder
 from hdmlib.records import Epoch, Record, load_record, machine, save_record, write_atomically
+from hdmlib.study import Trial
 from hdmlib.training import CHECKPOINT, Prediction, build_losses, fit, predict_people
 
 REFERENCE_RECORDS = PROJECT_ROOT / "figures" / "records"
@@ -143,6 +145,60 @@ def record_of(config: Config, progress: Callable[..., Any] | None = None) -> Rec
         if found is not None:
             return load_record(found)
     return run(config, progress=progress).record
+
+
+def records_of(trials: Iterable[Trial], progress: Callable[..., Any] | None = None) -> dict[str, list[Record]]:
+    """Label -> records of the trials of that label, in order; see :func:`record_of`."""
+    records: dict[str, list[Record]] = {}
+    for trial in trials:
+        records.setdefault(trial.label, []).append(record_of(trial.config, progress))
+    return records
+
+
+def model_of(config: Config, progress: Callable[..., Any] | None = None) -> nn.Module:
+    """The trained network of a config: the user's own, or a committed one, or trained.
+
+    Returns:
+        On the CPU, in evaluation mode.
+    """
+    found = next(
+        (path for path in _records(config) if _answers(path, config) and _beside(path, "model").exists()), None
+    )
+    if found is None:
+        return run(config, weights=True, progress=progress).model()
+    model = build_model(config.model, num_joints=len(load_record(found).joints))
+    load_weights(model, _beside(found, "model"))
+    return model.eval()
+
+
+def predictions_of(config: Config, progress: Callable[..., Any] | None = None) -> dict[str, NDArray[np.float32]]:
+    """What the trained network of a config says of its validation people, found or trained.
+
+    Returns:
+        ``joints`` (N, K, 2) in pixels of the photo, ``confidence`` and ``entropy`` of the map (N, K).
+    """
+    there = (_beside(path, "predictions") for path in _records(config) if _answers(path, config))
+    found = next((path for path in there if path.exists()), None)
+    if found is None:
+        result = run(config, weights=True, progress=progress)
+        found = result.folder / "predictions.npz"
+    with np.load(found, allow_pickle=False) as arrays:
+        return {name: arrays[name].astype(np.float32) for name in arrays.files}
+
+
+def publish_record(config: Config, record: Record, keep: Sequence[str] = ()) -> None:
+    """Copy a run's record to the reference records, with its ``predictions`` or its ``model`` if asked for."""
+    target = REFERENCE_RECORDS / f"{record.name}.json"
+    save_record(record, target)
+    for what in keep:
+        source = _beside(_runs_root(config) / record.name / "record.json", what)
+        write_atomically(_beside(target, what), source.read_bytes())
+
+
+def _beside(record: Path, what: str) -> Path:
+    """Weights or predictions of the run that a record is of: in a run's folder, or beside a committed record."""
+    name = {"model": "model.safetensors", "predictions": "predictions.npz"}[what]
+    return record.with_name(name) if record.name == "record.json" else record.with_name(f"{record.stem}.{name}")
 
 
 def _records(config: Config) -> Iterator[Path]:

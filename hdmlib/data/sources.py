@@ -71,6 +71,15 @@ def open_data(config: Config, progress: Callable[..., Any] | None = None) -> Dat
     return Data(_noisy(train, config), val, _fingerprint(train, val))
 
 
+def open_validation(config: Config, progress: Callable[..., Any] | None = None) -> PoseDataset:
+    """The people that a config is measured on, without those it learns from; as :func:`open_data` otherwise."""
+    if config.dataset == "synthetic":
+        return open_data(config.model_copy(update={"train_people": 1}), progress).val
+    check_folder(config, (config.val_split,))
+    people = {"coco": read_coco, "mpii": read_mpii}[config.dataset](config.data_root, config.val_split)
+    return _some(people, config.val_offset, config.val_people)
+
+
 def embedded_fingerprint(config: Config) -> str:
     """The fingerprint of the embedded people that the config asks for; they need not have been drawn."""
     name = f"embedded-v{GENERATOR_VERSION}-{config.image_size}px-seed{config.data_seed}"
