@@ -14,7 +14,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from hdmlib.transport import SMALLEST_SUPPLY, block_spread
+from hdmlib.transport import MOST_SPREAD, SMALLEST_SUPPLY, block_spread
 
 try:
     import triton
@@ -25,9 +25,6 @@ except ImportError:  # no wheel for this platform: the torch path does it all
 LARGEST_MAP = 16_384  # cells; one program holds a map and the four kernel values of each of its cells
 MAX_EVALUATIONS = 24
 TOLERANCE = 1e-5
-# Up to this spread of the costs in units of epsilon, Newton's method needs no stages: 0.18 cells for the plain
-# distance.
-MOST_SPREAD = 8.0
 _SUPPLIERS = {"softmax": 0, "relu": 1, "relu_plain": 2}
 _COSTS = {"euclidean": 0, "sqeuclidean": 1, "saturating": 2}
 

@@ -75,6 +75,12 @@ class TestKernel:
     def test_agrees_for_other_costs(self, cost, epsilon):
         assert_agree(*both(*problem(), cost=cost, epsilon=epsilon))
 
+    def test_agrees_for_the_defaults_of_the_loss(self):
+        loss = losses.MatchingLoss()
+        options = {name: getattr(loss, name) for name in ("suppliers", "epsilon", "regulariser", "cost", "tau")}
+        for scale in (0.1, 2.0, 20.0):
+            assert_agree(*both(*problem(8, (16, 16), scale=scale), **options))
+
     @pytest.mark.parametrize("size", [(2, 2), (16, 16), (3, 21), (20, 15)])
     def test_agrees_for_other_sizes(self, size):
         assert_agree(*both(*problem(size=size)))
@@ -106,7 +112,7 @@ class TestKernel:
         monkeypatch.setattr(torch.Tensor, "is_cuda", True)
         assert transport_triton.takes(on_gpu, 4, **arguments)
         for change in (
-            {"epsilon": 0.1},
+            {"epsilon": 0.06},
             {"suppliers": "softplus"},
             {"regulariser": "debiased"},
             {"cost": "sqeuclidean"},
