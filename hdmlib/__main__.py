@@ -15,7 +15,7 @@ from hdmlib.data.samples import DataError
 from hdmlib.data.sources import Data
 from hdmlib.estimate import estimate
 from hdmlib.evaluation import evaluate
-from hdmlib.experiments import Run, publish_record, record_of, run
+from hdmlib.experiments import Run, find_record, publish_record, record_of, run
 from hdmlib.inference import predict
 from hdmlib.notebook import epoch_line, progress
 from hdmlib.paths import from_caller
@@ -145,12 +145,15 @@ def run_study(
     except ConfigError as error:
         typer.echo(f"error: {error}", err=True)
         raise typer.Exit(2) from None
+    finished = [find_record(trial.config) for trial in trials]
     with ProcessPoolExecutor(jobs, mp_context=multiprocessing.get_context("spawn"), max_tasks_per_child=1) as pool:
-        records = pool.map(record_of, [trial.config for trial in trials])
-        for trial, record in zip(trials, records, strict=True):
-            typer.echo(
-                f"{trial.config.loss:14} seed {trial.config.seed} {trial.label:30} {epoch_line(record.epochs[-1])}"
-            )
+        waiting = [
+            None if record else pool.submit(record_of, trial.config)
+            for trial, record in zip(trials, finished, strict=True)
+        ]
+        for trial, record, job in zip(trials, finished, waiting, strict=True):
+            record = record or job.result()
+            typer.echo(f"{trial.config.loss:14} {trial.label:30} {epoch_line(record.epochs[-1])}")
             if publish:
                 publish_record(trial.config, record, keep or ())
 

@@ -140,11 +140,15 @@ def record_of(config: Config, progress: Callable[..., Any] | None = None) -> Rec
     Raises:
         As :func:`run`, where it must be trained.
     """
-    if config.data_root is None:
-        found = next((path for path in _records(config) if _answers(path, config)), None)
-        if found is not None:
-            return load_record(found)
-    return run(config, progress=progress).record
+    return find_record(config) or run(config, progress=progress).record
+
+
+def find_record(config: Config) -> Record | None:
+    """The record of a config if there is one; ``None`` as well where the data has to be read to tell."""
+    if config.data_root is not None:
+        return None
+    found = next((path for path in _records(config) if _answers(path, config)), None)
+    return None if found is None else load_record(found)
 
 
 def records_of(trials: Iterable[Trial], progress: Callable[..., Any] | None = None) -> dict[str, list[Record]]:

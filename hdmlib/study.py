@@ -19,7 +19,6 @@ from typing import Any
 
 from hdmlib.config import Config, make_config
 
-LOSSES = ("matching", "gaussian_mse", "cross_entropy", "soft_argmax", "dot_mse")
 SEEDS = (0, 1, 2)
 # Tuning and formulation: half the epochs, other people than those reported on.
 TUNING = {"epochs": 8, "val_offset": 0, "val_people": 250}
