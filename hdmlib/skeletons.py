@@ -5,7 +5,7 @@ Everything that depends on *which* joints are predicted stands here; the rest of
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 # OKS constant of a joint nobody has measured: the mean of COCO's seventeen, rounded.
@@ -121,7 +121,13 @@ LSP_14 = Skeleton(
 )  # fmt: skip
 
 _KNOWN = (COCO_17, MPII_16, LSP_14)
+# OKS constant by the name of a joint, COCO's where it has that joint.
+SIGMAS = {joint: sigma for known in reversed(_KNOWN) for joint, sigma in zip(known.joints, known.sigmas, strict=True)}
 _SIDES = (("left", "right"), ("l", "r"))
+
+
+def _plain(joint: object) -> str:
+    return str(joint).strip().lower().replace(" ", "_")
 
 
 def _pairs_by_name(joints: Sequence[str]) -> tuple[tuple[int, int], ...]:
@@ -144,30 +150,40 @@ def skeleton_from_names(
     name: str = "custom",
     flip_pairs: Sequence[Sequence[int]] | None = None,
     limbs: Sequence[Sequence[int]] = (),
-    sigmas: Sequence[float] | None = None,
+    sigmas: Sequence[float] | Mapping[str, float] | None = None,
 ) -> Skeleton:
     """The skeleton of a dataset that lists its joints, as COCO's ``categories`` do.
 
     A list that equals one of the known sets by name (any case, blanks for underscores) brings that set's constants;
-    otherwise flip pairs are read from the words *left* and *right* in the names and every OKS constant is
-    ``DEFAULT_SIGMA``. What is given explicitly always wins.
+    otherwise flip pairs are read from the words *left* and *right* in the names, and each joint has the OKS constant
+    that a joint of its name has in those sets, or ``DEFAULT_SIGMA``. What is given explicitly always wins.
 
     Args:
         joints: The ``K`` joint names.
         name: Name for a set that is not known.
         flip_pairs: 0-based index pairs, or ``None`` to derive them.
         limbs: 0-based index pairs to draw.
-        sigmas: ``K`` OKS constants, or ``None``.
+        sigmas: ``K`` OKS constants, or a table from joint names to them that need not name every joint, or ``None``.
 
     Raises:
-        ValueError: If names repeat, an index lies outside the set or the number of sigmas is wrong.
+        ValueError: If names repeat, an index lies outside the set, the number of sigmas is wrong, or their table names
+            a joint that is not in the set.
     """
-    plain = tuple(str(joint).strip().lower().replace(" ", "_") for joint in joints)
+    plain = tuple(_plain(joint) for joint in joints)
     known = next((skeleton for skeleton in _KNOWN if skeleton.joints == plain), None)
     if known is not None:
         derived, default_limbs, default_sigmas = known.flip_pairs, known.limbs, known.sigmas
     else:
-        derived, default_limbs, default_sigmas = _pairs_by_name(plain), (), (DEFAULT_SIGMA,) * len(plain)
+        derived, default_limbs = _pairs_by_name(plain), ()
+        default_sigmas = tuple(SIGMAS.get(joint, DEFAULT_SIGMA) for joint in plain)
+    if isinstance(sigmas, Mapping):
+        table = {_plain(joint): sigma for joint, sigma in sigmas.items()}
+        unknown = [joint for joint in table if joint not in plain]
+        if unknown:
+            raise ValueError(
+                f"skeleton {name!r}: sigmas name a joint {unknown[0]!r}; the joints are {', '.join(plain)}"
+            )
+        sigmas = [table.get(joint, default) for joint, default in zip(plain, default_sigmas, strict=True)]
     return Skeleton(
         name=known.name if known else name,
         joints=plain,

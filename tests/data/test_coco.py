@@ -10,6 +10,7 @@ import pytest
 from hdmlib.data.coco import find_coco, read_coco, read_detections
 from hdmlib.data.crops import Frame
 from hdmlib.data.samples import DataError, DataWarning, read_image
+from hdmlib.skeletons import DEFAULT_SIGMA, skeleton_from_names
 
 SHARED = Path(__file__).resolve().parents[2] / ".." / "shared" / "data"
 real_data = pytest.mark.skipif(not SHARED.is_dir(), reason="needs the real samples in ../shared/data")
@@ -66,6 +67,16 @@ def test_category_extras_win_over_what_names_say(tmp_path):
     skeleton = read_coco(write(tmp_path, [annotation()], categories=[extras]), "train").skeleton
     assert skeleton.flip_pairs == ((0, 2),)
     assert skeleton.sigmas == (0.1, 0.2, 0.3)
+
+
+def test_oks_constants_come_from_a_table_by_name_or_by_the_names_that_are_known():
+    joints = ["Left Knee", "right_knee", "tail"]
+    assert skeleton_from_names(joints).sigmas == (0.087, 0.087, DEFAULT_SIGMA)
+    assert skeleton_from_names(joints, sigmas={"tail": 0.2, "left_knee": 0.1}).sigmas == (0.1, 0.087, 0.2)
+    with pytest.raises(ValueError, match=r"'nose'; the joints are left_knee, right_knee, tail"):
+        skeleton_from_names(joints, sigmas={"nose": 0.1})
+    with pytest.raises(ValueError, match="positive OKS sigmas"):
+        skeleton_from_names(joints, sigmas={"tail": -1})
 
 
 def test_reference_lengths(tmp_path):
