@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
@@ -61,6 +62,13 @@ def save_figure(figure: Figure, folder: Path, name: str) -> None:
     folder.mkdir(parents=True, exist_ok=True)
     figure.savefig(folder / f"{name}.png", bbox_inches="tight", metadata={"Software": None})
     figure.savefig(folder / f"{name}.pdf", bbox_inches="tight", metadata={"CreationDate": None})
+
+
+def present(figure: Figure, name: str) -> None:
+    """Show a notebook's figure; where ``$HDMLIB_FIGURES`` names a folder, keep it there as PNG and PDF, too."""
+    if folder := os.environ.get("HDMLIB_FIGURES"):
+        save_figure(figure, Path(folder), name)
+    plt.show()
 
 
 def joint_colours(skeleton: Skeleton) -> list[str]:

@@ -43,7 +43,7 @@ class Trial:
 
 # What is changed, one thing at a time: label -> (options of the loss, fields of the config).
 VARIANTS: dict[str, tuple[dict[str, Any], dict[str, Any]]] = {
-    "as above": ({}, {}),
+    "the start": ({}, {}),
     "suppliers relu": ({"suppliers": "relu"}, {}),
     "suppliers relu, initial bias 0.1": ({"suppliers": "relu"}, {"initial_bias": 0.1}),
     "suppliers plain relu": ({"suppliers": "relu_plain"}, {}),
@@ -126,9 +126,9 @@ def finals(seeds: Sequence[int] = SEEDS, **values: Any) -> Iterator[Trial]:
         yield Trial(label, make_config(**fields))
 
 
-def photos(**values: Any) -> Iterator[Trial]:
+def photos(seeds: Sequence[int] = SEEDS, **values: Any) -> Iterator[Trial]:
     """The strongest finalists on the photos of a folder in COCO's format, such as crops of LSP Extended."""
-    for trial in finals(**{"dataset": "coco", "val_people": 250, **values}):
+    for trial in finals(seeds, **{"dataset": "coco", "val_people": 250, **values}):
         if trial.label in STRONGEST:
             yield trial
 
@@ -140,10 +140,10 @@ CONDITIONS: dict[str, dict[str, Any]] = {
 }
 
 
-def conditions(**values: Any) -> Iterator[Trial]:
+def conditions(seeds: Sequence[int] = SEEDS, **values: Any) -> Iterator[Trial]:
     """Matching and its two rivals, trained under each condition."""
     for label, fields in CONDITIONS.items():
-        for trial in finals(**{**values, **fields}):
+        for trial in finals(seeds, **{**fields, **values}):
             if trial.label in ("matching", "gaussian_mse", "cross_entropy"):
                 yield Trial(f"{label}: {trial.label}", trial.config)
 
@@ -155,4 +155,7 @@ STAGES = {
 
 
 def _trial(label: str, loss: str, options: dict[str, Any], lr: float, **values: Any) -> Trial:
-    return Trial(label, make_config(**{"preset": "study", **TUNING, **values}, loss=loss, loss_options=options, lr=lr))
+    fields = {"preset": "study", **values}
+    if fields["preset"] == "study":  # any other preset has its own people and epochs
+        fields = {**TUNING, **fields}
+    return Trial(label, make_config(**fields, loss=loss, loss_options=options, lr=lr))

@@ -1,4 +1,4 @@
-"""Execute notebooks in place, leaving files that change only when their content does.
+"""Execute notebooks in place, leaving files that change only when their content does, and their figures in figures/.
 
 ``python notebooks/refresh.py`` runs all of them, ``python notebooks/refresh.py 02_train`` one.
 """
@@ -16,6 +16,7 @@ for name in ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS"):
     os.environ[name] = "1"
 os.environ["PYTHONWARNINGS"] = "ignore"
 os.environ.pop("MPLBACKEND", None)
+os.environ["HDMLIB_FIGURES"] = str(FOLDER.parent / "figures")  # figures that the gallery shows are kept there
 os.environ.setdefault("HDMLIB_RUNS", tempfile.mkdtemp(prefix="hdmlib-runs-"))
 
 

@@ -84,7 +84,8 @@ def read_coco(root: Path | str, split: str = "train", *, where: Mapping[str, obj
     """Read one split of a dataset in COCO's keypoints layout.
 
     Besides COCO's own fields an annotation may carry ``head_box`` (x1, y1, x2, y2; head size = 0.6 x its diagonal,
-    MPII's rule) or ``head_size`` (pixels), and the category ``flip_pairs`` (0-based) and ``sigmas`` (OKS constants: a list, or a table by joint name).
+    MPII's rule) or ``head_size`` (pixels), and the category ``flip_pairs`` (0-based) and ``sigmas`` (OKS constants: a
+    list, or a table by joint name).
 
     Args:
         root: The dataset's folder, see :func:`find_coco`.
