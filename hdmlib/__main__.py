@@ -123,6 +123,9 @@ def _run(values: list[str]) -> Run:
     except (ConfigError, DataError, TrainingDiverged, OSError, ValueError) as error:
         typer.echo(f"error: {error}", err=True)
         raise typer.Exit(2) from None
+    except KeyboardInterrupt:
+        typer.echo("stopped: finished epochs are saved, and the same command goes on after them", err=True)
+        raise typer.Exit(130) from None
 
 
 @app.command("study")

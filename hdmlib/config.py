@@ -83,7 +83,7 @@ class Config(BaseModel):
 
     # --- optimisation
     epochs: int = Field(12, ge=1)
-    batch_size: int = Field(32, ge=1)
+    batch_size: int = Field(32, ge=1, description="people a step, in all processes together")
     optimiser: Literal["adam", "adamw"] = "adamw"
     lr: float | None = Field(None, gt=0, lt=1, description="peak learning rate; None: the loss's own in this preset")
     weight_decay: float = Field(1e-4, ge=0)

@@ -21,6 +21,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from accelerate import PartialState
 from numpy.typing import NDArray
 from torch import nn
 
@@ -125,9 +126,12 @@ def run(
         seconds=None if done_before else time.monotonic() - started,
         machine=machine(),
     )
-    save_weights(model, folder / "model.safetensors")
-    save_predictions(prediction, folder / "predictions.npz")
-    save_record(record, folder / "record.json")
+    processes = PartialState()
+    if processes.is_main_process:
+        save_weights(model, folder / "model.safetensors")
+        save_predictions(prediction, folder / "predictions.npz")
+        save_record(record, folder / "record.json")
+    processes.wait_for_everyone()
     return Run(config, data, load_record(folder / "record.json"), folder, trained=True)
 
 

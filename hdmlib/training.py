@@ -24,6 +24,7 @@ import numpy as np
 import torch
 from accelerate import Accelerator
 from accelerate.state import AcceleratorState
+from accelerate.utils import DataLoaderConfiguration
 from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.utils.data import DataLoader
@@ -132,10 +133,11 @@ def fit(
 
 
 def start_engine(config: Config) -> Accelerator:
-    """The engine on the device that the config names.
+    """The engine on the device that the config names; in each of several processes that torchrun or Accelerate started.
 
     Raises:
-        ConfigError: The device is unknown or not on this machine, or the precision does not fit it.
+        ConfigError: The device is unknown or not on this machine, the precision does not fit it, or the batch cannot be
+            shared by the processes.
     """
     there = {"cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available(), "cpu": True}
     device = config.device or next(name for name, usable in there.items() if usable)
@@ -148,7 +150,15 @@ def start_engine(config: Config) -> Accelerator:
         torch.set_num_threads(config.threads)
     # Accelerate's state is global to the process, and a notebook may start a second run with another device.
     AcceleratorState._reset_state(reset_partial_state=True)
-    return Accelerator(cpu=device == "cpu", mixed_precision="bf16" if config.precision == "bf16" else "no")
+    engine = Accelerator(
+        cpu=device == "cpu",
+        mixed_precision="bf16" if config.precision == "bf16" else "no",
+        # the batch of the config is that of all processes together, so a recipe has the same steps on any number
+        dataloader_config=DataLoaderConfiguration(split_batches=True),
+    )
+    if config.batch_size % engine.num_processes:
+        raise ConfigError(f"batch_size: {config.batch_size} cannot be shared by {engine.num_processes} processes alike")
+    return engine
 
 
 def build_losses(config: Config) -> dict[str, nn.Module]:
