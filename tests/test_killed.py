@@ -51,7 +51,7 @@ def test_killed_at_random_moments_it_ends_the_same(tmp_path):
     expected, weights = load_record(run / "record.json"), load_file(run / "model.safetensors")
     draws = random.Random(0)
     for number in range(KILLS):  # another beginning for each kill, so that all moments are as likely
-        folder, moment = tmp_path / str(number), draws.uniform(0, seconds)
+        folder, moment = tmp_path / str(number), draws.uniform(0, 0.7 * seconds)
         process = start(folder)
         wait_for(process, "epoch   0")
         time.sleep(moment)

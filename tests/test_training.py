@@ -1,6 +1,8 @@
 """The training loop on a few embedded people: deterministic, resumable, and clear about what stops it."""
 
 import json
+import resource
+import signal
 from pathlib import Path
 
 import numpy as np
@@ -234,6 +236,28 @@ def test_a_torn_checkpoint_is_named_with_the_remedy(tmp_path, data):
     path.write_bytes(path.read_bytes()[:1000])
     with pytest.raises(ValueError, match=r"cannot resume from .*last\.pt.*resume=false"):
         fit(config, data, tmp_path / "run")
+
+
+def test_a_disk_that_fills_up_leaves_the_last_good_checkpoint(data, tmp_path):
+    config = smoke(tmp_path, epochs=3)
+    whole = fit(config, data, tmp_path / "whole")[1]
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+
+    def fill_up(line):
+        if line.epoch == 1:  # from now on no file may grow beyond a megabyte; a checkpoint needs three
+            resource.setrlimit(resource.RLIMIT_FSIZE, (1 << 20, before[1]))
+
+    handler = signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+    try:
+        with pytest.raises(OSError, match=r"could not finish .*last\.pt.*the file before it is untouched"):
+            fit(config, data, tmp_path / "run", report=fill_up)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+        signal.signal(signal.SIGXFSZ, handler)
+    assert [path.name for path in (tmp_path / "run").iterdir()] == ["last.pt"]
+    seen = []
+    assert fit(config, data, tmp_path / "run", report=lambda line: seen.append(line.epoch))[1] == whole
+    assert seen == [0, 1, 2, 3]
 
 
 def test_a_run_folder_that_cannot_be_written(tmp_path):
