@@ -80,10 +80,11 @@ def by_bin(values: Mapping[str, NDArray[np.floating]], bins: NDArray[np.integer]
         bins: Number of the bin of each entry, the same shape; a negative number for none.
         names: Of the bins, in order.
     """
-    means = {
-        label: [np.nanmean(array[bins == number]) if (bins == number).any() else np.nan for number in range(len(names))]
-        for label, array in values.items()
-    }
+    means: dict[str, list[float]] = {}
+    for label, array in values.items():
+        known = ~np.isnan(array)
+        in_bin = (array[known & (bins == number)] for number in range(len(names)))
+        means[label] = [float(found.mean()) if found.size else float("nan") for found in in_bin]
     return pd.DataFrame(means, index=list(names))
 
 

@@ -4,7 +4,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from hdmlib.analysis import agreement, by_decoder, curves, final_scores, mean_interval, paired_differences
+from hdmlib.analysis import agreement, by_bin, by_decoder, curves, final_scores, mean_interval, paired_differences
 from hdmlib.config import make_config
 from hdmlib.experiments import REFERENCE_RECORDS, record_of
 from hdmlib.records import load_record
@@ -52,6 +52,15 @@ def test_differences_are_paired_by_seed():
     assert difference["difference"] == pytest.approx(1.5)  # 2, 1.5 and 1, however much the seeds differ
     assert difference["high"] - difference["difference"] == pytest.approx(4.3027 * 0.5 / np.sqrt(3), rel=1e-4)
     assert difference["seeds"] == 3
+
+
+def test_means_by_bin_leave_out_what_is_unknown():
+    values = np.array([[1.0, 2.0, np.nan], [4.0, 8.0, 16.0]])
+    bins = np.array([[0, 0, 0], [1, -1, 2]])
+    table = by_bin({"a": values, "b": values * np.nan}, bins, ["x", "y", "z", "nobody"])
+    assert list(table["a"][:3]) == [1.5, 4.0, 16.0]
+    assert np.isnan(table["a"]["nobody"])
+    assert table["b"].isna().all()
 
 
 def test_one_value_has_no_interval():
