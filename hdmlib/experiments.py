@@ -4,7 +4,8 @@
 reference records, and trains only if there is none. What a run leaves in its folder::
 
     <run_dir>/<name>/last.pt              everything needed to go on, replaced after each epoch
-    <run_dir>/<name>/model.safetensors    the network after the last epoch
+    <run_dir>/<name>/best.safetensors     the network after the epoch with the best validation PCK
+    <run_dir>/<name>/model.safetensors    the network after the last epoch, which the record is about
     <run_dir>/<name>/predictions.npz      what it says of each validation person
     <run_dir>/<name>/record.json          written last: a folder with a record is a finished run
 """

@@ -38,11 +38,13 @@ from hdmlib.decoding import decode
 from hdmlib.losses import LOSSES, build_loss
 from hdmlib.metrics.compactness import compactness
 from hdmlib.metrics.scores import Ruler, score
-from hdmlib.models import build_model, load_weights
+from hdmlib.models import build_model, load_weights, save_weights
 from hdmlib.records import Epoch, Evaluation, write_atomically
 from hdmlib.theory import theorem_terms
 
 CHECKPOINT = "last.pt"
+# The network of the epoch with the best validation score, for use; what is reported is the last.
+BEST = "best.safetensors"
 # Steps between two looks at whether the loss is finite; each look makes the CPU wait for the GPU.
 CHECK_EVERY = 20
 
@@ -126,6 +128,8 @@ def fit(
         evaluation = evaluate(config, model, losses, val_loader, data.val, ruler, engine)
         history.append(Epoch(epoch=epoch, lr=_rate(config, epoch), train_loss=mean_loss, validation=evaluation))
         if engine.is_main_process:
+            if _score(history[-1]) > max(map(_score, history[:-1]), default=-math.inf):
+                save_weights(engine.unwrap_model(model), folder / BEST)
             _save(folder / CHECKPOINT, engine.unwrap_model(model), optimiser, history)
             if report:
                 report(history[-1])
@@ -378,6 +382,11 @@ def evaluate(
 
 
 # ----------------------------------------------------------------------------------------------------------- checkpoint
+
+
+def _score(line: Epoch) -> float:
+    """What the best epoch is chosen by: the share of joints found at the coarse threshold."""
+    return line.validation.metrics[next(iter(line.validation.per_joint))]
 
 
 def _save(path: Path, model: nn.Module, optimiser: Any, history: list[Epoch]) -> None:

@@ -8,6 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from safetensors.torch import load_file
 
 from hdmlib import training
 from hdmlib.config import LEARNING_RATES, ConfigError, make_config
@@ -16,8 +17,18 @@ from hdmlib.decoding import METHODS
 from hdmlib.experiments import REFERENCE_RECORDS, run
 from hdmlib.losses import MatchingLoss
 from hdmlib.metrics.scores import Ruler, score
+from hdmlib.models import build_model, load_weights
 from hdmlib.records import load_record
-from hdmlib.training import TrainingDiverged, build_losses, evaluate, evaluation_loader, fit, predict, start_engine
+from hdmlib.training import (
+    TrainingDiverged,
+    build_losses,
+    evaluate,
+    evaluation_loader,
+    fit,
+    predict,
+    predict_people,
+    start_engine,
+)
 
 
 def smoke(tmp_path: Path, **values):
@@ -238,14 +249,38 @@ def test_a_torn_checkpoint_is_named_with_the_remedy(tmp_path, data):
         fit(config, data, tmp_path / "run")
 
 
+def test_best_and_last_are_kept_apart(data, tmp_path):
+    """The best network is that of the best epoch, also where a resumed training begins after it."""
+    config = smoke(tmp_path, epochs=3, lr=0.5, clip_norm=1e9)  # so large a rate that later epochs are worse
+
+    def stop_after_the_first(line):
+        if line.epoch == 1:
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        fit(config, data, tmp_path / "run", report=stop_after_the_first)
+    history = fit(config, data, tmp_path / "run")[1]
+    scores = [line.validation.metrics["PCKh@0.5"] for line in history]
+    best = load_file(tmp_path / "run" / "best.safetensors")
+    again = fit(smoke(tmp_path, epochs=3, lr=0.5, clip_norm=1e9), data, tmp_path / "whole")[1]
+    assert again == history
+    expected = load_file(tmp_path / "whole" / "best.safetensors")
+    assert all(torch.equal(best[name], expected[name]) for name in expected)
+    model = build_model(config.model, num_joints=len(data.train.skeleton))
+    load_weights(model, tmp_path / "run" / "best.safetensors")
+    prediction = predict_people(config, model, data.val)
+    hits = score(data.val, prediction.joints, prediction.confidence, config.input_size, Ruler.of(data.val))
+    assert hits.metrics["PCKh@0.5"] == pytest.approx(max(scores))
+
+
 def test_a_disk_that_fills_up_leaves_the_last_good_checkpoint(data, tmp_path):
     config = smoke(tmp_path, epochs=3)
     whole = fit(config, data, tmp_path / "whole")[1]
     before = resource.getrlimit(resource.RLIMIT_FSIZE)
 
     def fill_up(line):
-        if line.epoch == 1:  # from now on no file may grow beyond a megabyte; a checkpoint needs three
-            resource.setrlimit(resource.RLIMIT_FSIZE, (1 << 20, before[1]))
+        if line.epoch == 1:  # from now on no file may grow beyond two megabytes; a checkpoint needs three
+            resource.setrlimit(resource.RLIMIT_FSIZE, (2 << 20, before[1]))
 
     handler = signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
     try:
@@ -254,7 +289,7 @@ def test_a_disk_that_fills_up_leaves_the_last_good_checkpoint(data, tmp_path):
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, before)
         signal.signal(signal.SIGXFSZ, handler)
-    assert [path.name for path in (tmp_path / "run").iterdir()] == ["last.pt"]
+    assert {path.name for path in (tmp_path / "run").iterdir()} == {"last.pt", "best.safetensors"}
     seen = []
     assert fit(config, data, tmp_path / "run", report=lambda line: seen.append(line.epoch))[1] == whole
     assert seen == [0, 1, 2, 3]
