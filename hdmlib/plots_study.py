@@ -8,7 +8,6 @@ import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
 import seaborn as sns
-from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from numpy.typing import NDArray
 
@@ -167,14 +166,23 @@ def by_difficulty(tables: Mapping[str, pd.DataFrame], xlabel: str, metric: str) 
     return figure
 
 
-def bars_of_shares(axes: Axes, shares: Mapping[str, float], ylabel: str) -> None:
-    """One bar a loss, in its colour, with its value."""
-    for position, (label, value) in enumerate(shares.items()):
-        axes.bar(position, value, color=_style(label)["color"], width=0.7)
-        axes.annotate(f"{value:.2f}", (position, value), ha="center", va="bottom", fontsize=9)
-    axes.set_xticks(range(len(shares)), [LABELS.get(label, label) for label in shares], rotation=30, ha="right")
-    axes.set_ylabel(ylabel)
-    axes.grid(visible=False, axis="x")
+def bars(table: pd.DataFrame, titles: Mapping[str, str]) -> Figure:
+    """A panel for each column, a bar for each loss, in its colour, with its value.
+
+    Args:
+        table: Labels as index.
+        titles: Column -> what it is, with its unit.
+    """
+    figure, panels = plt.subplots(1, len(titles), figsize=(3.7 * len(titles), 3.3), layout="constrained", squeeze=False)
+    for axes, (column, title) in zip(panels[0], titles.items(), strict=True):
+        for position, (label, value) in enumerate(table[column].items()):
+            axes.bar(position, value, color=_style(label)["color"], width=0.7)
+            axes.annotate(f"{value:.2f}", (position, value), ha="center", va="bottom", fontsize=9)
+        names = [LABELS.get(label, label) for label in table.index]
+        axes.set_xticks(range(len(table)), names, rotation=35, ha="right", fontsize=9)
+        axes.set_title(title)
+        axes.grid(visible=False, axis="x")
+    return figure
 
 
 def _style(label: str) -> Mapping[str, object]:
