@@ -3,12 +3,13 @@
 In: heatmaps (B, K, H, W), as a loss's ``readout`` gives them. Out: joints (B, K, 2) as (x, y) in heatmap cells, the
 centre of cell (0, 0) being the point (0, 0), and a confidence (B, K).
 
-Five methods:
+Six methods:
 
 ========== ==========================================================================================
 argmax     the highest cell
 quarter    the highest cell, moved 0.25 cell toward its higher neighbour (HRNet)
 barycentre the centre of mass of a small window round the highest cell
+mean       the centre of mass of the whole map
 dark       one Newton step on the logarithm of the smoothed map (DarkPose)
 transport  the point to which the whole map is moved at least cost: its geometric median
 ========== ==========================================================================================
@@ -310,7 +311,7 @@ def decode(
 
     Args:
         heatmaps: (B, K, H, W), any dtype, device and memory layout; half precision is computed in float32.
-        method: ``argmax``, ``quarter``, ``barycentre``, ``dark`` or ``transport``; see the functions of those names.
+        method: ``argmax``, ``quarter``, ``barycentre``, ``mean``, ``dark`` or ``transport``; see the functions of those names.
         confidence: ``peak``, the value of the highest cell: right where training fixes the heatmap's scale, as the
             squared error does. ``mass``, the share of the map's positive mass within two cells (5 x 5) of the decoded
             joint, in [0, 1]: right for losses that ignore the scale, as the matching loss does.
