@@ -311,7 +311,8 @@ def decode(
 
     Args:
         heatmaps: (B, K, H, W), any dtype, device and memory layout; half precision is computed in float32.
-        method: ``argmax``, ``quarter``, ``barycentre``, ``mean``, ``dark`` or ``transport``; see the functions of those names.
+        method: ``argmax``, ``quarter``, ``barycentre``, ``mean``, ``dark`` or ``transport``; see the functions of these
+            names.
         confidence: ``peak``, the value of the highest cell: right where training fixes the heatmap's scale, as the
             squared error does. ``mass``, the share of the map's positive mass within two cells (5 x 5) of the decoded
             joint, in [0, 1]: right for losses that ignore the scale, as the matching loss does.
