@@ -124,7 +124,7 @@ def _run(values: list[str]) -> Run:
         typer.echo(f"error: {error}", err=True)
         raise typer.Exit(2) from None
     except KeyboardInterrupt:
-        typer.echo("stopped: finished epochs are saved, and the same command goes on after them", err=True)
+        typer.echo("stopped: what is finished is saved, and the same command goes on after it", err=True)
         raise typer.Exit(130) from None
 
 

@@ -24,7 +24,9 @@ DecoderName = Literal["argmax", "quarter", "barycentre", "mean", "dark", "transp
 RECIPE_VERSION = 1
 
 # Where a run is computed and kept, not what it computes: these do not enter its name.
-MACHINE_FIELDS = frozenset({"data_root", "device", "workers", "cache_photos", "threads", "run_dir", "resume"})
+MACHINE_FIELDS = frozenset(
+    {"data_root", "device", "processes", "compile", "workers", "cache_photos", "threads", "run_dir", "resume"}
+)
 # What `hdmlib.evaluation` alone asks for, of a network that is trained already.
 EVALUATION_FIELDS = frozenset({"boxes", "checkpoint"})
 PATH_FIELDS = frozenset({"data_root", "run_dir", "pretrained"}) | EVALUATION_FIELDS
@@ -112,6 +114,12 @@ class Config(BaseModel):
 
     # --- machine
     device: str | None = Field(None, description="cpu, cuda, cuda:1, mps; None: a GPU where there is one")
+    processes: int | None = Field(
+        None,
+        ge=1,
+        description="processes to train in on this machine, one a GPU; None: as many as torchrun started",
+    )
+    compile: bool = Field(False, description="torch.compile the network: a slow start, then faster steps on a GPU")
     workers: int | None = Field(None, ge=0, description="data-loading processes; None: one core is left for training")
     cache_photos: bool = Field(False, description="decode every photo once and keep it, 3 bytes a pixel")
     threads: int | None = Field(None, ge=1, description="torch threads on a CPU; None: as torch chooses")

@@ -29,12 +29,14 @@ from torch import nn
 from hdmlib.config import Config, ConfigError
 from hdmlib.data.sources import Data, embedded_fingerprint, open_data
 from hdmlib.decoding import METHODS
+from hdmlib.launch import train_in_processes
 from hdmlib.metrics.scores import Ruler, score
 from hdmlib.models import build_model, load_weights, save_weights
 from hdmlib.paths import PROJECT_ROOT, caller_folder
-from hdmlib.records import Epoch, Record, load_record, machine, save_record, write_atomically
+from hdmlib.records import Epoch, Record, load_record, machine, peak_memory, save_record, write_atomically
+from hdmlib.resume import CHECKPOINT
 from hdmlib.study import Trial
-from hdmlib.training import CHECKPOINT, Prediction, build_losses, fit, predict_people
+from hdmlib.training import Prediction, build_losses, fit, predict_people
 
 REFERENCE_RECORDS = PROJECT_ROOT / "figures" / "records"
 
@@ -87,7 +89,7 @@ def run(
         weights: Whether the trained network itself is needed; the committed records then do not serve.
         before: Called with the data before anything is trained; not called where nothing needs to be.
         progress: Wraps long loops: ``progress(iterable, total=, desc=)``.
-        report: Called with the line of each epoch, past ones included.
+        report: Called with the line of each epoch, past ones included; several processes print their own.
 
     Raises:
         ConfigError, DataError, TrainingDiverged, OSError, ValueError: As the parts raise them; nothing half-made stays
@@ -109,6 +111,9 @@ def run(
 
     if before:
         before(data)
+    if (config.processes or 1) > 1:
+        train_in_processes(config.model_copy(update={"run_dir": folder_of_runs}), print)
+        return Run(config, data, load_record(folder / "record.json"), folder, trained=True)
     started, done_before = time.monotonic(), (folder / CHECKPOINT).exists()
     model, history = fit(config, data, folder, progress=progress, report=report)
     prediction = predict_people(config, model, data.val, decoders=tuple(METHODS))
@@ -125,6 +130,7 @@ def run(
             for name, (joints, confidence) in sorted(prediction.by_decoder.items())
         },
         seconds=None if done_before else time.monotonic() - started,
+        peak_memory=peak_memory(),
         machine=machine(),
     )
     processes = PartialState()

@@ -95,9 +95,6 @@ def _one_of(name: str, value: str, known: tuple[str, ...]) -> str:
 
 # Marginal error that training bears: the gradient's own is smaller still. In float64 the solver's default holds.
 _TOLERANCE = {torch.float32: 1e-5}
-# Below this peak a map's gradient stops growing as the map shrinks.
-MASS_FLOOR = 1e-4
-
 SUPPLIERS = ("softmax", "softplus", "relu", "relu_plain")
 
 
@@ -125,7 +122,7 @@ def make_suppliers(heatmaps: Tensor, kind: str) -> Tensor:
     return heatmaps.flatten(-2).softmax(dim=-1).view(heatmaps.shape)
 
 
-def _pull_back(potential: Tensor, supply: Tensor, heatmaps: Tensor, kind: str) -> Tensor:
+def _pull_back(potential: Tensor, supply: Tensor, heatmaps: Tensor, kind: str, mass_floor: float) -> Tensor:
     """dE/dh from dE/dS, which it overwrites: the chain rule through :func:`make_suppliers`.
 
     With g = dE/dS - <S, dE/dS> it is S g for the softmax and g / sum max(h, 0) on the positive cells for the plain
@@ -140,10 +137,10 @@ def _pull_back(potential: Tensor, supply: Tensor, heatmaps: Tensor, kind: str) -
         growth = torch.where(heatmaps < -15, 1.0, heatmaps.sigmoid() / nn.functional.softplus(heatmaps.clamp(min=-15)))
         return potential.mul_(supply).mul_(growth)
     # S = scaled / sum scaled with scaled = max(h, 0) / peak. The gradient grows as the mass sum max(h, 0) shrinks,
-    # without end; below a peak of MASS_FLOOR it no longer does.
+    # without end; below a peak of mass_floor it no longer does.
     peak = heatmaps.clamp(min=0).amax(dim=(-2, -1), keepdim=True)
     scaled_mass = 1 / supply.amax(dim=(-2, -1), keepdim=True)
-    potential /= scaled_mass * torch.where(peak >= torch.finfo(peak.dtype).tiny, peak.clamp(min=MASS_FLOOR), 1.0)
+    potential /= scaled_mass * torch.where(peak >= torch.finfo(peak.dtype).tiny, peak.clamp(min=mass_floor), 1.0)
     allowed = heatmaps > 0
     if kind == "relu":
         allowed |= potential < 0
@@ -160,6 +157,7 @@ def _matching(
     regulariser: str,
     cost: str,
     tau: float,
+    mass_floor: float,
 ) -> tuple[Tensor, Tensor]:
     """E (G,) of heatmaps (G, H, W) and their demanders, and dE/dh (G, H, W): in one kernel, or a few maps at a time.
 
@@ -167,7 +165,7 @@ def _matching(
     """
     if transport_triton.takes(heatmaps, points.shape[1], suppliers, epsilon, regulariser, cost, tau):
         options = (suppliers, epsilon, regulariser, cost, tau)
-        fused = transport_triton.matching(heatmaps, points, shares, *options, mass_floor=MASS_FLOOR)
+        fused = transport_triton.matching(heatmaps, points, shares, *options, mass_floor=mass_floor)
         if fused is not None:
             return fused
     value = heatmaps.new_empty(len(heatmaps))
@@ -181,12 +179,12 @@ def _matching(
             regulariser=regulariser, cost=cost, tau=tau, tolerance=_TOLERANCE.get(heatmaps.dtype),
         )  # fmt: skip
         value[now] = solution.value
-        gradient[now] = _pull_back(solution.gradient, supply, heatmaps[now], suppliers)
+        gradient[now] = _pull_back(solution.gradient, supply, heatmaps[now], suppliers, mass_floor)
     return value, gradient
 
 
 @_matching.register_fake
-def _(heatmaps, points, shares, suppliers, epsilon, regulariser, cost, tau):
+def _(heatmaps, points, shares, suppliers, epsilon, regulariser, cost, tau, mass_floor):
     return heatmaps.new_empty(len(heatmaps)), torch.empty_like(heatmaps, memory_format=torch.contiguous_format)
 
 
@@ -202,7 +200,7 @@ class _Matching(torch.autograd.Function):
     @staticmethod
     @once_differentiable
     def backward(ctx, grad):
-        return grad[:, None, None] * ctx.saved_tensors[0], *[None] * 7
+        return grad[:, None, None] * ctx.saved_tensors[0], *[None] * 8
 
 
 class MatchingLoss(HeatmapLoss):
@@ -223,6 +221,8 @@ class MatchingLoss(HeatmapLoss):
         tau: Length in cells at which the saturating cost levels off.
         epsilon_start: Where epsilon starts, to fall geometrically to ``epsilon`` over the first half of the training
             (which says so with :meth:`at`); ``None``: it is constant. In evaluation mode the loss has ``epsilon``.
+        mass_floor: ``relu`` and ``relu_plain``: peak of a heatmap below which its gradient, which grows as the map
+            shrinks, stops growing. Well above the heatmaps' peaks every map is pulled with the same strength.
 
     Raises:
         ValueError: If an argument is out of range.
@@ -241,6 +241,7 @@ class MatchingLoss(HeatmapLoss):
         cost: str = "saturating",
         tau: float = 1.0,
         epsilon_start: float | None = None,
+        mass_floor: float = 1e-4,
     ) -> None:
         super().__init__()
         self.epsilon = _positive("epsilon", epsilon)
@@ -251,6 +252,7 @@ class MatchingLoss(HeatmapLoss):
         self.demanders = _one_of("demanders", demanders, DEMANDERS)
         self.cost = _one_of("cost", cost, COSTS)
         self.tau = _positive("tau", tau)
+        self.mass_floor = _positive("mass_floor", mass_floor)
 
     def at(self, progress: float) -> None:
         self.progress = progress
@@ -264,7 +266,7 @@ class MatchingLoss(HeatmapLoss):
         points, shares = demanders(joints, heatmaps.shape[-2:], self.demanders)
         distance = _Matching.apply(
             heatmaps.flatten(0, 1), points.flatten(0, 1), shares.flatten(0, 1),
-            self.suppliers, self.epsilon_now(), self.regulariser, self.cost, self.tau,
+            self.suppliers, self.epsilon_now(), self.regulariser, self.cost, self.tau, self.mass_floor,
         ).unflatten(0, weights.shape)  # fmt: skip
         return weights * distance
 

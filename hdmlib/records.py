@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 import os
 import platform
+import sys
 import tempfile
 from importlib.metadata import version
 from pathlib import Path
@@ -17,6 +18,8 @@ from typing import Any
 import torch
 from pydantic import BaseModel, ConfigDict, ValidationError
 
+# In the names of files that are being written.
+_UNFINISHED = "unfinished-"
 PACKAGES = ("torch", "numpy", "opencv-python-headless", "accelerate")
 
 
@@ -54,6 +57,7 @@ class Epoch(BaseModel):
 class Record(BaseModel):
     """A finished run; ``seconds`` is unknown for one that was interrupted.
 
+    ``peak_memory`` in GiB is that of the GPU where there is one, else that of the process so far.
     ``by_decoder`` holds the metrics of the last epoch as each decoder reads the same heatmaps.
     """
 
@@ -67,6 +71,7 @@ class Record(BaseModel):
     epochs: list[Epoch]
     by_decoder: dict[str, dict[str, float]]
     seconds: float | None
+    peak_memory: float | None = None
     machine: dict[str, str]
 
     @property
@@ -87,6 +92,18 @@ def machine() -> dict[str, str]:
     return {**facts, "torch_threads": str(torch.get_num_threads()), **{name: version(name) for name in PACKAGES}}
 
 
+def peak_memory() -> float | None:
+    """Most memory in GiB that this process has had, on the GPU where there is one; ``None`` where nobody counts."""
+    if torch.cuda.is_available():
+        return torch.cuda.max_memory_allocated() / 2**30
+    try:
+        import resource  # not on Windows
+    except ImportError:
+        return None
+    unit = 1 if sys.platform == "darwin" else 1024
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit / 2**30
+
+
 def write_atomically(path: Path, data: bytes) -> None:
     """Write a file so that it is there whole or not at all, also when the process is killed or the disk is full.
 
@@ -95,7 +112,7 @@ def write_atomically(path: Path, data: bytes) -> None:
     """
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
+        handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.{_UNFINISHED}")
     except OSError as error:
         raise OSError(f"cannot write in {path.parent}: {error.strerror}; choose another run_dir") from error
     try:
@@ -110,6 +127,12 @@ def write_atomically(path: Path, data: bytes) -> None:
         if isinstance(error, OSError):
             raise OSError(f"could not finish {path}: {error.strerror}; the file before it is untouched") from error
         raise
+
+
+def remove_leftovers(folder: Path) -> None:
+    """Remove what :func:`write_atomically` could not finish in a folder because its process was killed."""
+    for path in folder.glob(f".*.{_UNFINISHED}*"):
+        path.unlink(missing_ok=True)
 
 
 def save_record(record: Record, path: Path) -> None:

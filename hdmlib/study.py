@@ -3,9 +3,11 @@
     formulation   matching with one thing changed at a time, on the tuning people
     joint         what the cost that won there goes best with
     tuning        every loss, nine trials each, on the tuning people: the learning rate and, where it has one, a width
-    finals        every loss as tuned, three seeds, on the people that are reported on
-    photos        the finals on real photos (needs data_root: a folder in COCO's format)
-    conditions    few people, noisy annotations: which loss suffers more
+    finals        every loss as tuned, five seeds, on the people that are reported on
+    photo_tuning  every loss at half, the same and twice its rate on real photos, on half of their validation people
+    photos        the finals on real photos, on the other half (both need data_root: a folder in COCO's format)
+    conditions    few people, noisy annotations, small pictures: which loss suffers more
+    larger        three times the people, three times the epochs: does a loss that learns slowly end higher?
 
 ``python -m hdmlib study STAGE`` trains what has no record yet.
 """
@@ -19,7 +21,7 @@ from typing import Any
 
 from hdmlib.config import Config, make_config
 
-SEEDS = (0, 1, 2)
+SEEDS = (0, 1, 2, 3, 4)
 # Tuning and formulation: half the epochs, other people than those reported on.
 TUNING = {"epochs": 8, "val_offset": 0, "val_people": 250}
 # What the formulation starts from, every option said, so that a new default does not rename a run.
@@ -61,6 +63,10 @@ VARIANTS: dict[str, tuple[dict[str, Any], dict[str, Any]]] = {
     "demanders naive": ({"demanders": "naive"}, {}),
     "2 epochs of Gaussian first": ({}, {"warm_start_epochs": 2}),
     "gradient clipped at 1": ({}, {"clip_norm": 1.0}),
+    "relu, gradient of the same size for every mass": ({"suppliers": "relu", "mass_floor": 1.0}, {}),
+    "plain relu, initial bias 1, gradient of the same size for every mass": (
+        {"suppliers": "relu_plain", "mass_floor": 1.0}, {"initial_bias": 1.0}
+    ),
     "relu, saturating, tau 2": ({"suppliers": "relu", "cost": "saturating", "tau": 2.0}, {}),
     "relu, saturating, tau 2, 2 epochs of Gaussian first": (
         {"suppliers": "relu", "cost": "saturating", "tau": 2.0}, {"warm_start_epochs": 2}
@@ -125,29 +131,56 @@ def finals(seeds: Sequence[int] = SEEDS, **values: Any) -> Iterator[Trial]:
         yield Trial(label, make_config(**fields))
 
 
+# Photos in COCO's format, such as crops of LSP Extended: 250 validation people to tune on, 250 to report on.
+PHOTOS = {"dataset": "coco", "val_people": 250}
+
+
+def photo_tuning(**values: Any) -> Iterator[Trial]:
+    """Whether the rates that were tuned on drawn people suit photos, too: half of each, the same and twice of it."""
+    for label, (loss, options, lr) in FINALISTS.items():
+        for factor in (0.5, 1.0, 2.0):
+            yield _trial(f"{label}, lr {factor * lr:g}", loss, options, factor * lr, **PHOTOS, **values)
+
+
 def photos(seeds: Sequence[int] = SEEDS, **values: Any) -> Iterator[Trial]:
-    """The finalists on the photos of a folder in COCO's format, such as crops of LSP Extended."""
-    yield from finals(seeds, **{"dataset": "coco", "val_people": 250, **values})
+    """The finalists on the photos of a folder in COCO's format."""
+    yield from finals(seeds, **{**PHOTOS, **values})
 
 
 # Where the paper's argument, or common sense, expects one loss to suffer more than another.
 CONDITIONS: dict[str, dict[str, Any]] = {
     "300 people": {"train_people": 300, "epochs": 40},
     "noisy annotations": {"label_noise": 0.25},
+    "64 x 64 pixels": {"input_width": 64, "input_height": 64},
 }
+# Where a loss that learns slowly may catch up.
+LARGER: dict[str, dict[str, Any]] = {"6,000 people": {"train_people": 6000}, "45 epochs": {"epochs": 45}}
 
 
-def conditions(seeds: Sequence[int] = SEEDS, **values: Any) -> Iterator[Trial]:
+def conditions(seeds: Sequence[int] = SEEDS[:3], **values: Any) -> Iterator[Trial]:
     """Matching and its two rivals, trained under each condition."""
-    for label, fields in CONDITIONS.items():
+    yield from _under(CONDITIONS, ("matching", "gaussian_mse", "cross_entropy"), seeds, **values)
+
+
+def larger(seeds: Sequence[int] = SEEDS[:2], **values: Any) -> Iterator[Trial]:
+    """Matching, with both costs, and its two rivals, trained with more."""
+    yield from _under(
+        LARGER, ("matching", "matching, plain distance", "gaussian_mse", "cross_entropy"), seeds, **values
+    )
+
+
+def _under(
+    cases: dict[str, dict[str, Any]], labels: Sequence[str], seeds: Sequence[int], **values: Any
+) -> Iterator[Trial]:
+    for case, fields in cases.items():
         for trial in finals(seeds, **{**fields, **values}):
-            if trial.label in ("matching", "gaussian_mse", "cross_entropy"):
-                yield Trial(f"{label}: {trial.label}", trial.config)
+            if trial.label in labels:
+                yield Trial(f"{case}: {trial.label}", trial.config)
 
 
 STAGES = {
-    "formulation": formulation, "joint": joint, "tuning": tuning, "finals": finals, "photos": photos,
-    "conditions": conditions,
+    "formulation": formulation, "joint": joint, "tuning": tuning, "finals": finals, "photo_tuning": photo_tuning,
+    "photos": photos, "conditions": conditions, "larger": larger,
 }  # fmt: skip
 
 

@@ -10,12 +10,10 @@ other thread counts, machines or GPUs the last digits differ, and training ampli
 
 from __future__ import annotations
 
-import io
-import json
 import math
 import os
-import pickle
 from collections.abc import Callable, Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -39,10 +37,10 @@ from hdmlib.losses import LOSSES, build_loss
 from hdmlib.metrics.compactness import compactness
 from hdmlib.metrics.scores import Ruler, score
 from hdmlib.models import build_model, load_weights, save_weights
-from hdmlib.records import Epoch, Evaluation, write_atomically
+from hdmlib.records import Epoch, Evaluation, remove_leftovers
+from hdmlib.resume import Done, Interruption, Stopped, load_checkpoint, save_checkpoint
 from hdmlib.theory import theorem_terms
 
-CHECKPOINT = "last.pt"
 # The network of the epoch with the best validation score, for use; what is reported is the last.
 BEST = "best.safetensors"
 # Steps between two looks at whether the loss is finite; each look makes the CPU wait for the GPU.
@@ -96,44 +94,58 @@ def fit(
     Raises:
         ConfigError: A device or weights that cannot be used.
         TrainingDiverged: The loss became infinite or NaN.
+        Stopped: Ctrl-C; the step is finished and saved (several processes keep their finished epochs).
         OSError: The folder cannot be written.
         ValueError: The checkpoint in the folder cannot be read.
     """
     engine = start_engine(config)
     folder.mkdir(parents=True, exist_ok=True)
+    if engine.is_main_process:
+        remove_leftovers(folder)
     torch.manual_seed(config.seed)
     model = build_model(config.model, num_joints=len(data.train.skeleton))
     nn.init.constant_(model.final_layer.bias, config.initial_bias)
     if config.pretrained is not None:
         load_weights(model, config.pretrained, backbone_only=True)
     train_loader, val_loader = _train_loader(config, data.train), evaluation_loader(config, data.val)
+    order = train_loader.sampler
     model = model.to(memory_format=torch.channels_last)  # a fifth faster on a CPU, more on a GPU
     optimiser = _optimiser(config, model)
     model, optimiser, train_loader, val_loader = engine.prepare(model, optimiser, train_loader, val_loader)
+    if config.compile:
+        model.compile()
     losses = build_losses(config)
     ruler = Ruler.of(data.val, config.pck_reference)
-    history = _resume(folder / CHECKPOINT, engine.unwrap_model(model), optimiser, engine.device)
-    for line in history if report else ():
+    bare = engine.unwrap_model(model)
+    done = load_checkpoint(folder, bare, optimiser, engine.device)
+    for line in done.epochs if report else ():
         report(line)
 
-    for epoch in range(len(history), config.epochs + 1):  # epoch 0 only looks at the untrained network
-        train_loader.set_epoch(epoch)
-        mean_loss = None
-        if epoch > 0:
-            batches = (
-                progress(train_loader, total=len(train_loader), desc=f"epoch {epoch}") if progress else train_loader
-            )
-            loss = losses["gaussian_mse" if epoch <= config.warm_start_epochs else config.loss]
-            mean_loss = _train_epoch(config, model, loss, optimiser, batches, len(train_loader), epoch, engine)
-        evaluation = evaluate(config, model, losses, val_loader, data.val, ruler, engine)
-        history.append(Epoch(epoch=epoch, lr=_rate(config, epoch), train_loss=mean_loss, validation=evaluation))
-        if engine.is_main_process:
-            if _score(history[-1]) > max(map(_score, history[:-1]), default=-math.inf):
-                save_weights(engine.unwrap_model(model), folder / BEST)
-            _save(folder / CHECKPOINT, engine.unwrap_model(model), optimiser, history)
-            if report:
-                report(history[-1])
-    return engine.unwrap_model(model), history
+    with Interruption() if engine.num_processes == 1 else nullcontext() as interruption:
+        for epoch in range(len(done.epochs), config.epochs + 1):  # epoch 0 only looks at the untrained network
+            train_loader.set_epoch(epoch)
+            mean_loss = None
+            if epoch > 0:
+                order.start = done.steps * config.batch_size
+                loss = losses["gaussian_mse" if epoch <= config.warm_start_epochs else config.loss]
+                try:
+                    mean_loss = _train_epoch(
+                        config, model, loss, optimiser, train_loader, done, engine, interruption, progress
+                    )
+                except Stopped:
+                    save_checkpoint(folder, bare, optimiser, done)
+                    raise
+            evaluation = evaluate(config, model, losses, val_loader, data.val, ruler, engine)
+            line = Epoch(epoch=epoch, lr=_rate(config, epoch), train_loss=mean_loss, validation=evaluation)
+            best = _score(line) > max(map(_score, done.epochs), default=-math.inf)
+            done = Done([*done.epochs, line])
+            if engine.is_main_process:
+                if best:
+                    save_weights(bare, folder / BEST)
+                save_checkpoint(folder, bare, optimiser, done)
+                if report:
+                    report(line)
+    return bare, done.epochs
 
 
 def start_engine(config: Config) -> Accelerator:
@@ -217,16 +229,23 @@ def _train_epoch(
     model: nn.Module,
     loss: nn.Module,
     optimiser: Any,
-    batches: Any,
-    steps: int,
-    epoch: int,
+    loader: Any,
+    done: Done,
     engine: Accelerator,
+    interruption: Interruption | None,
+    progress: Callable[..., Any] | None,
 ) -> float:
-    """One pass over the training people; returns the mean loss of its steps."""
+    """The rest of an epoch, whose first ``done.steps`` steps are behind; returns the mean loss of all its steps.
+
+    Raises:
+        Stopped: ``interruption`` was asked for; ``done`` counts the finished steps.
+    """
     model.train()
     loss.train()
-    total = torch.zeros((), device=engine.device)
-    for step, batch in enumerate(batches):
+    epoch, steps = len(done.epochs), len(loader)
+    batches = progress(loader, total=steps - done.steps, desc=f"epoch {epoch}") if progress else loader
+    total = torch.tensor(done.total, device=engine.device)
+    for step, batch in enumerate(batches, done.steps):
         for group in optimiser.param_groups:
             group["lr"] = _rate(config, epoch - 1 + step / steps)
         loss.at((epoch - 1 + step / steps) / config.epochs)
@@ -243,6 +262,11 @@ def _train_epoch(
             raise TrainingDiverged(
                 f"the {config.loss} loss is {value.item()} in epoch {epoch}, at or before step {step + 1} of {steps}; "
                 f"lower lr (now {config.lr:g}) or set clip_norm; earlier epochs are saved"
+            )
+        if interruption and interruption.asked and not last:
+            done.steps, done.total = step + 1, total.item()
+            raise Stopped(
+                f"stopped after step {step + 1} of {steps} in epoch {epoch}; the same call goes on from there"
             )
     return engine.reduce(total, reduction="mean").item() / steps
 
@@ -381,35 +405,6 @@ def evaluate(
     return Evaluation(losses=prediction.losses, metrics=scores.known, per_joint=per_joint, measures=measures)
 
 
-# ----------------------------------------------------------------------------------------------------------- checkpoint
-
-
 def _score(line: Epoch) -> float:
     """What the best epoch is chosen by: the share of joints found at the coarse threshold."""
     return line.validation.metrics[next(iter(line.validation.per_joint))]
-
-
-def _save(path: Path, model: nn.Module, optimiser: Any, history: list[Epoch]) -> None:
-    """Everything that the next epoch depends on, in one file that is replaced whole."""
-    state = {
-        "model": model.state_dict(),
-        "optimiser": optimiser.state_dict(),
-        "history": json.dumps([line.model_dump() for line in history]),
-    }
-    buffer = io.BytesIO()
-    torch.save(state, buffer)
-    write_atomically(path, buffer.getvalue())
-
-
-def _resume(path: Path, model: nn.Module, optimiser: Any, device: torch.device) -> list[Epoch]:
-    """Bring model and optimiser to where the checkpoint left them; returns the finished epochs, none without a file."""
-    if not path.exists():
-        return []
-    try:
-        state = torch.load(path, map_location=device, weights_only=True)
-        model.load_state_dict(state["model"])
-        optimiser.load_state_dict(state["optimiser"])
-        return [Epoch(**line) for line in json.loads(state["history"])]
-    except (pickle.UnpicklingError, RuntimeError, KeyError, ValueError, EOFError, OSError) as error:
-        reason = str(error).splitlines()[0]
-        raise ValueError(f"cannot resume from {path}: {reason}; pass resume=false to begin again beside it") from error

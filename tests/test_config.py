@@ -1,6 +1,11 @@
+import hashlib
+import inspect
+import json
+
 import pytest
 
-from hdmlib.config import PRESETS, PUBLISHED_PRESETS, Config, ConfigError, make_config
+from hdmlib.config import PRESETS, PUBLISHED_PRESETS, RECIPE_VERSION, Config, ConfigError, make_config
+from hdmlib.losses import LOSSES
 
 
 @pytest.mark.parametrize("preset", PRESETS)
@@ -109,3 +114,9 @@ def test_the_same_recipe_reached_from_another_preset_is_the_same_run():
     laptop = make_config("laptop")
     values = {name: getattr(laptop, name) for name in Config.model_fields if name != "preset"}
     assert make_config("smoke", **values).run_name("d") == laptop.run_name("d")
+
+
+def test_a_default_of_a_loss_does_not_change_unnoticed():
+    """A run's name does not say the options it leaves at their defaults: with another default raise RECIPE_VERSION."""
+    text = json.dumps({name: str(inspect.signature(loss)) for name, loss in sorted(LOSSES.items())})
+    assert (RECIPE_VERSION, hashlib.sha256(text.encode()).hexdigest()[:8]) == (1, "471e6488")

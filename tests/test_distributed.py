@@ -9,6 +9,12 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
+
+from hdmlib.__main__ import config_from
+from hdmlib.config import PRESETS, make_config
+from hdmlib.experiments import run
+from hdmlib.launch import words_of
 
 PROBE = Path(__file__).with_name("distributed_probe.py")
 # Not a multiple of anything: the last batch of an evaluation is uneven.
@@ -64,6 +70,30 @@ def test_a_run_of_two_processes_is_written_once(tmp_path):
     kept = {"last.pt", "best.safetensors", "model.safetensors", "predictions.npz", "record.json"}
     assert {path.name for path in folder.iterdir()} == kept
     assert json.loads((folder / "record.json").read_text())["people"] == {"train": 64, "val": 32}
+
+
+@pytest.mark.parametrize("preset", PRESETS)
+def test_a_config_survives_the_command_line(preset):
+    for values in ({}, {"loss_options": {"epsilon": 0.5}, "milestones": (3, 5), "dataset": "coco", "resume": False}):
+        config = make_config(preset, **values)
+        assert config_from(words_of(config)) == config
+
+
+def test_a_notebook_trains_in_two_processes(tmp_path, capfd):
+    config = make_config("smoke", device="cpu", epochs=1, run_dir=tmp_path, processes=2, resume=False)
+    result = run(config, weights=True)
+    assert result.trained
+    assert capfd.readouterr().out.count("epoch   1") == 1
+    alone = run(config.model_copy(update={"processes": None, "run_dir": tmp_path / "alone"}), weights=True).record
+    assert result.record.identity == alone.identity
+    assert result.record.final.losses == pytest.approx(alone.final.losses, rel=1e-4)
+    assert result.model()(torch.zeros(1, 3, 64, 64)).shape[-1] == 16
+
+
+def test_what_is_wrong_in_the_processes_is_told(tmp_path):
+    config = make_config("smoke", device="cpu", batch_size=15, run_dir=tmp_path, processes=2, resume=False)
+    with pytest.raises(ChildProcessError, match="batch_size: 15 cannot be shared by 2 processes alike"):
+        run(config)
 
 
 def test_a_batch_that_cannot_be_shared_is_refused(tmp_path):

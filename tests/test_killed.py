@@ -68,12 +68,13 @@ def test_killed_at_random_moments_it_ends_the_same(tmp_path):
 
 
 def test_ctrl_c_saves_what_is_finished_and_says_how_to_go_on(tmp_path):
-    process = start(tmp_path)
+    whole, _ = finish(tmp_path / "whole")
+    process = start(tmp_path / "parts")
     wait_for(process, "epoch   1")
     process.send_signal(signal.SIGINT)
     _, complaint = process.communicate(timeout=60)
     assert process.returncode == 130
     assert "the same command goes on" in complaint
     assert "Traceback" not in complaint
-    [run] = [path for path in tmp_path.iterdir() if path.is_dir()]
-    assert (run / "last.pt").exists()
+    resumed, _ = finish(tmp_path / "parts")
+    assert load_record(resumed / "record.json").epochs == load_record(whole / "record.json").epochs

@@ -382,3 +382,17 @@ def test_shapes_that_do_not_fit_are_named():
         ValueError, match=r"weights \(B, K\), got heatmaps \(2, 3, 12, 10\), joints \(2, 3, 2\), weights \(2,\)"
     ):
         build_loss("matching")(heatmaps, joints, weights[:, 0])
+
+
+@pytest.mark.parametrize("suppliers", ["relu", "relu_plain"])
+def test_above_its_peak_the_mass_floor_makes_every_map_pull_alike(suppliers):
+    heatmap = torch.rand(1, 1, 12, 12, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+    joints, weights = torch.tensor([[[4.3, 6.7]]]), torch.ones(1, 1)
+
+    def pull(scale, mass_floor):
+        h = (scale * heatmap).requires_grad_()
+        MatchingLoss(suppliers=suppliers, epsilon=0.5, mass_floor=mass_floor)(h, joints, weights).backward()
+        return h.grad
+
+    torch.testing.assert_close(pull(0.01, 1e-4), 100 * pull(1.0, 1e-4))  # as the quotient has it
+    torch.testing.assert_close(pull(0.01, 2.0), pull(1.0, 2.0))

@@ -1,8 +1,10 @@
 """The training loop on a few embedded people: deterministic, resumable, and clear about what stops it."""
 
 import json
+import os
 import resource
 import signal
+from functools import partialmethod
 from pathlib import Path
 
 import numpy as np
@@ -18,7 +20,8 @@ from hdmlib.experiments import REFERENCE_RECORDS, run
 from hdmlib.losses import MatchingLoss
 from hdmlib.metrics.scores import Ruler, score
 from hdmlib.models import build_model, load_weights
-from hdmlib.records import load_record
+from hdmlib.records import load_record, write_atomically
+from hdmlib.resume import Stopped
 from hdmlib.training import (
     TrainingDiverged,
     build_losses,
@@ -85,15 +88,66 @@ def test_an_interrupted_run_ends_where_the_uninterrupted_one_does(data, tmp_path
         assert torch.equal(a, b), name
 
 
+class CtrlC:
+    """Presses Ctrl-C while the network looks at the batch of that number, counted over training and evaluation."""
+
+    def __init__(self, number):
+        self.left = number
+
+    def __call__(self, *_):
+        self.left -= 1
+        if self.left == 0:
+            signal.raise_signal(signal.SIGINT)
+
+
+# smoke: 2 batches of validation and 4 of training an epoch
+@pytest.mark.parametrize(("batch", "epochs", "steps"), [(3, 1, 1), (5, 1, 3), (6, 2, 1), (8, 2, 1), (1, 1, 1)])
+def test_ctrl_c_finishes_the_step_and_the_rest_comes_out_the_same(data, tmp_path, monkeypatch, batch, epochs, steps):
+    config = smoke(tmp_path, epochs=3, workers=1)
+    whole, history = fit(config, data, tmp_path / "whole")
+    with monkeypatch.context() as pressed:
+        ctrl_c = CtrlC(batch)
+        pressed.setattr(training, "normalise", lambda images, real=training.normalise: ctrl_c() or real(images))
+        with pytest.raises(Stopped, match=f"after step {steps} of 4 in epoch {epochs}"):
+            fit(config, data, tmp_path / "parts")
+    assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
+    resumed, resumed_history = fit(config, data, tmp_path / "parts")
+    assert resumed_history == history
+    for (name, a), b in zip(whole.state_dict().items(), resumed.state_dict().values(), strict=True):
+        assert torch.equal(a, b), name
+
+
+def test_what_a_killed_run_could_not_finish_writing_is_removed(data, tmp_path, monkeypatch):
+    with monkeypatch.context() as killed:
+        killed.setattr(os, "replace", lambda *_: os._exit(0))
+        child = os.fork()
+        if child == 0:
+            write_atomically(tmp_path / "last.pt", b"half")
+        os.waitpid(child, 0)
+    [left] = tmp_path.iterdir()
+    fit(smoke(tmp_path, epochs=1), data, tmp_path)
+    assert not left.exists()
+    assert {path.name for path in tmp_path.iterdir()} == {"last.pt", "best.safetensors"}
+
+
+def test_a_compiled_network_learns_the_same(data, tmp_path, monkeypatch):
+    """The compiler without its code generator, which would take minutes: what it is given and what is saved."""
+    monkeypatch.setattr(torch.nn.Module, "compile", partialmethod(torch.nn.Module.compile, backend="eager"))
+    plain = fit(smoke(tmp_path, epochs=1), data, tmp_path / "a")[1]
+    compiled = fit(smoke(tmp_path, epochs=1, compile=True), data, tmp_path / "b")[1]
+    assert compiled[-1].validation.losses == pytest.approx(plain[-1].validation.losses, rel=1e-4)
+    assert (tmp_path / "b" / "best.safetensors").exists()
+
+
 def test_a_loss_that_is_not_finite_stops_the_run_and_keeps_the_last_epoch(data, tmp_path, monkeypatch):
     config = smoke(tmp_path, epochs=3)
     real = training._train_epoch
 
-    def poisoned(config, model, loss, optimiser, batches, steps, epoch, engine):
-        if epoch == 2:
+    def poisoned(config, model, loss, optimiser, loader, done, *rest):
+        if len(done.epochs) == 2:
             with torch.no_grad():
                 model.final_layer.weight.fill_(float("inf"))
-        return real(config, model, loss, optimiser, batches, steps, epoch, engine)
+        return real(config, model, loss, optimiser, loader, done, *rest)
 
     monkeypatch.setattr(training, "_train_epoch", poisoned)
     with pytest.raises(TrainingDiverged, match=r"matching loss is .* in epoch 2.*lower lr"):

@@ -434,3 +434,17 @@ def test_bad_input_is_refused_by_name(change, message):
     given = {"suppliers": random_maps(), "points": points, "weights": weights, "epsilon": 1.0} | change
     with pytest.raises(ValueError, match=message):
         solve(**given)
+
+
+def test_a_map_near_its_own_demanders_is_left_by_a_step_that_leads_upwards():
+    """From a training: Newton's step for log q = log D led nowhere here, again and again."""
+    cells = {
+        (12, 11): 0.738, (13, 11): 0.106, (12, 10): 0.0745, (11, 11): 0.0258, (13, 10): 0.014, (12, 12): 0.0107, (13, 12): 0.00488, (10, 11): 0.00327,
+    }  # fmt: skip
+    supply = torch.full((24, 24), (1 - sum(cells.values())) / (24 * 24 - len(cells)))
+    for (x, y), share in cells.items():
+        supply[y, x] = share
+    joint = torch.tensor([12.1, 11.182])
+    found = solve(supply, *demanders(joint, (24, 24)), 0.03, cost="saturating", tau=1.0)
+    assert found.error <= 1e-6
+    assert found.evaluations <= 15

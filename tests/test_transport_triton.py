@@ -51,14 +51,15 @@ def problem(count=4, size=SIZE, seed=0, scale=2.0):
 
 def both(heatmaps, points, shares, suppliers="softmax", epsilon=0.25, regulariser="entropy", cost="euclidean", tau=2.0):
     arguments = (heatmaps, points, shares, suppliers, epsilon, regulariser, cost, tau)
-    fused = transport_triton.matching(*arguments, mass_floor=losses.MASS_FLOOR)
+    fused = transport_triton.matching(*arguments, mass_floor=1e-4)
     assert fused is not None
-    return fused, losses._matching(*arguments)
+    return fused, losses._matching(*arguments, 1e-4)
 
 
 def assert_agree(fused, reference):
     torch.testing.assert_close(fused[0], reference[0], rtol=1e-5, atol=1e-5)
-    scale = reference[1].flatten(1).abs().amax(1)[:, None, None].clamp(min=1e-6)
+    # a gradient of rounding errors alone, of a map that is where it should be, is compared with the potentials' size
+    scale = reference[1].flatten(1).abs().amax(1)[:, None, None].clamp(min=1e-2)
     torch.testing.assert_close(fused[1] / scale, reference[1] / scale, rtol=0, atol=2e-5)
 
 
@@ -128,6 +129,6 @@ class TestKernel:
         monkeypatch.setattr(transport_triton, "MAX_EVALUATIONS", 1)
         heatmaps, points, shares = problem()
         fused = transport_triton.matching(
-            heatmaps, points, shares, "softmax", 0.25, "entropy", "euclidean", 2.0, mass_floor=losses.MASS_FLOOR
+            heatmaps, points, shares, "softmax", 0.25, "entropy", "euclidean", 2.0, mass_floor=1e-4
         )
         assert fused is None

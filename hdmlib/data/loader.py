@@ -7,6 +7,7 @@ it replaces.
 
 from __future__ import annotations
 
+import signal
 from collections.abc import Iterator
 
 import cv2
@@ -70,7 +71,7 @@ class CropDataset(Dataset):
             order = list(people.skeleton.flip_order)
             cells, weights = cells[order], weights[order]
         return {
-            "image": torch.from_numpy(np.ascontiguousarray(image.transpose(2, 0, 1))),
+            "image": torch.from_numpy(np.stack(cv2.split(image))),
             "joints": torch.from_numpy(cells.astype(np.float32)),
             "weights": torch.from_numpy(weights.astype(np.float32)),
             "index": index,
@@ -79,13 +80,18 @@ class CropDataset(Dataset):
 
 
 class EpochSampler(Sampler[tuple[int, int]]):
-    """Every person once an epoch, as (epoch, index)."""
+    """Every person once an epoch, as (epoch, index).
+
+    Attributes:
+        start: Where in its order the next iterator begins; the one after that begins at 0 again.
+    """
 
     def __init__(self, count: int, *, shuffle: bool, seed: int) -> None:
         self.count = count
         self.shuffle = shuffle
         self.seed = seed
         self.epoch = 0
+        self.start = 0
 
     def set_epoch(self, epoch: int) -> None:
         """Choose the epoch of the iterators made from now on; 0 until then."""
@@ -98,7 +104,8 @@ class EpochSampler(Sampler[tuple[int, int]]):
         order = np.arange(self.count)
         if self.shuffle:
             np.random.default_rng([self.seed, self.epoch]).shuffle(order)
-        return iter([(self.epoch, index) for index in order.tolist()])
+        start, self.start = self.start, 0
+        return iter([(self.epoch, index) for index in order[start:].tolist()])
 
 
 class CropLoader(DataLoader):
@@ -156,12 +163,13 @@ def make_loader(
         num_workers=workers,
         persistent_workers=workers > 0,
         pin_memory=torch.cuda.is_available(),
-        worker_init_fn=_one_thread,
+        worker_init_fn=_start_worker,
         # torch draws a seed for its workers even though they use none: not from the caller's global generator
         generator=torch.Generator().manual_seed(seed),
     )
 
 
-def _one_thread(worker: int) -> None:
-    """A worker is one core's work, and OpenCV's thread pool does not survive a fork."""
+def _start_worker(worker: int) -> None:
+    """A worker is one core's work, and OpenCV's thread pool does not survive a fork. Ctrl-C is the trainer's affair."""
     cv2.setNumThreads(0)
+    signal.signal(signal.SIGINT, signal.SIG_IGN)

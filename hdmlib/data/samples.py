@@ -331,12 +331,12 @@ def read_image(path: Path) -> np.ndarray:
     Raises:
         DataError: If it cannot be decoded.
     """
-    image = cv2.imread(str(path), cv2.IMREAD_COLOR | cv2.IMREAD_IGNORE_ORIENTATION)
+    image = cv2.imread(str(path), cv2.IMREAD_COLOR_RGB | cv2.IMREAD_IGNORE_ORIENTATION)
     if image is None:
         raise DataError(
             f"cannot decode the photo {path}; restore the file, or remove it: readers leave out missing photos"
         )
-    return cv2.cvtColor(image, cv2.COLOR_BGR2RGB)
+    return image
 
 
 def load_json(path: Path) -> object:
