@@ -88,6 +88,28 @@ def by_bin(values: Mapping[str, NDArray[np.floating]], bins: NDArray[np.integer]
     return pd.DataFrame(means, index=list(names))
 
 
+def reliability(confidence: NDArray[np.floating], found: NDArray[np.bool_], bins: int = 10) -> pd.DataFrame:
+    """How often a joint of a given confidence is found: equal, if the confidence is a probability.
+
+    Args:
+        confidence: Any shape; above 1, as the peak of a heatmap may be, counts as 1.
+        found: Whether each of them is, the same shape.
+        bins: Equal parts of 0 to 1.
+
+    Returns:
+        A row per bin that is not empty: mean ``confidence``, share ``found``, number of ``joints``.
+    """
+    sure = np.clip(np.ravel(confidence), 0, 1)
+    table = pd.DataFrame({"confidence": sure, "found": np.ravel(found), "joints": 1})
+    number = np.minimum((sure * bins).astype(int), bins - 1)
+    return table.groupby(number).agg({"confidence": "mean", "found": "mean", "joints": "sum"})
+
+
+def calibration_error(table: pd.DataFrame) -> float:
+    """Expected calibration error (Guo et al., ICML 2017), from 0 to 1, of a table of :func:`reliability`."""
+    return float(np.average((table["confidence"] - table["found"]).abs(), weights=table["joints"]))
+
+
 def paired_differences(
     table: pd.DataFrame, metrics: Sequence[str], reference: str, level: float = 0.95
 ) -> pd.DataFrame:

@@ -166,6 +166,23 @@ def by_difficulty(tables: Mapping[str, pd.DataFrame], xlabel: str, metric: str) 
     return figure
 
 
+def reliability_diagram(tables: Mapping[str, pd.DataFrame], least: int = 20) -> Figure:
+    """How often joints of a confidence are found, a line for each loss; on the diagonal it is a probability.
+
+    Args:
+        tables: Label -> table as ``analysis.reliability`` gives it.
+        least: Joints that a bin needs to be drawn.
+    """
+    figure, axes = plt.subplots(figsize=(6.4, 3.9), layout="constrained")
+    axes.plot([0, 1], [0, 1], color="#555555", linewidth=1, linestyle=":")
+    for label, table in tables.items():
+        full = table[table["joints"] >= least]
+        axes.plot(full["confidence"], full["found"], **_style(label), label=LABELS.get(label, label))
+    axes.set(xlabel="confidence", ylabel="share of joints found", xlim=(0, 1.02), ylim=(0, 1.02))
+    axes.legend(loc="center left", bbox_to_anchor=(1.0, 0.5))
+    return figure
+
+
 def bars(table: pd.DataFrame, titles: Mapping[str, str]) -> Figure:
     """A panel for each column, a bar for each loss, in its colour, with its value.
 

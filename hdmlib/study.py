@@ -4,7 +4,8 @@
     joint         what the cost that won there goes best with
     tuning        every loss, nine trials each, on the tuning people: the learning rate and, where it has one, a width
     finals        every loss as tuned, five seeds, on the people that are reported on
-    photo_tuning  every loss at half, the same and twice its rate on real photos, on half of their validation people
+    photo_tuning  every loss at half, the same and twice its rate on real photos, on half of their validation people,
+                  and the length and the epsilon of matching
     photos        the finals on real photos, on the other half (both need data_root: a folder in COCO's format)
     conditions    few people, noisy annotations, small pictures: which loss suffers more
     larger        three times the people, three times the epochs: does a loss that learns slowly end higher?
@@ -93,6 +94,11 @@ def joint(**values: Any) -> Iterator[Trial]:
         "suppliers softplus": ({"suppliers": "softplus"}, {}),
         "suppliers relu, initial bias 0.1": ({"suppliers": "relu"}, {"initial_bias": 0.1}),
         "suppliers plain relu, initial bias 1": ({"suppliers": "relu_plain"}, {"initial_bias": 1.0}),
+        "relu, gradient of the same size for every mass": ({"suppliers": "relu", "mass_floor": 1.0}, {}),
+        "plain relu, initial bias 1, gradient of the same size for every mass": (
+            {"suppliers": "relu_plain", "mass_floor": 1.0},
+            {"initial_bias": 1.0},
+        ),
         "epsilon 1 falling to 0.1": ({"epsilon_start": 1.0}, {}),
         "2 epochs of Gaussian first": ({}, {"warm_start_epochs": 2}),
     }.items():
@@ -136,10 +142,17 @@ PHOTOS = {"dataset": "coco", "val_people": 250}
 
 
 def photo_tuning(**values: Any) -> Iterator[Trial]:
-    """Whether the rates that were tuned on drawn people suit photos, too: half of each, the same and twice of it."""
+    """Whether what was tuned on drawn people suits photos: half and twice of each rate, other lengths and epsilons.
+
+    The number of trials is the same for every loss but matching, whose cost asks for its own look.
+    """
     for label, (loss, options, lr) in FINALISTS.items():
         for factor in (0.5, 1.0, 2.0):
             yield _trial(f"{label}, lr {factor * lr:g}", loss, options, factor * lr, **PHOTOS, **values)
+    loss, options, lr = FINALISTS["matching"]
+    for tau, epsilon in product((1.0, 2.0, 4.0), (0.05, 0.1, 0.25)):
+        changed = {**options, "tau": tau, "epsilon": epsilon}
+        yield _trial(f"tau {tau:g}, epsilon {epsilon:g}", loss, changed, lr, **PHOTOS, **values)
 
 
 def photos(seeds: Sequence[int] = SEEDS, **values: Any) -> Iterator[Trial]:

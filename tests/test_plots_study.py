@@ -83,3 +83,12 @@ def test_heatmaps_are_told_how_far_off_they_are():
     predicted = {"matching": np.array([[3.0, 4.0]]), "dot_mse": np.array([[0.0, 1.0]])}
     figure = draw.heatmaps_by_loss(pictures, maps, predicted, np.zeros((1, 2)), ["nose"])
     assert [axes.get_title() for axes in figure.axes] == ["nose", "matching\n5.0 px off", "dot MSE\n1.0 px off"]
+
+
+def test_a_reliability_diagram_leaves_out_bins_with_few_joints():
+    table = pd.DataFrame({"confidence": [0.1, 0.5, 0.9], "found": [0.2, 0.4, 0.8], "joints": [100, 3, 50]})
+    [axes] = draw.reliability_diagram({"matching": table}).axes
+    diagonal, line = axes.lines
+    np.testing.assert_array_equal(diagonal.get_xdata(), diagonal.get_ydata())
+    np.testing.assert_array_equal(line.get_xdata(), [0.1, 0.9])
+    np.testing.assert_array_equal(line.get_ydata(), [0.2, 0.8])

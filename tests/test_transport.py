@@ -439,7 +439,8 @@ def test_bad_input_is_refused_by_name(change, message):
 def test_a_map_near_its_own_demanders_is_left_by_a_step_that_leads_upwards():
     """From a training: Newton's step for log q = log D led nowhere here, again and again."""
     cells = {
-        (12, 11): 0.738, (13, 11): 0.106, (12, 10): 0.0745, (11, 11): 0.0258, (13, 10): 0.014, (12, 12): 0.0107, (13, 12): 0.00488, (10, 11): 0.00327,
+        (12, 11): 0.738, (13, 11): 0.106, (12, 10): 0.0745, (11, 11): 0.0258, (13, 10): 0.014, (12, 12): 0.0107,
+        (13, 12): 0.00488, (10, 11): 0.00327,
     }  # fmt: skip
     supply = torch.full((24, 24), (1 - sum(cells.values())) / (24 * 24 - len(cells)))
     for (x, y), share in cells.items():
