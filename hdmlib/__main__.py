@@ -36,7 +36,10 @@ def train(
 ) -> None:
     """Train one run, or go on with it, or show it if it is finished."""
     result = _run(values or [])
+    memory = result.record.peak_memory
     typer.echo(f"{'trained' if result.trained else 'finished earlier'}: {result.folder}")
+    if result.trained and memory is not None:
+        typer.echo(f"memory: {memory:.1f} GiB at most{' on the GPU' if result.record.machine['gpu'] != 'none' else ''}")
 
 
 @app.command()
