@@ -9,6 +9,7 @@
     photos        the finals on real photos, on the other half (both need data_root: a folder in COCO's format)
     conditions    few people, noisy annotations, small pictures: which loss suffers more
     larger        three times the people, three times the epochs: does a loss that learns slowly end higher?
+    gpu_demo      HRNet-W32 with each loss, for one large GPU; on photos with dataset=coco data_root=DIR epochs=25
 
 ``python -m hdmlib study STAGE`` trains what has no record yet.
 """
@@ -20,7 +21,7 @@ from dataclasses import dataclass
 from itertools import product
 from typing import Any
 
-from hdmlib.config import Config, make_config
+from hdmlib.config import LEARNING_RATES, Config, make_config
 
 SEEDS = (0, 1, 2, 3, 4)
 # Tuning and formulation: half the epochs, other people than those reported on.
@@ -182,6 +183,12 @@ def larger(seeds: Sequence[int] = SEEDS[:2], **values: Any) -> Iterator[Trial]:
     )
 
 
+def gpu_demo(**values: Any) -> Iterator[Trial]:
+    """Every loss, once. The rates are a quarter of the small network's, which gives the Gaussian HRNet's 1e-3."""
+    for loss, lr in LEARNING_RATES.items():
+        yield Trial(loss, make_config(**{"preset": "gpu_demo", "lr": lr / 4, **values, "loss": loss}))
+
+
 def _under(
     cases: dict[str, dict[str, Any]], labels: Sequence[str], seeds: Sequence[int], **values: Any
 ) -> Iterator[Trial]:
@@ -193,7 +200,7 @@ def _under(
 
 STAGES = {
     "formulation": formulation, "joint": joint, "tuning": tuning, "finals": finals, "photo_tuning": photo_tuning,
-    "photos": photos, "conditions": conditions, "larger": larger,
+    "photos": photos, "conditions": conditions, "larger": larger, "gpu_demo": gpu_demo,
 }  # fmt: skip
 
 

@@ -4,6 +4,8 @@ import json
 import os
 import resource
 import signal
+import subprocess
+import sys
 from functools import partialmethod
 from pathlib import Path
 
@@ -377,3 +379,32 @@ def test_a_reference_record_comes_out_again(tmp_path):
         for name, value in theirs.validation.losses.items():
             assert ours.validation.losses[name] == pytest.approx(value, rel=2e-2), name
         assert ours.validation.metrics["mean error"] == pytest.approx(theirs.validation.metrics["mean error"], rel=5e-2)
+
+
+WRITES = """
+import os, runpy, sys
+WRITING = os.O_WRONLY | os.O_RDWR | os.O_CREAT | os.O_TRUNC | os.O_APPEND
+def hook(event, arguments):
+    if event == "open" and isinstance(arguments[2], int) and arguments[2] & WRITING and isinstance(arguments[0], str):
+        print("WRITES", os.path.realpath(arguments[0]), flush=True)
+sys.addaudithook(hook)
+sys.argv = ["hdmlib", "train", "preset=smoke", "device=cpu", "epochs=1", "resume=false"]
+runpy.run_module("hdmlib", run_name="__main__")
+"""
+
+
+def test_a_run_writes_only_into_its_folder_and_the_cache(tmp_path):
+    temporary = tmp_path / "temporary"
+    temporary.mkdir()
+    folders = {"HDMLIB_RUNS": tmp_path / "runs", "HDMLIB_CACHE": tmp_path / "cache", "TMPDIR": temporary}
+    environment = os.environ | {name: str(folder) for name, folder in folders.items()}
+    # what libraries keep for themselves: compiled code, torch's shared memory
+    environment |= {"NUMBA_CACHE_DIR": str(temporary), "PYTHONDONTWRITEBYTECODE": "1"}
+    done = subprocess.run(
+        [sys.executable, "-c", WRITES], env=environment, cwd=tmp_path, capture_output=True, text=True, check=True
+    )
+    written = {Path(line.split(" ", 1)[1]) for line in done.stdout.splitlines() if line.startswith("WRITES ")}
+    assert any(path.is_relative_to(folders["HDMLIB_RUNS"]) for path in written)
+    assert any(path.is_relative_to(folders["HDMLIB_CACHE"]) for path in written)
+    allowed = (*folders.values(), Path("/dev"), Path("/proc"))
+    assert [path for path in written if not any(path.is_relative_to(folder) for folder in allowed)] == []
