@@ -39,7 +39,7 @@ def train(
     memory = result.record.peak_memory
     typer.echo(f"{'trained' if result.trained else 'finished earlier'}: {result.folder}")
     if result.trained and memory is not None:
-        typer.echo(f"memory: {memory:.1f} GiB at most{' on the GPU' if result.record.machine['gpu'] != 'none' else ''}")
+        typer.echo(f"memory: {memory:.1f} GiB at most")
 
 
 @app.command()

@@ -17,6 +17,7 @@ import json
 import os
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -95,6 +96,8 @@ def run(
         ConfigError, DataError, TrainingDiverged, OSError, ValueError: As the parts raise them; nothing half-made stays
             that would be taken for a result.
     """
+    if (config.processes or 1) > 1 and "LOCAL_RANK" in os.environ:
+        raise ConfigError("processes: torchrun has started them already; leave processes out")
     build_losses(config)  # a wrong option must not cost the time that reading or drawing the data takes
     folder_of_runs = runs_folder(config)
     data = open_data(config, progress)
@@ -276,4 +279,5 @@ def _put_aside(folder: Path) -> None:
         number = 1
         while (kept := folder.with_name(f"{folder.name}.{number}")).exists():
             number += 1
-        folder.rename(kept)
+        with suppress(FileNotFoundError):  # another process of this training has done it
+            folder.rename(kept)

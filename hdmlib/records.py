@@ -57,7 +57,7 @@ class Epoch(BaseModel):
 class Record(BaseModel):
     """A finished run; ``seconds`` is unknown for one that was interrupted.
 
-    ``peak_memory`` in GiB is that of the GPU where there is one, else that of the process so far.
+    ``peak_memory`` in GiB is that of the GPU if one is used, else that of the process so far.
     ``by_decoder`` holds the metrics of the last epoch as each decoder reads the same heatmaps.
     """
 
@@ -93,8 +93,8 @@ def machine() -> dict[str, str]:
 
 
 def peak_memory() -> float | None:
-    """Most memory in GiB that this process has had, on the GPU where there is one; ``None`` where nobody counts."""
-    if torch.cuda.is_available():
+    """Most memory in GiB that this process has had, on the GPU if it uses one; ``None`` where nobody counts."""
+    if torch.cuda.is_available() and torch.cuda.max_memory_allocated():
         return torch.cuda.max_memory_allocated() / 2**30
     try:
         import resource  # not on Windows

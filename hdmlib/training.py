@@ -258,12 +258,13 @@ def _train_epoch(
         optimiser.zero_grad(set_to_none=True)
         total += value.detach()
         last = step == steps - 1
-        if (last or step % CHECK_EVERY == 0) and not math.isfinite(total.item()):
+        stop = interruption is not None and interruption.asked and not last
+        if (last or stop or step % CHECK_EVERY == 0) and not math.isfinite(total.item()):
             raise TrainingDiverged(
                 f"the {config.loss} loss is {value.item()} in epoch {epoch}, at or before step {step + 1} of {steps}; "
                 f"lower lr (now {config.lr:g}) or set clip_norm; earlier epochs are saved"
             )
-        if interruption and interruption.asked and not last:
+        if stop:
             done.steps, done.total = step + 1, total.item()
             raise Stopped(
                 f"stopped after step {step + 1} of {steps} in epoch {epoch}; the same call goes on from there"

@@ -12,7 +12,7 @@ import pytest
 import torch
 
 from hdmlib.__main__ import config_from
-from hdmlib.config import PRESETS, make_config
+from hdmlib.config import PRESETS, ConfigError, make_config
 from hdmlib.experiments import run
 from hdmlib.launch import words_of
 
@@ -88,6 +88,12 @@ def test_a_notebook_trains_in_two_processes(tmp_path, capfd):
     assert result.record.identity == alone.identity
     assert result.record.final.losses == pytest.approx(alone.final.losses, rel=1e-4)
     assert result.model()(torch.zeros(1, 3, 64, 64)).shape[-1] == 16
+
+
+def test_processes_that_torchrun_has_started_start_no_others(tmp_path, monkeypatch):
+    monkeypatch.setenv("LOCAL_RANK", "0")
+    with pytest.raises(ConfigError, match="torchrun has started them already"):
+        run(make_config("smoke", device="cpu", run_dir=tmp_path, processes=2))
 
 
 def test_what_is_wrong_in_the_processes_is_told(tmp_path):

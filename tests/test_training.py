@@ -119,6 +119,25 @@ def test_ctrl_c_finishes_the_step_and_the_rest_comes_out_the_same(data, tmp_path
         assert torch.equal(a, b), name
 
 
+def test_ctrl_c_does_not_save_a_network_that_is_lost(data, tmp_path, monkeypatch):
+    config = smoke(tmp_path, epochs=2)
+    _, history = fit(config, data, tmp_path / "whole")
+    real, seen = training.normalise, []
+
+    def spoilt(images):
+        seen.append(1)
+        if len(seen) == 10:  # the second step of epoch 2, at which nobody would look
+            signal.raise_signal(signal.SIGINT)
+            return torch.full(images.shape, torch.nan)
+        return real(images)
+
+    with monkeypatch.context() as lost:
+        lost.setattr(training, "normalise", spoilt)
+        with pytest.raises(TrainingDiverged, match="in epoch 2"):
+            fit(config, data, tmp_path / "parts")
+    assert fit(config, data, tmp_path / "parts")[1] == history
+
+
 def test_what_a_killed_run_could_not_finish_writing_is_removed(data, tmp_path, monkeypatch):
     with monkeypatch.context() as killed:
         killed.setattr(os, "replace", lambda *_: os._exit(0))
