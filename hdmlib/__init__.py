@@ -10,8 +10,10 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from hdmlib.decoding import decode
     from hdmlib.inference import predict
-    from hdmlib.losses import MatchingLoss, build_loss
-    from hdmlib.models import build_model, load_weights
+    from hdmlib.losses.matching import MatchingLoss
+    from hdmlib.losses.registry import build_loss
+    from hdmlib.models.checkpoints import load_weights
+    from hdmlib.models.hrnet import build_model
 
 __all__ = ["MatchingLoss", "build_loss", "build_model", "decode", "load_weights", "predict"]
 __version__ = "0.1.0"

@@ -10,18 +10,20 @@ from typing import Annotated, Any
 import typer
 
 from hdmlib import plots
-from hdmlib.config import PATH_FIELDS, PRESETS, Config, ConfigError, make_config, unknown_name
-from hdmlib.data.samples import DataError
+from hdmlib.benchmark import evaluate
+from hdmlib.config import PATH_FIELDS, Config, ConfigError, make_config, unknown_name
+from hdmlib.data.dataset import DataError
 from hdmlib.data.sources import Data
-from hdmlib.estimate import estimate
-from hdmlib.evaluation import evaluate
-from hdmlib.experiments import Run, find_record, publish_record, record_of, run
+from hdmlib.experiments.estimate import estimate
+from hdmlib.experiments.examples import predict_examples
+from hdmlib.experiments.runs import Run, record_of, run
+from hdmlib.experiments.store import find_record, publish_record
+from hdmlib.experiments.training import TrainingDiverged
 from hdmlib.inference import predict
 from hdmlib.notebook import epoch_line, progress
 from hdmlib.paths import from_caller
-from hdmlib.showcase import look_at
-from hdmlib.study import STAGES
-from hdmlib.training import TrainingDiverged
+from hdmlib.presets import PRESETS
+from hdmlib.study.stages import STAGES
 
 app = typer.Typer(
     add_completion=False, no_args_is_help=True, help="Train pose networks with the matching loss and its controls."
@@ -52,7 +54,7 @@ def gallery(
 ) -> None:
     """Draw what a run makes of the first validation people; trains the run first if need be."""
     result = _run(values or [])
-    seen = look_at(result.config, result.model(), result.data.val, count)
+    seen = predict_examples(result.config, result.model(), result.data.val, count)
     plots.use_style()
     figure = plots.prediction_gallery(
         seen.pictures, seen.maps, seen.predicted, seen.joints, seen.weights, result.data.val.skeleton, seen.close_ups

@@ -191,7 +191,7 @@ def _smooth(heatmaps: Tensor, sigma: float) -> Tensor:
     return maps.view(batch, joints, height, width)
 
 
-def transport(heatmaps: Tensor) -> Tensor:
+def geometric_median(heatmaps: Tensor) -> Tensor:
     """The point to which the map's mass travels at least cost: its geometric median.
 
     With suppliers S (the map, negatives cut off, total 1) and a single demander at x there is no plan to choose, and
@@ -298,7 +298,7 @@ METHODS: dict[str, Callable[..., Tensor]] = {
     "barycentre": barycentre,
     "mean": mean,
     "dark": dark,
-    "transport": transport,
+    "transport": geometric_median,
 }
 CONFIDENCES = ("peak", "mass")
 

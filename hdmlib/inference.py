@@ -22,13 +22,15 @@ from torch import Tensor, nn
 from hdmlib.config import Config, make_config
 from hdmlib.data.coco import box_region
 from hdmlib.data.crops import Frame, Region, invert, transform
-from hdmlib.data.samples import FARTHEST, LONGEST_SIDE, image_problem
+from hdmlib.data.intake import FARTHEST, LONGEST_SIDE, image_problem
 from hdmlib.decoding import decode
-from hdmlib.losses import HeatmapLoss, build_loss
-from hdmlib.models import CheckpointError, build_model, load_weights
-from hdmlib.records import load_record
+from hdmlib.experiments.record import load_record
+from hdmlib.losses.base import HeatmapLoss
+from hdmlib.losses.registry import build_loss
+from hdmlib.models.checkpoints import CheckpointError, load_weights
+from hdmlib.models.hrnet import build_model
+from hdmlib.reader import heatmaps_of
 from hdmlib.skeletons import Skeleton, skeleton_from_names
-from hdmlib.training import heatmaps_of
 
 # What a folder is searched for.
 PHOTO_ENDINGS = (".jpg", ".jpeg", ".png", ".bmp", ".tif", ".tiff", ".webp")

@@ -12,11 +12,12 @@ from collections.abc import Iterable, Mapping
 from functools import lru_cache
 from typing import Any
 
+import pandas as pd
 from tqdm import tqdm
 
-from hdmlib.config import PATH_FIELDS, Config, ConfigError, make_config, unknown_name
+from hdmlib.config import MACHINE_FIELDS, PATH_FIELDS, Config, ConfigError, make_config, unknown_name
+from hdmlib.experiments.record import Epoch, Record
 from hdmlib.paths import from_caller
-from hdmlib.records import Epoch
 
 
 def check_parameters(namespace: Mapping[str, Any], known: Iterable[str]) -> None:
@@ -110,3 +111,21 @@ def epoch_line(line: Epoch) -> str:
     scores = "  ".join(f"{name} {value:5.1f}" for name, value in metrics.items() if name not in _LESSER_METRICS)
     loss = " " * 8 if line.train_loss is None else f"{line.train_loss:8.4f}"
     return f"epoch {line.epoch:3d}  training loss {loss}  validation: {scores}"
+
+
+def config_table(config: Config) -> pd.DataFrame:
+    """What the run is, a row per parameter with its meaning; where it is computed is left out."""
+    values = config.model_dump(mode="json", exclude=set(MACHINE_FIELDS))
+    shown = {name: value for name, value in values.items() if value not in (None, {}, [])}
+    rows = {name: (str(value), Config.model_fields[name].description or "") for name, value in shown.items()}
+    return pd.DataFrame.from_dict(rows, orient="index", columns=["value", "meaning"]).rename_axis("parameter")
+
+
+def joint_table(record: Record) -> pd.DataFrame:
+    """PCK of each joint in percent, untrained beside trained, the label-weighted mean in the last row."""
+    columns = {}
+    for label in record.final.per_joint:
+        for state, evaluation in (("untrained", record.untrained), ("trained", record.final)):
+            columns[label, state] = [*evaluation.per_joint[label], evaluation.metrics[label]]
+    index = pd.Index([*(joint.replace("_", " ") for joint in record.joints), "mean"], name="joint")
+    return pd.DataFrame(columns, index=index, dtype=float).round(1)

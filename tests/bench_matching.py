@@ -19,8 +19,9 @@ import pytest
 import torch
 
 from hdmlib.heatmaps import demanders
-from hdmlib.losses import GaussianMSE, MatchingLoss
-from hdmlib.transport import solve
+from hdmlib.losses.controls import GaussianMSE
+from hdmlib.losses.matching import MatchingLoss
+from hdmlib.transport.problem import solve
 
 MAPS, SIZE, ERROR = 68, (64, 48), 1e-5
 EPSILONS = (1.0, 0.25, 0.1)

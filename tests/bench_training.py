@@ -16,12 +16,12 @@ import pytest
 import torch
 
 from hdmlib.config import make_config
-from hdmlib.data.embedded import embedded_dataset
+from hdmlib.data.intake import read_image
 from hdmlib.data.loader import make_loader
-from hdmlib.data.samples import read_image
 from hdmlib.data.sources import open_data
-from hdmlib.losses import LOSSES, build_loss
-from hdmlib.models import build_model
+from hdmlib.losses.registry import LOSSES, build_loss
+from hdmlib.models.hrnet import build_model
+from hdmlib.synthetic.dataset import embedded_dataset
 
 SHARED = Path(__file__).resolve().parents[2] / "shared" / "data"
 BATCH, SIZE = 2, (256, 192)

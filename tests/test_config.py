@@ -4,8 +4,9 @@ import json
 
 import pytest
 
-from hdmlib.config import PRESETS, PUBLISHED_PRESETS, RECIPE_VERSION, Config, ConfigError, make_config
-from hdmlib.losses import LOSSES
+from hdmlib.config import RECIPE_VERSION, Config, ConfigError, make_config
+from hdmlib.losses.registry import LOSSES
+from hdmlib.presets import PRESETS, PUBLISHED_PRESETS
 
 
 @pytest.mark.parametrize("preset", PRESETS)

@@ -8,6 +8,7 @@ import cv2
 import numpy as np
 import pytest
 import torch
+from hdmlib.training import predict as evaluate_people
 from matplotlib.collections import PathCollection
 from PIL import Image
 from typer.testing import CliRunner
@@ -16,14 +17,14 @@ import hdmlib
 from hdmlib.__main__ import app
 from hdmlib.config import make_config
 from hdmlib.data.crops import Frame, invert, transform
-from hdmlib.data.samples import read_image
-from hdmlib.experiments import run
+from hdmlib.data.intake import read_image
+from hdmlib.experiments.engine import build_losses, evaluation_loader, start_engine
+from hdmlib.experiments.runs import run
 from hdmlib.inference import open_network, predict
-from hdmlib.models import CheckpointError, build_model, export_hrnet
-from hdmlib.plots import people_on_photo
+from hdmlib.models.checkpoints import CheckpointError, export_hrnet
+from hdmlib.models.hrnet import build_model
+from hdmlib.plots.people import people_on_photo
 from hdmlib.skeletons import COCO_17, MPII_16
-from hdmlib.training import build_losses, evaluation_loader, start_engine
-from hdmlib.training import predict as evaluate_people
 
 
 @pytest.fixture(scope="module")

@@ -1,4 +1,4 @@
-"""COCO keypoints JSON -> :class:`~hdmlib.data.samples.PoseDataset`, for any skeleton that its ``categories`` name.
+"""COCO keypoints JSON -> :class:`~hdmlib.data.dataset.PoseDataset`, for any skeleton that its ``categories`` name.
 
 People are chosen and framed as HRNet does it for COCO: crowds, people without area and people without a labelled joint
 are dropped; the box is clipped to the photo and padded by a quarter. Coordinates are taken as they stand, 0-based.
@@ -16,14 +16,12 @@ from pathlib import Path
 
 import numpy as np
 
-from hdmlib.data.samples import (
+from hdmlib.data.dataset import DataError, Person, PoseDataset
+from hdmlib.data.intake import (
     FARTHEST,
     HEAD_BOX_FACTOR,
-    DataError,
     LeaveOut,
     NoAnnotations,
-    Person,
-    PoseDataset,
     assemble,
     find_annotations,
     identity,

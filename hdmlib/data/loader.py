@@ -15,8 +15,10 @@ import numpy as np
 import torch
 from torch.utils.data import DataLoader, Dataset, Sampler
 
-from hdmlib.data.crops import AUGMENTATIONS, Augmentation, Frame, Region, transform
-from hdmlib.data.samples import PoseDataset, read_image
+from hdmlib.data.augmentation import AUGMENTATIONS, Augmentation
+from hdmlib.data.crops import Frame, Region, transform
+from hdmlib.data.dataset import PoseDataset
+from hdmlib.data.intake import read_image
 
 
 class CropDataset(Dataset):

@@ -1,4 +1,4 @@
-"""MPII Human Pose -> :class:`~hdmlib.data.samples.PoseDataset`, from HRNet's json or from the original ``.mat``.
+"""MPII Human Pose -> :class:`~hdmlib.data.dataset.PoseDataset`, from HRNet's json or from the original ``.mat``.
 
 Both files give pixels counted from 1, a person's position, and a person's height in units of 200 px. As HRNet does, the
 position is moved down by 15 x that scale and the scale grown by a quarter, so that no limb is cut; then everything
@@ -15,18 +15,8 @@ from pathlib import Path
 import numpy as np
 from scipy.io import loadmat
 
-from hdmlib.data.samples import (
-    HEAD_BOX_FACTOR,
-    DataError,
-    LeaveOut,
-    NoAnnotations,
-    Person,
-    PoseDataset,
-    assemble,
-    find_annotations,
-    load_json,
-    numbers,
-)
+from hdmlib.data.dataset import DataError, Person, PoseDataset
+from hdmlib.data.intake import HEAD_BOX_FACTOR, LeaveOut, NoAnnotations, assemble, find_annotations, load_json, numbers
 from hdmlib.skeletons import MPII_16
 
 RELEASE_FILE = "mpii_human_pose_v1_u12_1.mat"

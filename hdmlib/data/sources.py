@@ -14,12 +14,14 @@ from typing import Any
 
 import numpy as np
 
-from hdmlib.config import PUBLISHED_PRESETS, Config, ConfigError
+from hdmlib.config import Config, ConfigError
 from hdmlib.data.coco import find_coco, read_coco
-from hdmlib.data.embedded import GENERATOR_VERSION, embedded_dataset
+from hdmlib.data.dataset import DataError, PoseDataset
+from hdmlib.data.intake import NoAnnotations
 from hdmlib.data.mpii import RELEASE_FILE, find_mpii, read_mpii
-from hdmlib.data.samples import DataError, NoAnnotations, PoseDataset
-from hdmlib.metrics.scores import Ruler
+from hdmlib.metrics.scores import PCKReference
+from hdmlib.presets import PUBLISHED_PRESETS
+from hdmlib.synthetic.dataset import GENERATOR_VERSION, embedded_dataset
 
 PHOTO_ENDINGS = (".jpg", ".jpeg", ".png")
 
@@ -209,7 +211,7 @@ def _noisy(people: PoseDataset, config: Config) -> PoseDataset:
     """The people with worse annotations: each joint off by a normal draw in x and in y, the same in every epoch."""
     if not config.label_noise:
         return people
-    lengths = Ruler.of(people, config.pck_reference).lengths
+    lengths = PCKReference.of(people, config.pck_reference).lengths
     lengths = np.where(np.isfinite(lengths), lengths, np.nanmedian(lengths))
     draws = np.random.default_rng(config.seed).standard_normal(people.joints.shape)
     return replace(people, joints=people.joints + config.label_noise * lengths[:, None, None] * draws)

@@ -1,7 +1,6 @@
 """How good predicted joints are: PCK (with MPII's PCKh), error in pixels, and COCO's OKS-AP."""
 
-from hdmlib.metrics.oks import METRICS as OKS_METRICS
-from hdmlib.metrics.oks import oks, oks_ap, oks_nms, rescore
+from hdmlib.metrics.oks import OKS_METRICS, oks, oks_ap, oks_nms, rescore
 from hdmlib.metrics.pck import PCKH_THRESHOLDS, LocalisationError, PCKReport, localisation_error, pck, pck_report
 
 __all__ = [

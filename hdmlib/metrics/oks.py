@@ -22,7 +22,7 @@ from numpy.typing import ArrayLike, NDArray
 from pycocotools.coco import COCO
 from pycocotools.cocoeval import COCOeval
 
-METRICS = ("AP", "AP50", "AP75", "APM", "APL", "AR", "AR50", "AR75", "ARM", "ARL")
+OKS_METRICS = ("AP", "AP50", "AP75", "APM", "APL", "AR", "AR50", "AR75", "ARM", "ARL")
 
 
 def _similarity(squared: NDArray[np.float64], area: NDArray[np.float64], sigmas: ArrayLike) -> NDArray[np.float64]:
@@ -163,7 +163,7 @@ def oks_ap(
         evaluation.summarize()
     return {
         name: float(value) if value >= 0 else float("nan")
-        for name, value in zip(METRICS, evaluation.stats, strict=True)
+        for name, value in zip(OKS_METRICS, evaluation.stats, strict=True)
     }
 
 

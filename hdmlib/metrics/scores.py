@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.stats import rankdata
 
-from hdmlib.data.samples import PoseDataset
+from hdmlib.data.dataset import PoseDataset
 from hdmlib.metrics.oks import oks_ap, rescore
 from hdmlib.metrics.pck import localisation_error, pck_report
 
@@ -23,7 +23,7 @@ THRESHOLDS = {"head": (0.5, 0.1), "torso": (0.2, 0.05), "box": (0.2, 0.05)}
 
 
 @dataclass(frozen=True)
-class Ruler:
+class PCKReference:
     """What PCK is measured with: the length of each person and the two thresholds.
 
     Attributes:
@@ -35,7 +35,7 @@ class Ruler:
     lengths: NDArray[np.float64]
 
     @classmethod
-    def of(cls, people: PoseDataset, reference: str | None = None) -> Ruler:
+    def of(cls, people: PoseDataset, reference: str | None = None) -> PCKReference:
         """The ruler for a dataset: the one asked for, else the head where the data has one, else the box.
 
         Raises:
@@ -79,7 +79,7 @@ def score(
     joints: NDArray[np.float64],
     confidence: NDArray[np.float64],
     input_size: tuple[int, int],
-    ruler: Ruler,
+    ruler: PCKReference,
 ) -> Scores:
     """Compare predictions with the annotation.
 
@@ -109,7 +109,9 @@ def score(
     return Scores(metrics, {label: report.values for label, report in reports.items()})
 
 
-def _auroc(confidence: NDArray[np.float64], joints: NDArray[np.float64], people: PoseDataset, ruler: Ruler) -> float:
+def _auroc(
+    confidence: NDArray[np.float64], joints: NDArray[np.float64], people: PoseDataset, ruler: PCKReference
+) -> float:
     """Chance that a joint that was found has more confidence than one that was missed; NaN without both kinds."""
     distance = np.linalg.norm(joints - people.joints, axis=2) / ruler.lengths[:, None]
     scored = (people.visibility > 0) & np.isfinite(distance)

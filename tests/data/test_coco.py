@@ -9,7 +9,8 @@ import pytest
 
 from hdmlib.data.coco import find_coco, read_coco, read_detections
 from hdmlib.data.crops import Frame
-from hdmlib.data.samples import DataError, DataWarning, read_image
+from hdmlib.data.dataset import DataError
+from hdmlib.data.intake import DataWarning, read_image
 from hdmlib.skeletons import DEFAULT_SIGMA, skeleton_from_names
 
 SHARED = Path(__file__).resolve().parents[2] / ".." / "shared" / "data"

@@ -3,7 +3,9 @@ import numpy as np
 import pytest
 import torch
 
-from hdmlib.data.crops import AUGMENTATIONS, Augmentation, Frame, Region, invert, normalise, transform
+from hdmlib.data.augmentation import AUGMENTATIONS, Augmentation
+from hdmlib.data.crops import Frame, Region, invert, transform
+from hdmlib.reader import normalise
 
 RULES = ("center", "hrnet", "udp")
 

@@ -19,9 +19,10 @@ import numpy as np
 import pytest
 
 from hdmlib.data.coco import read_coco
-from hdmlib.data.embedded import embedded_dataset
+from hdmlib.data.dataset import DataError
+from hdmlib.data.intake import DataWarning
 from hdmlib.data.mpii import read_mpii
-from hdmlib.data.samples import DataError, DataWarning
+from hdmlib.synthetic.dataset import embedded_dataset
 
 MUTATIONS = int(os.environ.get("HDMLIB_MUTATIONS", "2000"))
 MEMORY = Path("/proc/self/status")

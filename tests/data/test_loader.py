@@ -6,10 +6,11 @@ import pytest
 import torch
 from accelerate import Accelerator
 
+from hdmlib.data.augmentation import AUGMENTATIONS, Augmentation
 from hdmlib.data.coco import read_coco
-from hdmlib.data.crops import AUGMENTATIONS, Augmentation, Frame, invert, transform
+from hdmlib.data.crops import Frame, invert, transform
+from hdmlib.data.dataset import DataError, PoseDataset
 from hdmlib.data.loader import CropDataset, make_loader
-from hdmlib.data.samples import DataError, PoseDataset
 
 COUNT = 11
 NAMES = ["head", "left_hand", "right_hand", "left_foot", "right_foot"]

@@ -7,8 +7,9 @@ import numpy as np
 import pytest
 from scipy.io import loadmat, savemat
 
+from hdmlib.data.dataset import DataError, PoseDataset
+from hdmlib.data.intake import DataWarning
 from hdmlib.data.mpii import RELEASE_FILE, read_mpii
-from hdmlib.data.samples import DataError, DataWarning, PoseDataset
 
 SHARED = Path(__file__).resolve().parents[2] / ".." / "shared" / "data"
 real_data = pytest.mark.skipif(not SHARED.is_dir(), reason="needs the real samples in ../shared/data")

@@ -6,9 +6,9 @@ import numpy as np
 import pytest
 
 from hdmlib.config import ConfigError, make_config
-from hdmlib.data.embedded import embedded_dataset
-from hdmlib.data.samples import DataError
+from hdmlib.data.dataset import DataError
 from hdmlib.data.sources import open_data
+from hdmlib.synthetic.dataset import embedded_dataset
 
 
 def touch(root: Path, *files: str) -> None:

@@ -7,7 +7,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from hdmlib.metrics import OKS_METRICS, oks, oks_ap, oks_nms, rescore
+from hdmlib.metrics import OKS_METRICS
+from hdmlib.metrics.oks import oks, oks_ap, oks_nms, rescore
 from hdmlib.skeletons import COCO_17
 
 ORACLE = Path(__file__).resolve().parents[2] / ".." / "shared" / "data" / "coco_oks_oracle"

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from scipy.io import loadmat
 
-from hdmlib.metrics import PCKH_THRESHOLDS, localisation_error, pck, pck_report
+from hdmlib.metrics.pck import PCKH_THRESHOLDS, localisation_error, pck, pck_report
 from hdmlib.skeletons import COCO_17, LSP_14, MPII_16, skeleton_from_names
 
 ORACLE = Path(__file__).resolve().parents[2] / ".." / "shared" / "data" / "mpii_val_pckh_oracle"

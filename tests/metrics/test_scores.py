@@ -5,7 +5,7 @@ import pytest
 
 from hdmlib.config import make_config
 from hdmlib.data.sources import open_data
-from hdmlib.metrics.scores import Ruler, score
+from hdmlib.metrics.scores import PCKReference, score
 
 
 @pytest.fixture(scope="module")
@@ -15,7 +15,7 @@ def people():
 
 def judged(people, confidence, missed):
     joints = people.joints + np.where(missed, 1e4, 0.0)[..., None]
-    return score(people, joints, confidence, (64, 64), Ruler.of(people)).known
+    return score(people, joints, confidence, (64, 64), PCKReference.of(people)).known
 
 
 def test_auroc_of_a_confidence_that_knows_of_one_that_guesses_and_of_one_that_errs(people):

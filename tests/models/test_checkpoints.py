@@ -10,7 +10,8 @@ import pytest
 import safetensors.torch
 import torch
 
-from hdmlib.models import CheckpointError, HRNet, HRNetSpec, build_model, export_hrnet, load_weights, save_weights
+from hdmlib.models.checkpoints import CheckpointError, export_hrnet, load_weights, save_weights
+from hdmlib.models.hrnet import HRNet, HRNetSpec, build_model
 
 # The published networks' structure, names and all, in a thousandth of their size.
 SMALL = HRNetSpec(width=4, stem=8, layer1=2, planes=4, modules=(1, 1, 2), blocks=1)

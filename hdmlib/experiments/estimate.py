@@ -1,0 +1,112 @@
+"""What a training will cost, before it starts: a config and its data in, counts and an estimate of memory out.
+
+The network is run once on torch's ``meta`` device, where tensors have shapes but no numbers, so that nothing is
+computed. Multiply-adds are those of its convolutions; what autograd keeps for the backward pass is counted as it is
+kept.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+from torch.multiprocessing.reductions import StorageWeakRef
+from torch.utils.flop_counter import FlopCounterMode
+
+from hdmlib.config import Config
+from hdmlib.data.sources import Data
+from hdmlib.models.hrnet import build_model
+from hdmlib.published import TRAINING_COST
+
+# A weight, its gradient and Adam's two moments, in float32.
+BYTES_PER_PARAMETER = 16
+# A backward pass costs twice a forward pass.
+PASSES_OF_A_STEP = 3
+# The rate that hours are told for, well below a large GPU's peak; twice the rate takes half the time.
+TERAFLOPS = 10
+
+
+@dataclass(frozen=True)
+class Estimate:
+    """The size of a training.
+
+    Attributes:
+        parameters: Of the network.
+        multiply_adds: Of one crop's way through the network, forward.
+        steps_per_epoch: Of the optimiser.
+        epochs: Of the training.
+        operations: Floating-point operations of the whole training with its evaluations, two for a multiply-add.
+        memory: Bytes of weights, gradients, Adam's moments and all that is kept for the backward pass of one batch. The
+            workspace of convolutions and of the allocator comes on top.
+    """
+
+    parameters: int
+    multiply_adds: int
+    steps_per_epoch: int
+    epochs: int
+    operations: float
+    memory: int
+
+    @property
+    def steps(self) -> int:
+        """Of the whole training."""
+        return self.steps_per_epoch * self.epochs
+
+    def __str__(self) -> str:
+        cost = TRAINING_COST
+        return "\n".join(
+            (
+                f"network   {self.parameters:,} parameters, {self.multiply_adds / 1e9:.1f} G multiply-adds a crop",
+                f"steps     {self.steps_per_epoch:,} an epoch, {self.steps:,} in {self.epochs} epochs",
+                f"memory    at least {self.memory / 2**30:.1f} GiB for one batch",
+                f"work      {self.operations:.2g} operations: {self.operations / (TERAFLOPS * 3.6e15):,.1f} hours at "
+                f"{TERAFLOPS} TFLOP/s sustained",
+                f"for scale {cost.model} on {cost.dataset} took {cost.hours[0]}-{cost.hours[1]} hours on "
+                f"{cost.hardware}",
+            )
+        )
+
+
+def estimate(config: Config, data: Data) -> Estimate:
+    """Count what the training of a config on its data takes; nothing is computed, nothing is allocated.
+
+    Args:
+        config: Network, input, batch, epochs, precision.
+        data: For the numbers of people and of joints.
+    """
+    with torch.device("meta"):
+        model = build_model(config.model, num_joints=len(data.train.skeleton))
+        crop = torch.empty(1, 3, config.input_height, config.input_width)
+    with FlopCounterMode(display=False) as counter:
+        kept = _kept_for_backward(model, crop)
+    multiply_adds = counter.get_total_flops() // 2
+    parameters = sum(weight.numel() for weight in model.parameters())
+    if config.precision == "bf16":
+        kept //= 2
+    batch = min(config.batch_size, len(data.train))
+    evaluated = (2 if config.flip_test else 1) * len(data.val)
+    crops = config.epochs * (PASSES_OF_A_STEP * len(data.train) + evaluated)
+    return Estimate(
+        parameters=parameters,
+        multiply_adds=multiply_adds,
+        steps_per_epoch=math.ceil(len(data.train) / config.batch_size),
+        epochs=config.epochs,
+        operations=2.0 * multiply_adds * crops,
+        memory=BYTES_PER_PARAMETER * parameters + batch * kept,
+    )
+
+
+def _kept_for_backward(model: nn.Module, crop: Tensor) -> int:
+    """Bytes that autograd keeps of one forward pass, weights not counted, a shared storage once."""
+    own = {StorageWeakRef(weight.untyped_storage()) for weight in [*model.parameters(), *model.buffers()]}
+    storages: dict[StorageWeakRef, Tensor] = {}  # the tensors are held, so that no storage's address is used again
+
+    def keep(tensor: Tensor) -> Tensor:
+        storages.setdefault(StorageWeakRef(tensor.untyped_storage()), tensor)
+        return tensor
+
+    with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
+        model.train()(crop)
+    return sum(tensor.untyped_storage().nbytes() for ref, tensor in storages.items() if ref not in own)

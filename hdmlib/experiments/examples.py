@@ -1,0 +1,114 @@
+"""A few people as arrays for figures: what training is given, and what a network makes of people it has not seen."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor, nn
+
+from hdmlib.config import Config
+from hdmlib.data.crops import Frame
+from hdmlib.data.dataset import PoseDataset
+from hdmlib.data.loader import make_loader
+from hdmlib.decoding import decode
+from hdmlib.experiments.engine import augmentation_of, build_losses
+from hdmlib.heatmaps import demanders, gaussian_map
+from hdmlib.reader import heatmaps_of
+from hdmlib.skeletons import Skeleton
+
+# Joints whose own heatmaps are worth a look: easy, hard, and easily confused with the other side.
+CLOSE_UPS = ("nose", "head_top", "left_wrist", "right_knee")
+
+
+@dataclass(frozen=True)
+class Examples:
+    """N crops with what the losses aim at.
+
+    Attributes:
+        pictures: (N, H, W, 3) uint8.
+        joints: (N, K, 2) in pixels of the crops.
+        weights: (N, K), 0 where a joint is not asked for.
+        targets: Name of a target -> (N, H/4, W/4), all joints in one map.
+    """
+
+    pictures: NDArray[np.uint8]
+    joints: NDArray[np.float64]
+    weights: NDArray[np.float32]
+    targets: dict[str, NDArray[np.float32]]
+
+
+@dataclass(frozen=True)
+class PredictedExamples:
+    """N crops with what a network says of them; arrays as in :class:`Examples`.
+
+    Attributes:
+        pictures, joints, weights: The crops and their annotation.
+        predicted: (N, K, 2) decoded joints in pixels of the crops.
+        maps: (N, K, H/4, W/4) heatmaps as they are decoded.
+        close_ups: Indices of a few joints worth a closer look.
+    """
+
+    pictures: NDArray[np.uint8]
+    joints: NDArray[np.float64]
+    weights: NDArray[np.float32]
+    predicted: NDArray[np.float64]
+    maps: NDArray[np.float32]
+    close_ups: list[int]
+
+
+def training_examples(config: Config, people: PoseDataset, count: int, sigma: float = 1.0) -> Examples:
+    """Augmented crops of the first people, with the targets of a Gaussian and of the matching loss."""
+    batch = _batch(config, people, count, augmented=True)
+    joints, weights, size = batch["joints"], batch["weights"], (config.input_height // 4, config.input_width // 4)
+    gaussians = gaussian_map(joints, size, sigma) * weights[..., None, None]
+    targets = {
+        f"Gaussian target, sigma {sigma:g}": gaussians.amax(dim=1),
+        "demanders": _drawn(*demanders(joints, size), weights, size),
+    }
+    pictures, pixels = _pictures(config, batch)
+    return Examples(pictures, pixels, weights.numpy(), {name: maps.numpy() for name, maps in targets.items()})
+
+
+@torch.no_grad()
+def predict_examples(config: Config, model: nn.Module, people: PoseDataset, count: int) -> PredictedExamples:
+    """What a network makes of the first ``count`` people, not augmented."""
+    batch = _batch(config, people, count, augmented=False)
+    loss = build_losses(config)[config.loss]
+    _, maps = heatmaps_of(config, model.eval(), loss, batch["image"], people.skeleton.flip_order)
+    cells, _ = decode(maps, method=config.decoder or loss.decoder, confidence=loss.confidence)
+    pictures, pixels = _pictures(config, batch)
+    predicted = Frame(config.input_size, config.coordinates).input_points(cells.double().numpy())
+    return PredictedExamples(
+        pictures, pixels, batch["weights"].numpy(), predicted, maps.numpy(), _close_ups(people.skeleton)
+    )
+
+
+def _batch(config: Config, people: PoseDataset, count: int, *, augmented: bool) -> dict[str, Tensor]:
+    loader = make_loader(
+        people.subset(range(min(count, len(people)))), config.input_size, coordinates=config.coordinates,
+        augmentation=augmentation_of(config) if augmented else "none", batch_size=count, seed=config.seed,
+    )  # fmt: skip
+    return next(iter(loader))
+
+
+def _pictures(config: Config, batch: dict[str, Tensor]) -> tuple[NDArray[np.uint8], NDArray[np.float64]]:
+    """Crops as (N, H, W, 3), and their joints in the crops' pixels."""
+    points = Frame(config.input_size, config.coordinates).input_points(batch["joints"].double().numpy())
+    return batch["image"].permute(0, 2, 3, 1).numpy(), points
+
+
+def _drawn(points: Tensor, shares: Tensor, weights: Tensor, size: tuple[int, int]) -> Tensor:
+    """Demanders of all joints as one map (N, h, w): each cell the largest share that any joint demands there."""
+    maps = torch.zeros(len(points), size[0] * size[1])
+    x, y = points.round().long().clamp(min=0).unbind(dim=-1)
+    cell = (y.clamp(max=size[0] - 1) * size[1] + x.clamp(max=size[1] - 1)).flatten(1)
+    maps.scatter_reduce_(1, cell, (shares * weights[..., None]).flatten(1), reduce="amax")
+    return maps.unflatten(1, size)
+
+
+def _close_ups(skeleton: Skeleton) -> list[int]:
+    named = [skeleton.joints.index(name) for name in CLOSE_UPS if name in skeleton.joints]
+    return named[:3] or list(range(min(3, len(skeleton))))

@@ -1,0 +1,249 @@
+"""The matching loss as one GPU kernel: a program per heatmap, on the chip from the one read to the one write.
+
+In: heatmaps (G, H, W) and their four neighbouring demanders. Out: the value E (G,) and dE/dh (G, H, W). It is the
+method of ``transport.py`` without its slow lanes: no stages of epsilon, no steps taken back. :func:`takes` says which
+problems that suffices for, and :func:`matching` returns None where Newton's method has not settled after all; the torch
+path does the rest. Nothing here is needed on a CPU, and the module can be imported where Triton cannot.
+
+Tested in Triton's interpreter on a CPU (``TRITON_INTERPRET=1``). No GPU was at hand: its speed, and whether a given
+card holds the largest maps in registers, are not measured yet.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from hdmlib.transport.problem import MOST_SPREAD, SMALLEST_SUPPLY, block_spread
+
+try:
+    import triton
+    import triton.language as tl
+except ImportError:  # no wheel for this platform: the torch path does it all
+    triton = None
+
+LARGEST_MAP = 16_384  # cells; one program holds a map and the four kernel values of each of its cells
+MAX_EVALUATIONS = 24
+TOLERANCE = 1e-5
+_SUPPLIERS = {"softmax": 0, "relu": 1, "relu_plain": 2}
+_COSTS = {"euclidean": 0, "sqeuclidean": 1, "saturating": 2}
+
+
+def is_supported(
+    heatmaps: Tensor, demanders: int, suppliers: str, epsilon: float, regulariser: str, cost: str, tau: float
+) -> bool:
+    """Whether the kernel is made for this problem; arguments as for :func:`matching`, ``demanders`` is their number."""
+    height, width = heatmaps.shape[-2:]
+    return (
+        triton is not None
+        and heatmaps.is_cuda
+        and heatmaps.dtype == torch.float32
+        and demanders == 4
+        and min(height, width) >= 2
+        and height * width <= LARGEST_MAP
+        and suppliers in _SUPPLIERS
+        and regulariser in ("kl", "entropy")
+        and block_spread((height, width), cost, tau) <= MOST_SPREAD * epsilon
+    )
+
+
+def matching(
+    heatmaps: Tensor,
+    points: Tensor,
+    shares: Tensor,
+    suppliers: str,
+    epsilon: float,
+    regulariser: str,
+    cost: str,
+    tau: float,
+    mass_floor: float,
+) -> tuple[Tensor, Tensor] | None:
+    """Value and gradient of the matching loss, map by map.
+
+    Args:
+        heatmaps: (G, H, W) float32.
+        points: (G, 4, 2) the cells (0, 0), (1, 0), (0, 1), (1, 1) of a block, all on the map, as (x, y).
+        shares: (G, 4) what each of them demands, of sum 1.
+        suppliers: ``softmax``, ``relu`` or ``relu_plain``.
+        epsilon: Strength of the regulariser, in units of the cost.
+        regulariser: ``kl`` or ``entropy``.
+        cost: ``euclidean``, ``sqeuclidean`` or ``saturating``.
+        tau: Length in cells of the saturating cost.
+        mass_floor: Peak of a map below which the gradient through a ReLU stops growing.
+
+    Returns:
+        E (G,) and dE/dh (G, H, W); None if the marginal error of a map is above 1e-5.
+    """
+    heatmaps = heatmaps.contiguous()
+    count, (height, width) = len(heatmaps), heatmaps.shape[1:]
+    value, error, gradient = heatmaps.new_empty(count), heatmaps.new_empty(count), torch.empty_like(heatmaps)
+    block = triton.next_power_of_2(height * width)
+    _kernel[(count,)](
+        heatmaps, points[:, 0].int().contiguous(), shares.float().contiguous(), value, gradient, error,
+        epsilon, tau, mass_floor, torch.finfo(torch.float32).tiny, SMALLEST_SUPPLY, TOLERANCE,
+        CELLS=height * width, WIDTH=width, BLOCK=block, SUPPLIERS=_SUPPLIERS[suppliers], COST=_COSTS[cost],
+        ENTROPY=regulariser == "entropy", EVALUATIONS=MAX_EVALUATIONS, num_warps=min(16, max(4, block // 512)),
+    )  # fmt: skip
+    return (value, gradient) if count == 0 or bool(error.max() <= TOLERANCE) else None
+
+
+if triton is not None:
+
+    @triton.jit
+    def _distance_cost(distance, tau, COST: tl.constexpr):
+        if COST == 1:
+            cost = distance * distance
+        elif COST == 2:
+            cost = tau * (1 - tl.exp(-distance / tau))
+        else:
+            cost = distance
+        return cost
+
+    @triton.jit
+    def _kernel_value(square, nearest_square, epsilon, tau, COST: tl.constexpr):
+        """exp((C_nearest - C) / eps) from squared distances, which are whole numbers and so exact."""
+        nearest = tl.sqrt(nearest_square)
+        # d - d' = (d^2 - d'^2) / (d + d'), without cancellation; between a cell and itself it is 0
+        farther = (square - nearest_square) / tl.maximum(tl.sqrt(square) + nearest, 1e-6)
+        if COST == 1:
+            gap = square - nearest_square
+        elif COST == 2:
+            gap = tau * tl.exp(-nearest / tau) * (1 - tl.exp(-farther / tau))
+        else:
+            gap = farther
+        return tl.exp(-gap / epsilon)
+
+    @triton.jit
+    def _log_ratio(demand, q):
+        return tl.where(demand > 0, tl.log(tl.where(demand > 0, demand, 1.0) / tl.maximum(q, 1e-300)), 0.0)
+
+    @triton.jit
+    def _newton_step(d0, d1, d2, d3, q0, q1, q2, q3, m01, m02, m03, m12, m13, m23):
+        """The step in b / eps: (diag q - moments) step = q log(D / q), as in ``transport.py``; float64 scalars."""
+        r0, r1, r2, r3 = _log_ratio(d0, q0), _log_ratio(d1, q1), _log_ratio(d2, q2), _log_ratio(d3, q3)
+        mean = q0 * r0 + q1 * r1 + q2 * r2 + q3 * r3
+        s0, s1, s2, s3 = q0 * (r0 - mean), q1 * (r1 - mean), q2 * (r2 - mean), q3 * (r3 - mean)
+        error = tl.abs(d0 - q0) + tl.abs(d1 - q1) + tl.abs(d2 - q2) + tl.abs(d3 - q3)
+        ridge = 1e-3 * error + 1e-12
+        # rows of moments sum to q, so that its diagonal is never needed; q q^T and the ridge make the matrix regular, a
+        # demander of weight 0 gets the equation step = 0
+        a00 = m01 + m02 + m03 + q0 * (q0 + ridge) + tl.where(d0 > 0, 1e-300, 1.0)
+        a11 = m01 + m12 + m13 + q1 * (q1 + ridge) + tl.where(d1 > 0, 1e-300, 1.0)
+        a22 = m02 + m12 + m23 + q2 * (q2 + ridge) + tl.where(d2 > 0, 1e-300, 1.0)
+        a33 = m03 + m13 + m23 + q3 * (q3 + ridge) + tl.where(d3 > 0, 1e-300, 1.0)
+        a01, a02, a03 = q0 * q1 - m01, q0 * q2 - m02, q0 * q3 - m03
+        a12, a13, a23 = q1 * q2 - m12, q1 * q3 - m13, q2 * q3 - m23
+        # elimination; the matrix is symmetric and positive, so that no pivot is looked for
+        f1, f2, f3 = a01 / a00, a02 / a00, a03 / a00
+        a11, a12, a13 = a11 - f1 * a01, a12 - f1 * a02, a13 - f1 * a03
+        a22, a23, a33 = a22 - f2 * a02, a23 - f2 * a03, a33 - f3 * a03
+        s1, s2, s3 = s1 - f1 * s0, s2 - f2 * s0, s3 - f3 * s0
+        f2, f3 = a12 / a11, a13 / a11
+        a22, a23, a33 = a22 - f2 * a12, a23 - f2 * a13, a33 - f3 * a13
+        s2, s3 = s2 - f2 * s1, s3 - f3 * s1
+        f3 = a23 / a22
+        t3 = (s3 - f3 * s2) / (a33 - f3 * a23)
+        t2 = (s2 - a23 * t3) / a22
+        t1 = (s1 - a12 * t2 - a13 * t3) / a11
+        t0 = (s0 - a01 * t1 - a02 * t2 - a03 * t3) / a00
+        gauge = d0 * t0 + d1 * t1 + d2 * t2 + d3 * t3
+        t0, t1, t2, t3 = t0 - gauge, t1 - gauge, t2 - gauge, t3 - gauge
+        longest = tl.maximum(tl.maximum(tl.abs(t0), tl.abs(t1)), tl.maximum(tl.abs(t2), tl.abs(t3)))
+        shrink = 20.0 / tl.maximum(longest, 20.0)
+        return t0 * shrink, t1 * shrink, t2 * shrink, t3 * shrink
+
+    @triton.jit
+    def _kernel(
+        heatmaps, corners, shares, values, gradients, errors,
+        epsilon, tau, mass_floor, tiny, smallest_supply, tolerance,
+        CELLS: tl.constexpr, WIDTH: tl.constexpr, BLOCK: tl.constexpr, SUPPLIERS: tl.constexpr, COST: tl.constexpr,
+        ENTROPY: tl.constexpr, EVALUATIONS: tl.constexpr,
+    ):  # fmt: skip
+        row = tl.program_id(0)
+        start = row.to(tl.int64) * CELLS
+        cell = tl.arange(0, BLOCK)
+        on_map = cell < CELLS
+
+        # --- suppliers S
+        if SUPPLIERS == 0:
+            h = tl.load(heatmaps + start + cell, mask=on_map, other=-float("inf"))
+            supply = tl.exp(h - tl.max(h, 0))
+            peak = 1.0
+        else:
+            h = tl.load(heatmaps + start + cell, mask=on_map, other=0.0)
+            positive = tl.maximum(h, 0.0)
+            peak = tl.max(positive, 0)
+            supply = tl.where(peak >= tiny, positive / tl.maximum(peak, tiny), tl.where(on_map, 1.0, 0.0))
+        mass = tl.sum(supply, 0)
+        supply = supply / mass
+
+        # --- kernel values of the four demanders, each over that of the nearest
+        x = (cell % WIDTH - tl.load(corners + 2 * row)).to(tl.float32)
+        y = (cell // WIDTH - tl.load(corners + 2 * row + 1)).to(tl.float32)
+        left, right, up, down = x * x, (x - 1) * (x - 1), y * y, (y - 1) * (y - 1)
+        nearest = tl.minimum(left, right) + tl.minimum(up, down)
+        k0 = _kernel_value(left + up, nearest, epsilon, tau, COST)
+        k1 = _kernel_value(right + up, nearest, epsilon, tau, COST)
+        k2 = _kernel_value(left + down, nearest, epsilon, tau, COST)
+        k3 = _kernel_value(right + down, nearest, epsilon, tau, COST)
+
+        # --- Newton's method for v = b / eps
+        d0 = tl.load(shares + 4 * row).to(tl.float64)
+        d1 = tl.load(shares + 4 * row + 1).to(tl.float64)
+        d2 = tl.load(shares + 4 * row + 2).to(tl.float64)
+        d3 = tl.load(shares + 4 * row + 3).to(tl.float64)
+        whole = d0 + d1 + d2 + d3
+        d0, d1, d2, d3 = d0 / whole, d1 / whole, d2 / whole, d3 / whole
+        v0, v1, v2, v3 = d0 * 0, d0 * 0, d0 * 0, d0 * 0
+        total = supply * 0
+        top = d0 * 0
+        error = d0 * 0 + 2
+        evaluation = 0
+        while (error > tolerance) & (evaluation < EVALUATIONS):
+            top = tl.maximum(tl.maximum(v0, v1), tl.maximum(v2, v3))
+            w0, w1, w2, w3 = d0 * tl.exp(v0 - top), d1 * tl.exp(v1 - top), d2 * tl.exp(v2 - top), d3 * tl.exp(v3 - top)
+            total = w0.to(tl.float32) * k0 + w1.to(tl.float32) * k1 + w2.to(tl.float32) * k2 + w3.to(tl.float32) * k3
+            sent = supply / total
+            q0 = w0 * tl.sum(sent * k0, 0).to(tl.float64)
+            q1 = w1 * tl.sum(sent * k1, 0).to(tl.float64)
+            q2 = w2 * tl.sum(sent * k2, 0).to(tl.float64)
+            q3 = w3 * tl.sum(sent * k3, 0).to(tl.float64)
+            arrived = q0 + q1 + q2 + q3
+            q0, q1, q2, q3 = q0 / arrived, q1 / arrived, q2 / arrived, q3 / arrived
+            error = tl.abs(d0 - q0) + tl.abs(d1 - q1) + tl.abs(d2 - q2) + tl.abs(d3 - q3)
+            if error > tolerance:
+                twice = sent / total
+                m01 = w0 * w1 * tl.sum(twice * k0 * k1, 0).to(tl.float64)
+                m02 = w0 * w2 * tl.sum(twice * k0 * k2, 0).to(tl.float64)
+                m03 = w0 * w3 * tl.sum(twice * k0 * k3, 0).to(tl.float64)
+                m12 = w1 * w2 * tl.sum(twice * k1 * k2, 0).to(tl.float64)
+                m13 = w1 * w3 * tl.sum(twice * k1 * k3, 0).to(tl.float64)
+                m23 = w2 * w3 * tl.sum(twice * k2 * k3, 0).to(tl.float64)
+                t0, t1, t2, t3 = _newton_step(
+                    d0, d1, d2, d3, q0, q1, q2, q3, m01, m02, m03, m12, m13, m23
+                )  # fmt: skip
+                v0, v1, v2, v3 = v0 + t0, v1 + t1, v2 + t2, v3 + t3
+            evaluation += 1
+
+        # --- dE/dS, E and dE/dh
+        potential = _distance_cost(tl.sqrt(nearest), tau, COST) - epsilon * (tl.log(total) + top.to(tl.float32))
+        constant = d0 * 0
+        if ENTROPY:
+            potential += epsilon * tl.log(tl.maximum(supply, smallest_supply))
+            constant += epsilon * (
+                d0 * tl.log(tl.maximum(d0, 1e-300)) + d1 * tl.log(tl.maximum(d1, 1e-300))
+                + d2 * tl.log(tl.maximum(d2, 1e-300)) + d3 * tl.log(tl.maximum(d3, 1e-300))
+            )  # fmt: skip
+        mean = tl.sum(supply * potential, 0)
+        gradient = potential - mean
+        if SUPPLIERS == 0:
+            gradient = gradient * supply
+        else:
+            gradient = gradient / (mass * tl.where(peak >= tiny, tl.maximum(peak, mass_floor), 1.0))
+            if SUPPLIERS == 1:
+                gradient = tl.where((h > 0) | (gradient < 0), gradient, 0.0)
+            else:
+                gradient = tl.where(h > 0, gradient, 0.0)
+        tl.store(gradients + start + cell, gradient, mask=on_map)
+        tl.store(values + row, mean + constant.to(tl.float32))
+        tl.store(errors + row, error.to(tl.float32))

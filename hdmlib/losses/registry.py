@@ -1,0 +1,37 @@
+"""Losses by name."""
+
+from __future__ import annotations
+
+import inspect
+from typing import Any
+
+from hdmlib.losses.base import HeatmapLoss
+from hdmlib.losses.controls import CrossEntropy, DotMSE, GaussianMSE, SoftArgmax
+from hdmlib.losses.matching import MatchingLoss
+
+LOSSES: dict[str, type[HeatmapLoss]] = {
+    "matching": MatchingLoss,
+    "gaussian_mse": GaussianMSE,
+    "dot_mse": DotMSE,
+    "cross_entropy": CrossEntropy,
+    "soft_argmax": SoftArgmax,
+}
+
+
+def build_loss(name: str, **options: Any) -> HeatmapLoss:
+    """A loss by name, with its options.
+
+    Args:
+        name: ``matching``, ``gaussian_mse``, ``dot_mse``, ``cross_entropy`` or ``soft_argmax``.
+        **options: Arguments of the class.
+
+    Raises:
+        ValueError: If the name or an option is unknown (the message lists the known ones) or a value is out of range.
+    """
+    if name not in LOSSES:
+        raise ValueError(f"unknown loss {name!r}; known: {', '.join(LOSSES)}")
+    known = list(inspect.signature(LOSSES[name]).parameters)
+    unknown = [option for option in options if option not in known]
+    if unknown:
+        raise ValueError(f"loss {name!r} has no option {unknown[0]!r}; it has: {', '.join(known) or 'none'}")
+    return LOSSES[name](**options)

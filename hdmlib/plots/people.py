@@ -1,0 +1,176 @@
+"""People on pictures: skeletons, heatmaps over photos, galleries."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+import matplotlib.pyplot as plt
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.collections import LineCollection
+from matplotlib.figure import Figure
+from matplotlib.patches import Rectangle
+
+from hdmlib.skeletons import Skeleton
+
+# Left and right differ in hue and lightness; what lies on the body's axis is white.
+LEFT, RIGHT, MIDDLE = "#ffb000", "#4cc9f0", "#ffffff"
+
+
+def joint_colours(skeleton: Skeleton) -> list[str]:
+    """One colour per joint: the person's left, the person's right, the middle."""
+    colours = [MIDDLE] * len(skeleton)
+    for a, b in skeleton.flip_pairs:
+        left, right = (a, b) if skeleton.joints[a].startswith("l") else (b, a)
+        colours[left], colours[right] = LEFT, RIGHT
+    return colours
+
+
+def draw_skeleton(
+    axes: Axes, joints: np.ndarray, skeleton: Skeleton, shown: np.ndarray | None = None, *, hollow: bool = False
+) -> None:
+    """Draw limbs and joints over a picture.
+
+    Args:
+        axes: Where the picture is.
+        joints: (K, 2) in the picture's pixels.
+        skeleton: Names and limbs of the K joints.
+        shown: (K,) truthy where the joint is to be drawn; all of them by default.
+        hollow: Rings instead of dots and thin limbs, for what is to be told from another pose.
+    """
+    shown = np.ones(len(skeleton), bool) if shown is None else np.asarray(shown) > 0
+    colours = joint_colours(skeleton)
+    limbs = [(a, b) for a, b in skeleton.limbs if shown[a] and shown[b]]
+    side = [colours[a] if colours[a] == colours[b] else MIDDLE for a, b in limbs]
+    lines = [joints[[a, b]] for a, b in limbs]
+    axes.add_collection(LineCollection(lines, colors="black", linewidths=1.4 if hollow else 2.8, alpha=0.55))
+    axes.add_collection(LineCollection(lines, colors=side, linewidths=0.7 if hollow else 1.6))
+    face = "none" if hollow else [c for c, s in zip(colours, shown, strict=True) if s]
+    edge = [c for c, s in zip(colours, shown, strict=True) if s] if hollow else "black"
+    axes.scatter(
+        *joints[shown].T, s=20 if hollow else 11, c=face, edgecolors=edge, linewidths=0.9 if hollow else 0.4, zorder=3
+    )
+
+
+def show_picture(axes: Axes, picture: np.ndarray, title: str = "") -> None:
+    """An (H, W, 3) uint8 picture or an (H, W) map without axes."""
+    axes.imshow(picture, interpolation="nearest" if picture.ndim == 2 else "bilinear")
+    axes.set_xlim(-0.5, picture.shape[1] - 0.5)
+    axes.set_ylim(picture.shape[0] - 0.5, -0.5)
+    axes.set_axis_off()
+    if title:
+        axes.set_title(title, fontsize=9)
+
+
+def overlay(axes: Axes, picture: np.ndarray, heatmap: np.ndarray, title: str = "") -> None:
+    """A heatmap, scaled to its own peak, glowing over its greyed picture; cells keep their place on the pixels."""
+    grey = picture.mean(axis=2) * 0.55
+    show_picture(axes, np.repeat(grey[..., None], 3, axis=2).astype(np.uint8), title)
+    height, width = picture.shape[:2]
+    strength = heatmap / max(float(heatmap.max()), np.finfo(float).tiny)
+    axes.imshow(
+        strength, cmap="inferno", vmin=0, vmax=1, alpha=np.clip(strength * 1.6, 0, 1), interpolation="bilinear",
+        extent=(-0.5, width - 0.5, height - 0.5, -0.5),
+    )  # fmt: skip
+
+
+def crops_with_targets(
+    pictures: np.ndarray, joints: np.ndarray, shown: np.ndarray, targets: Mapping[str, np.ndarray], skeleton: Skeleton
+) -> Figure:
+    """The data as a training step sees it: one column per crop, joints above, the targets of the losses below.
+
+    Args:
+        pictures: (N, H, W, 3) uint8.
+        joints: (N, K, 2) in pixels of the crops.
+        shown: (N, K) weights.
+        targets: Name of a target -> (N, h, w) map, all joints in one.
+        skeleton: The joints.
+    """
+    rows, columns = 1 + len(targets), len(pictures)
+    figure, grid = plt.subplots(
+        rows, columns, figsize=(1.75 * columns, 1.8 * rows), squeeze=False, layout="constrained"
+    )
+    for i in range(columns):
+        show_picture(grid[0, i], pictures[i])
+        draw_skeleton(grid[0, i], joints[i], skeleton, shown[i])
+        for row, (name, maps) in enumerate(targets.items(), start=1):
+            show_picture(grid[row, i], maps[i])
+            if i == 0:
+                grid[row, 0].set_title(name, loc="left", fontsize=9)
+    grid[0, 0].set_title("crop and annotated joints", loc="left", fontsize=9)
+    return figure
+
+
+def prediction_gallery(
+    pictures: np.ndarray,
+    maps: np.ndarray,
+    predicted: np.ndarray,
+    true: np.ndarray,
+    shown: np.ndarray,
+    skeleton: Skeleton,
+    close_ups: Sequence[int],
+) -> Figure:
+    """Validation people, one row each: prediction, truth, all heatmaps in one, and single joints' heatmaps.
+
+    Args:
+        pictures: (N, H, W, 3) uint8.
+        maps: (N, K, h, w) readouts.
+        predicted: (N, K, 2) in pixels of the crops.
+        true: (N, K, 2) likewise.
+        shown: (N, K) truthy where the truth is labelled.
+        skeleton: The joints.
+        close_ups: Indices of the joints whose own maps are shown.
+    """
+    columns = 3 + len(close_ups)
+    figure, grid = plt.subplots(
+        len(pictures), columns, figsize=(1.6 * columns, 1.65 * len(pictures)), squeeze=False, layout="constrained"
+    )
+    stride = pictures.shape[2] / maps.shape[3]
+    for i, row in enumerate(grid):
+        first = i == 0
+        show_picture(row[0], pictures[i], "predicted" if first else "")
+        draw_skeleton(row[0], predicted[i], skeleton)
+        show_picture(row[1], pictures[i], "annotated" if first else "")
+        draw_skeleton(row[1], true[i], skeleton, shown[i])
+        peaks = maps[i] / np.maximum(maps[i].max(axis=(1, 2), keepdims=True), np.finfo(float).tiny)
+        overlay(row[2], pictures[i], peaks.max(axis=0), "all heatmaps" if first else "")
+        for axes, k in zip(row[3:], close_ups, strict=True):
+            show_picture(axes, maps[i, k], skeleton.joints[k].replace("_", " ") if first else "")
+            if shown[i, k]:
+                cell = (true[i, k] + 0.5) / stride - 0.5
+                axes.plot(*cell, marker="+", color="#4cc9f0", markersize=9, markeredgewidth=1.4)
+    return figure
+
+
+def people_on_photo(
+    photo: np.ndarray,
+    boxes: np.ndarray,
+    joints: np.ndarray,
+    skeleton: Skeleton,
+    *,
+    shown: np.ndarray | None = None,
+    heat: np.ndarray | None = None,
+) -> Figure:
+    """A photo with the people found on it and, beside it, where the heatmaps see their joints.
+
+    Args:
+        photo: (H, W, 3) uint8.
+        boxes: (N, 4) x, y, width, height in pixels of the photo.
+        joints: (N, K, 2) likewise.
+        skeleton: The joints.
+        shown: (N, K) truthy where the joint is to be drawn; all of them by default.
+        heat: (H, W), all heatmaps in their places on the photo; without it the photo stands alone.
+    """
+    height, width = photo.shape[:2]
+    columns, side = 1 if heat is None else 2, 4.2 / max(height, width)
+    figure, grid = plt.subplots(
+        1, columns, figsize=(columns * width * side, height * side), squeeze=False, layout="constrained"
+    )
+    show_picture(grid[0, 0], photo)
+    shown = np.ones(joints.shape[:2], bool) if shown is None else shown
+    for box, person, seen in zip(boxes, joints, shown, strict=True):
+        grid[0, 0].add_patch(Rectangle(box[:2], *box[2:], fill=False, edgecolor=MIDDLE, linewidth=0.8, linestyle=":"))
+        draw_skeleton(grid[0, 0], person, skeleton, seen)
+    if heat is not None:
+        overlay(grid[0, 1], photo, heat)
+    return figure

@@ -1,0 +1,263 @@
+"""The figures of the study: notebooks 03, 04, 05 and 07. Tables from ``analysis.py`` come in, figures go out."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+import matplotlib.pyplot as plt
+import numpy as np
+import pandas as pd
+import seaborn as sns
+from matplotlib.figure import Figure
+from numpy.typing import NDArray
+
+from hdmlib.experiments.record import Record
+from hdmlib.plots.people import overlay, show_picture
+from hdmlib.plots.style import LOSS_LABEL, LOSS_STYLE
+
+# The paper's cost to the letter is a lighter matching.
+STYLES = {**LOSS_STYLE, "matching, plain distance": {"color": "#e58a8d", "linestyle": (0, (3, 1)), "marker": "P"}}
+LABELS = {**LOSS_LABEL, "matching, plain distance": "matching, plain distance"}
+_TRUTH = {"marker": "+", "color": "#4cc9f0", "markersize": 10, "markeredgewidth": 1.8, "linestyle": "none"}
+TERM_NAMES = {
+    "map: gaussian_mse": (r"$\|H - G\|^2$: the loss, summed over cells", "black", "-"),
+    "map: dot_mse": (r"$\|H - d\|^2$: the dot is missed", "#0b3c5d", "--"),
+    "map: cross": (r"$2\langle H, d - G\rangle$: the skirt is filled", "#d9722e", "-."),
+}
+
+
+def loss_against_score(curves: Mapping[str, pd.DataFrame], metric: str, first: int = 2) -> Figure:
+    """Fig. 2: over the epochs, the validation loss and the score; a panel for each loss, a line for each seed.
+
+    Args:
+        curves: Label -> rows as ``analysis.curves`` gives them.
+        metric: The score, larger is better.
+        first: Epoch to begin with.
+    """
+    figure, panels = plt.subplots(1, len(curves), figsize=(4.7 * len(curves), 3.3), layout="constrained", squeeze=False)
+    for axes, (label, table) in zip(panels[0], curves.items(), strict=True):
+        table, style = table[table["epoch"] >= first], STYLES[label]
+        other = axes.twinx()
+        for number, (_, run) in enumerate(table.groupby("seed")):
+            strength = {"alpha": 1.0 if number == 0 else 0.35}
+            axes.plot(run["epoch"], run["own loss"], color="black", linestyle="--", **strength)
+            other.plot(run["epoch"], run[metric], color=style["color"], marker=style["marker"], **strength)
+        axes.set(title=LABELS[label], xlabel="epoch", ylabel="validation loss (dashed)")
+        other.set_ylabel(f"{metric} (%)", color=style["color"])
+        other.spines["right"].set_visible(True)
+        other.grid(visible=False)
+    return figure
+
+
+def terms_by_epoch(curve: pd.DataFrame, metric: str, first: int = 1) -> Figure:
+    """Theorem 1's terms over the epochs of one run, and the score above them.
+
+    Args:
+        curve: Rows of one run, as ``analysis.curves`` gives them.
+        metric: The score.
+        first: Epoch to begin with.
+    """
+    curve = curve[curve["epoch"] >= first]
+    figure, (upper, lower) = plt.subplots(
+        2, 1, figsize=(7.4, 4.6), layout="constrained", sharex=True, height_ratios=[1, 1.7]
+    )
+    upper.plot(curve["epoch"], curve[metric], color=LOSS_STYLE["gaussian_mse"]["color"], marker="s")
+    upper.set_ylabel(f"{metric} (%)")
+    for name, (label, colour, line) in TERM_NAMES.items():
+        lower.plot(curve["epoch"], curve[name], color=colour, linestyle=line, label=label)
+    constant = curve["map: constant"].mean()
+    lower.axhline(constant, color="#b0b0b0", linewidth=1.2, label=f"$C$ = {constant:.2f}, whatever the network does")
+    lower.set(xlabel="epoch", ylabel="mean over joints")
+    lower.legend(loc="center left", bbox_to_anchor=(1.0, 0.5))
+    return figure
+
+
+def grid_of_scores(tables: Mapping[str, pd.DataFrame], title: str = "") -> Figure:
+    """Losses in rows, decoders in columns, a panel for each metric; the best of each panel is framed.
+
+    Args:
+        tables: Metric -> frame with losses as index, decoders as columns, mean over the seeds as values.
+        title: Of the whole figure.
+    """
+    figure, panels = plt.subplots(
+        1, len(tables), figsize=(4.4 * len(tables) + 0.8, 3.1), layout="constrained", squeeze=False
+    )
+    for number, (axes, (metric, table)) in enumerate(zip(panels[0], tables.items(), strict=True)):
+        shown = table.rename(index=LABELS)
+        sns.heatmap(
+            shown, ax=axes, annot=True, fmt=".1f", cmap="viridis", cbar=False, linewidths=1, annot_kws={"size": 9},
+            yticklabels=number == 0,
+        )  # fmt: skip
+        row, column = np.unravel_index(np.nanargmax(table.to_numpy()), table.shape)
+        axes.add_patch(plt.Rectangle((column, row), 1, 1, fill=False, edgecolor="#c1272d", linewidth=2.5))
+        axes.set(title=metric, xlabel="", ylabel="")
+        axes.tick_params(axis="x", rotation=35)
+    figure.suptitle(title)
+    return figure
+
+
+def scores_with_seeds(table: pd.DataFrame, metrics: Sequence[str], group: str = "label") -> Figure:
+    """Each loss's mean and its seeds, a panel for each metric.
+
+    Args:
+        table: A row per run with the columns ``group`` and the metrics.
+        metrics: Columns to show.
+        group: Column that names the loss.
+    """
+    order = list(dict.fromkeys(table[group]))
+    figure, panels = plt.subplots(
+        1, len(metrics), figsize=(3.1 * len(metrics) + 1.4, 0.42 * len(order) + 1.1), layout="constrained", sharey=True,
+        squeeze=False,
+    )  # fmt: skip
+    for axes, metric in zip(panels[0], metrics, strict=True):
+        for row, label in enumerate(order):
+            values = table.loc[table[group] == label, metric].to_numpy()
+            style = _style(label)
+            axes.plot(values, np.full(len(values), row), "o", color=style["color"], alpha=0.45, markersize=5)
+            axes.plot(values.mean(), row, "|", color=style["color"], markersize=17, markeredgewidth=2.5)
+        axes.set(xlabel=metric, ylim=(len(order) - 0.5, -0.5))
+        axes.grid(visible=False, axis="y")
+    panels[0, 0].set_yticks(range(len(order)), [LABELS.get(label, label) for label in order])
+    return figure
+
+
+def changes(table: pd.DataFrame, metrics: Sequence[str], reference: str) -> Figure:
+    """What each change to a recipe does: a row per change, its trials as dots, the best of them filled.
+
+    Args:
+        table: A row per trial with the columns ``change`` and the metrics.
+        metrics: Columns to show, larger is better unless they end in ``error``.
+        reference: The change that is none; its best is drawn through as a line.
+    """
+    order = list(dict.fromkeys(table["change"]))
+    figure, panels = plt.subplots(
+        1, len(metrics), figsize=(3.4 * len(metrics) + 2.2, 0.29 * len(order) + 0.9), layout="constrained", sharey=True,
+        squeeze=False,
+    )  # fmt: skip
+    for axes, metric in zip(panels[0], metrics, strict=True):
+        best_of = np.min if metric.endswith("error") else np.max
+        for row, change in enumerate(order):
+            values = table.loc[table["change"] == change, metric].to_numpy()
+            colour = "#555555" if change == reference else LOSS_STYLE["matching"]["color"]
+            axes.plot(values, np.full(len(values), row), "o", color=colour, fillstyle="none", markersize=5, alpha=0.6)
+            axes.plot(best_of(values), row, "o", color=colour, markersize=6)
+        line = best_of(table.loc[table["change"] == reference, metric])
+        axes.axvline(line, color="#555555", linewidth=1, linestyle=":")
+        axes.set(xlabel=metric, ylim=(len(order) - 0.5, -0.5))
+    panels[0, 0].set_yticks(range(len(order)), order)
+    return figure
+
+
+def by_difficulty(tables: Mapping[str, pd.DataFrame], xlabel: str, metric: str) -> Figure:
+    """A score against a measure of difficulty, a line for each loss, a panel for each table.
+
+    Args:
+        tables: Title -> frame with the bins as index (their labels as strings) and losses as columns.
+        xlabel: What the bins are of.
+        metric: What the values are.
+    """
+    figure, panels = plt.subplots(
+        1, len(tables), figsize=(4.6 * len(tables) + 1.4, 3.3), layout="constrained", squeeze=False
+    )
+    for axes, (title, table) in zip(panels[0], tables.items(), strict=True):
+        for label in table:
+            axes.plot(range(len(table)), table[label], **_style(label), label=LABELS.get(label, label))
+        axes.set_xticks(range(len(table)), table.index)
+        axes.set(title=title, xlabel=xlabel, ylabel=metric)
+    panels[0, -1].legend(loc="center left", bbox_to_anchor=(1.0, 0.5))
+    return figure
+
+
+def reliability_diagram(tables: Mapping[str, pd.DataFrame], least: int = 20) -> Figure:
+    """How often joints of a confidence are found, a line for each loss; on the diagonal it is a probability.
+
+    Args:
+        tables: Label -> table as ``analysis.reliability`` gives it.
+        least: Joints that a bin needs to be drawn.
+    """
+    figure, axes = plt.subplots(figsize=(6.4, 3.9), layout="constrained")
+    axes.plot([0, 1], [0, 1], color="#555555", linewidth=1, linestyle=":")
+    for label, table in tables.items():
+        full = table[table["joints"] >= least]
+        axes.plot(full["confidence"], full["found"], **_style(label), label=LABELS.get(label, label))
+    axes.set(xlabel="confidence", ylabel="share of joints found", xlim=(0, 1.02), ylim=(0, 1.02))
+    axes.legend(loc="center left", bbox_to_anchor=(1.0, 0.5))
+    return figure
+
+
+def bars(table: pd.DataFrame, titles: Mapping[str, str]) -> Figure:
+    """A panel for each column, a bar for each loss, in its colour, with its value.
+
+    Args:
+        table: Labels as index.
+        titles: Column -> what it is, with its unit.
+    """
+    figure, panels = plt.subplots(1, len(titles), figsize=(3.7 * len(titles), 3.3), layout="constrained", squeeze=False)
+    for axes, (column, title) in zip(panels[0], titles.items(), strict=True):
+        for position, (label, value) in enumerate(table[column].items()):
+            axes.bar(position, value, color=_style(label)["color"], width=0.7)
+            axes.annotate(f"{value:.2f}", (position, value), ha="center", va="bottom", fontsize=9)
+        names = [LABELS.get(label, label) for label in table.index]
+        axes.set_xticks(range(len(table)), names, rotation=35, ha="right", fontsize=9)
+        axes.set_title(title)
+        axes.grid(visible=False, axis="x")
+    return figure
+
+
+def _style(label: str) -> Mapping[str, object]:
+    return STYLES.get(label, {"color": "#555555", "linestyle": "-", "marker": "o"})
+
+
+def heatmaps_by_loss(
+    pictures: NDArray[np.uint8],
+    maps: Mapping[str, NDArray[np.floating]],
+    predicted: Mapping[str, NDArray[np.floating]],
+    truth: NDArray[np.floating],
+    titles: Sequence[str],
+) -> Figure:
+    """Fig. 1 and Fig. 3: one joint of a person in each row, the heatmaps of each loss in a column of their own.
+
+    Args:
+        pictures: (N, H, W, 3) uint8 crops.
+        maps: Label -> (N, h, w) heatmaps of the joints shown.
+        predicted: Label -> (N, 2) decoded joints in pixels of the crops.
+        truth: (N, 2) annotation likewise.
+        titles: N names of the joints.
+    """
+    figure, grid = plt.subplots(
+        len(pictures), 1 + len(maps), figsize=(2.0 * (1 + len(maps)), 2.12 * len(pictures)), layout="constrained",
+        squeeze=False,
+    )  # fmt: skip
+    for i, row in enumerate(grid):
+        show_picture(row[0], pictures[i], titles[i])
+        row[0].plot(*truth[i], **_TRUTH)
+        for axes, label in zip(row[1:], maps, strict=True):
+            off = np.linalg.norm(predicted[label][i] - truth[i])
+            name = f"{LABELS[label]}\n" if i == 0 else ""
+            overlay(axes, pictures[i], np.maximum(maps[label][i], 0), f"{name}{off:.1f} px off")
+            axes.plot(*truth[i], **_TRUTH)
+            axes.plot(*predicted[label][i], marker="x", color="white", markersize=7, markeredgewidth=1.8)
+    return figure
+
+
+def training_curves(record: Record) -> Figure:
+    """Training and validation loss on the left, PCK on the right, by epoch."""
+    loss = record.identity["loss"]
+    style = LOSS_STYLE[loss]
+    epochs = [e.epoch for e in record.epochs]
+    figure, (left, right) = plt.subplots(1, 2, figsize=(9.5, 3.2), layout="constrained")
+    left.plot(
+        epochs[1:],
+        [e.train_loss for e in record.epochs[1:]],
+        **{**style, "marker": "", "alpha": 0.55},
+        label="training",
+    )
+    left.plot(epochs, [e.validation.losses[loss] for e in record.epochs], **style, label="validation")
+    left.set(xlabel="epoch", ylabel="loss", title=f"{LOSS_LABEL[loss]} loss")
+    left.legend()
+    for label, marker, dash in zip(record.final.per_joint, "os", ("-", "--"), strict=True):
+        values = [e.validation.metrics[label] for e in record.epochs]
+        right.plot(epochs, values, color=style["color"], marker=marker, linestyle=dash, label=label)
+    right.set(xlabel="epoch", ylabel="validation joints found (%)", title="accuracy", ylim=(0, 100))
+    right.legend()
+    return figure

@@ -1,0 +1,62 @@
+"""Every figure: one style, one colour per loss, readable in grey. Numbers in, figures out, nothing is computed."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import matplotlib.pyplot as plt
+from matplotlib.figure import Figure
+
+# Lightness falls along the list, and each has its own dash and marker, so that grey prints stay readable.
+LOSS_STYLE: dict[str, dict[str, object]] = {
+    "matching": {"color": "#c1272d", "linestyle": "-", "marker": "o"},
+    "gaussian_mse": {"color": "#0072b2", "linestyle": "--", "marker": "s"},
+    "cross_entropy": {"color": "#009e73", "linestyle": "-.", "marker": "^"},
+    "soft_argmax": {"color": "#e69f00", "linestyle": (0, (5, 1, 1, 1, 1, 1)), "marker": "D"},
+    "dot_mse": {"color": "#8a8a8a", "linestyle": ":", "marker": "v"},
+}
+
+LOSS_LABEL = {
+    "matching": "matching", "gaussian_mse": "Gaussian MSE", "cross_entropy": "cross-entropy",
+    "soft_argmax": "soft-argmax", "dot_mse": "dot MSE",
+}  # fmt: skip
+
+STYLE = {
+    "figure.dpi": 110,
+    "savefig.dpi": 160,
+    "font.size": 10,
+    "axes.titlesize": 11,
+    "axes.labelsize": 10,
+    "axes.spines.top": False,
+    "axes.spines.right": False,
+    "axes.grid": True,
+    "grid.color": "#e6e6e6",
+    "grid.linewidth": 0.8,
+    "axes.axisbelow": True,
+    "lines.linewidth": 1.8,
+    "lines.markersize": 4.5,
+    "legend.frameon": False,
+    "image.cmap": "magma",
+    "svg.hashsalt": "hdmlib",
+    "pdf.fonttype": 42,
+}
+
+
+def use_style() -> None:
+    """Set the project's look for every figure that follows."""
+    plt.rcParams.update(STYLE)
+
+
+def save_figure(figure: Figure, folder: Path, name: str) -> None:
+    """Write a figure as PNG and PDF; without dates inside, so that the same figure is the same file."""
+    folder.mkdir(parents=True, exist_ok=True)
+    figure.savefig(folder / f"{name}.png", bbox_inches="tight", metadata={"Software": None})
+    figure.savefig(folder / f"{name}.pdf", bbox_inches="tight", metadata={"CreationDate": None})
+
+
+def present(figure: Figure, name: str) -> None:
+    """Show a notebook's figure; where ``$HDMLIB_FIGURES`` names a folder, keep it there as PNG and PDF, too."""
+    if folder := os.environ.get("HDMLIB_FIGURES"):
+        save_figure(figure, Path(folder), name)
+    plt.show()

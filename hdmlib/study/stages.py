@@ -1,0 +1,212 @@
+"""The study behind notebooks 03, 04, 05 and 07: which runs it is made of. Stages in, configs out; nothing runs here.
+
+    formulation   matching with one thing changed at a time, on the tuning people
+    joint         what the cost that won there goes best with
+    tuning        every loss, nine trials each, on the tuning people: the learning rate and, where it has one, a width
+    finals        every loss as tuned, five seeds, on the people that are reported on
+    photo_tuning  every loss at half, the same and twice its rate on real photos, on half of their validation people,
+                  and the length and the epsilon of matching
+    photos        the finals on real photos, on the other half (both need data_root: a folder in COCO's format)
+    conditions    few people, noisy annotations, small pictures: which loss suffers more
+    larger        three times the people, three times the epochs: does a loss that learns slowly end higher?
+    gpu_demo      HRNet-W32 with each loss, for one large GPU; on photos with dataset=coco data_root=DIR epochs=25
+
+``python -m hdmlib study STAGE`` trains what has no record yet.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from itertools import product
+from typing import Any
+
+from hdmlib.config import Config, make_config
+from hdmlib.presets import LEARNING_RATES
+
+SEEDS = (0, 1, 2, 3, 4)
+# Tuning and formulation: half the epochs, other people than those reported on.
+TUNING = {"epochs": 8, "val_offset": 0, "val_people": 250}
+# What the formulation starts from, every option said, so that a new default does not rename a run.
+MATCHING = {
+    "suppliers": "softmax", "regulariser": "entropy", "epsilon": 0.25, "cost": "euclidean", "demanders": "subpixel",
+}  # fmt: skip
+
+
+@dataclass(frozen=True)
+class Trial:
+    """One run of the study.
+
+    Attributes:
+        label: What is special about it, in the words of a figure.
+        config: The run.
+    """
+
+    label: str
+    config: Config
+
+
+# What is changed, one thing at a time: label -> (options of the loss, fields of the config).
+VARIANTS: dict[str, tuple[dict[str, Any], dict[str, Any]]] = {
+    "the start": ({}, {}),
+    "suppliers relu": ({"suppliers": "relu"}, {}),
+    "suppliers relu, initial bias 0.1": ({"suppliers": "relu"}, {"initial_bias": 0.1}),
+    "suppliers plain relu": ({"suppliers": "relu_plain"}, {}),
+    "suppliers plain relu, initial bias 1": ({"suppliers": "relu_plain"}, {"initial_bias": 1.0}),
+    "suppliers softplus": ({"suppliers": "softplus"}, {}),
+    "regulariser kl": ({"regulariser": "kl"}, {}),
+    "epsilon 0.1": ({"epsilon": 0.1}, {}),
+    "epsilon 0.5": ({"epsilon": 0.5}, {}),
+    "epsilon 1": ({"epsilon": 1.0}, {}),
+    "epsilon 4 falling to 0.25": ({"epsilon_start": 4.0}, {}),
+    "cost squared": ({"cost": "sqeuclidean"}, {}),
+    "cost saturating, tau 1": ({"cost": "saturating", "tau": 1.0}, {}),
+    "cost saturating, tau 2": ({"cost": "saturating", "tau": 2.0}, {}),
+    "cost saturating, tau 4": ({"cost": "saturating", "tau": 4.0}, {}),
+    "demanders naive": ({"demanders": "naive"}, {}),
+    "2 epochs of Gaussian first": ({}, {"warm_start_epochs": 2}),
+    "gradient clipped at 1": ({}, {"clip_norm": 1.0}),
+    "relu, gradient of the same size for every mass": ({"suppliers": "relu", "mass_floor": 1.0}, {}),
+    "plain relu, initial bias 1, gradient of the same size for every mass": (
+        {"suppliers": "relu_plain", "mass_floor": 1.0}, {"initial_bias": 1.0}
+    ),
+    "relu, saturating, tau 2": ({"suppliers": "relu", "cost": "saturating", "tau": 2.0}, {}),
+    "relu, saturating, tau 2, 2 epochs of Gaussian first": (
+        {"suppliers": "relu", "cost": "saturating", "tau": 2.0}, {"warm_start_epochs": 2}
+    ),
+}  # fmt: skip
+
+
+def formulation(**values: Any) -> Iterator[Trial]:
+    """Matching with one thing changed, each change at three learning rates."""
+    for label, (options, fields) in VARIANTS.items():
+        for lr in (6e-3, 1.2e-2, 2.4e-2):
+            yield _trial(f"{label}, lr {lr:g}", "matching", {**MATCHING, **options}, lr, **fields, **values)
+
+
+def joint(**values: Any) -> Iterator[Trial]:
+    """What the saturating cost goes best with: its length, epsilon and the other choices, changed together."""
+    rate = 1.2e-2
+    for tau, epsilon in product((0.5, 1.0, 2.0, 4.0), (0.05, 0.1, 0.25, 0.5)):
+        options = {**MATCHING, "cost": "saturating", "tau": tau, "epsilon": epsilon}
+        yield _trial(f"tau {tau:g}, epsilon {epsilon:g}", "matching", options, rate, **values)
+    for label, (changed, fields) in {
+        "regulariser kl": ({"regulariser": "kl"}, {}),
+        "demanders naive": ({"demanders": "naive"}, {}),
+        "suppliers softplus": ({"suppliers": "softplus"}, {}),
+        "suppliers relu, initial bias 0.1": ({"suppliers": "relu"}, {"initial_bias": 0.1}),
+        "suppliers plain relu, initial bias 1": ({"suppliers": "relu_plain"}, {"initial_bias": 1.0}),
+        "relu, gradient of the same size for every mass": ({"suppliers": "relu", "mass_floor": 1.0}, {}),
+        "plain relu, initial bias 1, gradient of the same size for every mass": (
+            {"suppliers": "relu_plain", "mass_floor": 1.0},
+            {"initial_bias": 1.0},
+        ),
+        "epsilon 1 falling to 0.1": ({"epsilon_start": 1.0}, {}),
+        "2 epochs of Gaussian first": ({}, {"warm_start_epochs": 2}),
+    }.items():
+        options = {**MATCHING, "cost": "saturating", "tau": 1.0, "epsilon": 0.1, **changed}
+        yield _trial(f"tau 1, epsilon 0.1, {label}", "matching", options, rate, **fields, **values)
+
+
+def tuning(**values: Any) -> Iterator[Trial]:
+    """Nine trials a loss: three rates and three widths, or nine rates where a loss has no width."""
+    for lr, epsilon in product((6e-3, 1.2e-2, 2.4e-2), (0.03, 0.05, 0.1)):
+        options = {**MATCHING, "cost": "saturating", "tau": 1.0, "epsilon": epsilon}
+        yield _trial(f"lr {lr:g}, epsilon {epsilon:g}", "matching", options, lr, **values)
+    for lr, sigma in product((2e-3, 4e-3, 8e-3), (0.75, 1.0, 1.5)):
+        yield _trial(f"lr {lr:g}, sigma {sigma:g}", "gaussian_mse", {"sigma": sigma}, lr, **values)
+    for loss in ("cross_entropy", "soft_argmax", "dot_mse"):
+        for lr in (2.5e-4, 5e-4, 1e-3, 2e-3, 4e-3, 8e-3, 1.2e-2, 1.6e-2, 3.2e-2):
+            yield _trial(f"lr {lr:g}", loss, {}, lr, **values)
+
+
+# The finals, by the name they have in figures: loss, options, rate. All as tuned, and all said, so that a new default
+# does not rename a run. "matching, plain distance" is the paper's cost to the letter, at its own best rate.
+FINALISTS: dict[str, tuple[str, dict[str, Any], float]] = {
+    "matching": ("matching", {**MATCHING, "cost": "saturating", "tau": 1.0, "epsilon": 0.05}, 6e-3),
+    "matching, plain distance": ("matching", MATCHING, 1.2e-2),
+    "gaussian_mse": ("gaussian_mse", {"sigma": 0.75}, 4e-3),
+    "cross_entropy": ("cross_entropy", {}, 1.2e-2),
+    "soft_argmax": ("soft_argmax", {}, 1.2e-2),
+    "dot_mse": ("dot_mse", {}, 1.6e-2),
+}
+
+
+def finals(seeds: Sequence[int] = SEEDS, **values: Any) -> Iterator[Trial]:
+    """Every loss as tuned, with its defaults, on people that no tuning has seen."""
+    for seed, (label, (loss, options, lr)) in product(seeds, FINALISTS.items()):
+        fields = {"preset": "study", **values, "loss": loss, "loss_options": options, "lr": lr, "seed": seed}
+        yield Trial(label, make_config(**fields))
+
+
+# Photos in COCO's format, such as crops of LSP Extended: 250 validation people to tune on, 250 to report on.
+PHOTOS = {"dataset": "coco", "val_people": 250}
+
+
+def photo_tuning(**values: Any) -> Iterator[Trial]:
+    """Whether what was tuned on drawn people suits photos: half and twice of each rate, other lengths and epsilons.
+
+    The number of trials is the same for every loss but matching, whose cost asks for its own look.
+    """
+    for label, (loss, options, lr) in FINALISTS.items():
+        for factor in (0.5, 1.0, 2.0):
+            yield _trial(f"{label}, lr {factor * lr:g}", loss, options, factor * lr, **PHOTOS, **values)
+    loss, options, lr = FINALISTS["matching"]
+    for tau, epsilon in product((1.0, 2.0, 4.0), (0.05, 0.1, 0.25)):
+        changed = {**options, "tau": tau, "epsilon": epsilon}
+        yield _trial(f"tau {tau:g}, epsilon {epsilon:g}", loss, changed, lr, **PHOTOS, **values)
+
+
+def photos(seeds: Sequence[int] = SEEDS, **values: Any) -> Iterator[Trial]:
+    """The finalists on the photos of a folder in COCO's format."""
+    yield from finals(seeds, **{**PHOTOS, **values})
+
+
+# Where the paper's argument, or common sense, expects one loss to suffer more than another.
+CONDITIONS: dict[str, dict[str, Any]] = {
+    "300 people": {"train_people": 300, "epochs": 40},
+    "noisy annotations": {"label_noise": 0.25},
+    "64 x 64 pixels": {"input_width": 64, "input_height": 64},
+}
+# Where a loss that learns slowly may catch up.
+LARGER: dict[str, dict[str, Any]] = {"6,000 people": {"train_people": 6000}, "45 epochs": {"epochs": 45}}
+
+
+def conditions(seeds: Sequence[int] = SEEDS[:3], **values: Any) -> Iterator[Trial]:
+    """Matching and its two rivals, trained under each condition."""
+    yield from _under(CONDITIONS, ("matching", "gaussian_mse", "cross_entropy"), seeds, **values)
+
+
+def larger(seeds: Sequence[int] = SEEDS[:1], **values: Any) -> Iterator[Trial]:
+    """Matching, with both costs, and its two rivals, trained with more."""
+    yield from _under(
+        LARGER, ("matching", "matching, plain distance", "gaussian_mse", "cross_entropy"), seeds, **values
+    )
+
+
+def gpu_demo(**values: Any) -> Iterator[Trial]:
+    """Every loss, once. The rates are a quarter of the small network's, which gives the Gaussian HRNet's 1e-3."""
+    for loss, lr in LEARNING_RATES.items():
+        yield Trial(loss, make_config(**{"preset": "gpu_demo", "lr": lr / 4, **values, "loss": loss}))
+
+
+def _under(
+    cases: dict[str, dict[str, Any]], labels: Sequence[str], seeds: Sequence[int], **values: Any
+) -> Iterator[Trial]:
+    for case, fields in cases.items():
+        for trial in finals(seeds, **{**fields, **values}):
+            if trial.label in labels:
+                yield Trial(f"{case}: {trial.label}", trial.config)
+
+
+STAGES = {
+    "formulation": formulation, "joint": joint, "tuning": tuning, "finals": finals, "photo_tuning": photo_tuning,
+    "photos": photos, "conditions": conditions, "larger": larger, "gpu_demo": gpu_demo,
+}  # fmt: skip
+
+
+def _trial(label: str, loss: str, options: dict[str, Any], lr: float, **values: Any) -> Trial:
+    fields = {"preset": "study", **values}
+    if fields["preset"] == "study":  # any other preset has its own people and epochs
+        fields = {**TUNING, **fields}
+    return Trial(label, make_config(**fields, loss=loss, loss_options=options, lr=lr))

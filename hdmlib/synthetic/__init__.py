@@ -1,0 +1,1 @@
+"""People that the project draws itself."""

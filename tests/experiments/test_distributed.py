@@ -1,0 +1,110 @@
+"""Two processes on a CPU (gloo) do what one does: each person once, the same gradient, the same scores."""
+
+import itertools
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from hdmlib.__main__ import config_from
+from hdmlib.config import ConfigError, make_config
+from hdmlib.experiments.launch import words_of
+from hdmlib.experiments.runs import run
+from hdmlib.presets import PRESETS
+
+PROBE = Path(__file__).with_name("distributed_probe.py")
+# Not a multiple of anything: the last batch of an evaluation is uneven.
+VALIDATION = "21"
+
+
+def start(*command: str) -> subprocess.CompletedProcess:
+    environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONWARNINGS": "ignore"}
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=300, check=False)
+    assert done.returncode == 0, done.stdout[-3000:] + done.stderr[-3000:]
+    return done
+
+
+def launched(processes: int, *arguments: str) -> tuple[str, ...]:
+    return (sys.executable, "-m", "torch.distributed.run", "--standalone", f"--nproc_per_node={processes}", *arguments)
+
+
+def probe(*command: str) -> dict:
+    [line] = [line for line in start(*command).stdout.splitlines() if line.startswith("FOUND")]
+    return json.loads(line.removeprefix("FOUND"))
+
+
+@pytest.fixture(scope="module")
+def one_and_two():
+    return probe(sys.executable, str(PROBE), VALIDATION), probe(*launched(2, str(PROBE), VALIDATION))
+
+
+def test_each_person_is_seen_once_and_in_the_same_steps(one_and_two):
+    one, two = one_and_two
+    assert (one["processes"], two["processes"]) == (1, 2)
+    assert [sorted(batch) for batch in one["seen"]] == [sorted(batch) for batch in two["seen"]]
+    assert sorted(itertools.chain(*two["seen"])) == list(range(64))
+
+
+def test_the_gradient_of_a_batch_is_the_same(one_and_two):
+    one, two = (np.array(found["gradient"]) for found in one_and_two)
+    assert np.abs(one).max() > 0
+    assert np.linalg.norm(two - one) <= 1e-6 * np.linalg.norm(one)
+
+
+def test_the_scores_are_the_same_with_an_uneven_last_batch(one_and_two):
+    one, two = (found["scores"] for found in one_and_two)
+    assert two["metrics"] == pytest.approx(one["metrics"], rel=1e-5)
+    assert two["losses"] == pytest.approx(one["losses"], rel=1e-4)
+    assert two["measures"] == pytest.approx(one["measures"], rel=1e-4)
+
+
+def test_a_run_of_two_processes_is_written_once(tmp_path):
+    words = ("train", "preset=smoke", "device=cpu", "epochs=1", f"run_dir={tmp_path}", "resume=false")
+    printed = start(*launched(2, "-m", "hdmlib", *words)).stdout
+    assert printed.count("epoch   1") == 1
+    [folder] = tmp_path.iterdir()
+    kept = {"last.pt", "best.safetensors", "model.safetensors", "predictions.npz", "record.json"}
+    assert {path.name for path in folder.iterdir()} == kept
+    assert json.loads((folder / "record.json").read_text())["people"] == {"train": 64, "val": 32}
+
+
+@pytest.mark.parametrize("preset", PRESETS)
+def test_a_config_survives_the_command_line(preset):
+    for values in ({}, {"loss_options": {"epsilon": 0.5}, "milestones": (3, 5), "dataset": "coco", "resume": False}):
+        config = make_config(preset, **values)
+        assert config_from(words_of(config)) == config
+
+
+def test_a_notebook_trains_in_two_processes(tmp_path, capfd):
+    config = make_config("smoke", device="cpu", epochs=1, run_dir=tmp_path, processes=2, resume=False)
+    result = run(config, weights=True)
+    assert result.trained
+    assert capfd.readouterr().out.count("epoch   1") == 1
+    alone = run(config.model_copy(update={"processes": None, "run_dir": tmp_path / "alone"}), weights=True).record
+    assert result.record.identity == alone.identity
+    assert result.record.final.losses == pytest.approx(alone.final.losses, rel=1e-4)
+    assert result.model()(torch.zeros(1, 3, 64, 64)).shape[-1] == 16
+
+
+def test_processes_that_torchrun_has_started_start_no_others(tmp_path, monkeypatch):
+    monkeypatch.setenv("LOCAL_RANK", "0")
+    with pytest.raises(ConfigError, match="torchrun has started them already"):
+        run(make_config("smoke", device="cpu", run_dir=tmp_path, processes=2))
+
+
+def test_what_is_wrong_in_the_processes_is_told(tmp_path):
+    config = make_config("smoke", device="cpu", batch_size=15, run_dir=tmp_path, processes=2, resume=False)
+    with pytest.raises(ChildProcessError, match="batch_size: 15 cannot be shared by 2 processes alike"):
+        run(config)
+
+
+def test_a_batch_that_cannot_be_shared_is_refused(tmp_path):
+    words = ("train", "preset=smoke", "device=cpu", "batch_size=15", f"run_dir={tmp_path}", "resume=false")
+    done = subprocess.run(launched(2, "-m", "hdmlib", *words), capture_output=True, text=True, timeout=300, check=False)
+    assert done.returncode != 0
+    assert "batch_size: 15 cannot be shared by 2 processes alike" in done.stderr

@@ -1,0 +1,80 @@
+"""A training that is killed at any moment goes on by the same command and ends as if nothing had happened.
+
+Three kills here; by hand as many as wanted:
+
+    HDMLIB_KILLS=25 python -m pytest tests/test_killed.py -p no:xdist -o addopts=--import-mode=importlib -s
+"""
+
+import os
+import random
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import torch
+from safetensors.torch import load_file
+
+from hdmlib.experiments.record import load_record
+
+KILLS = int(os.environ.get("HDMLIB_KILLS", "3"))
+WORDS = ("train", "preset=smoke", "device=cpu", "epochs=6", "loss=gaussian_mse")
+
+
+def start(folder: Path) -> subprocess.Popen:
+    command = [sys.executable, "-m", "hdmlib", *WORDS, f"run_dir={folder}"]
+    environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONWARNINGS": "ignore"}
+    return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=environment)
+
+
+def wait_for(process: subprocess.Popen, words: str) -> None:
+    """Until the process has printed the words, or has ended."""
+    for line in process.stdout:
+        if words in line:
+            return
+
+
+def finish(folder: Path) -> tuple[Path, float]:
+    """The finished run's folder, and the seconds from the first look at the network to the end."""
+    process = start(folder)
+    wait_for(process, "epoch   0")
+    began = time.monotonic()
+    printed, complaint = process.communicate(timeout=600)
+    assert process.returncode == 0, printed + complaint
+    [run] = [path for path in folder.iterdir() if path.is_dir()]
+    return run, time.monotonic() - began
+
+
+def test_killed_at_random_moments_it_ends_the_same(tmp_path):
+    run, seconds = finish(tmp_path / "whole")
+    expected, weights = load_record(run / "record.json"), load_file(run / "model.safetensors")
+    draws = random.Random(0)
+    for number in range(KILLS):  # another beginning for each kill, so that all moments are as likely
+        folder, moment = tmp_path / str(number), draws.uniform(0, 0.7 * seconds)
+        process = start(folder)
+        wait_for(process, "epoch   0")
+        time.sleep(moment)
+        process.send_signal(signal.SIGKILL)
+        process.communicate()
+        left = sorted(path.name for path in folder.rglob("*") if path.is_file())
+        print(f"killed after {moment:.2f} of {seconds:.2f} s, having written {', '.join(left)}")
+        resumed, _ = finish(folder)
+        record = load_record(resumed / "record.json")
+        assert (record.epochs, record.by_decoder) == (expected.epochs, expected.by_decoder)
+        found = load_file(resumed / "model.safetensors")
+        assert found.keys() == weights.keys()
+        assert all(torch.equal(found[name], weights[name]) for name in weights)
+
+
+def test_ctrl_c_saves_what_is_finished_and_says_how_to_go_on(tmp_path):
+    whole, _ = finish(tmp_path / "whole")
+    process = start(tmp_path / "parts")
+    wait_for(process, "epoch   1")
+    process.send_signal(signal.SIGINT)
+    _, complaint = process.communicate(timeout=60)
+    assert process.returncode == 130
+    assert "the same command goes on" in complaint
+    assert "Traceback" not in complaint
+    resumed, _ = finish(tmp_path / "parts")
+    assert load_record(resumed / "record.json").epochs == load_record(whole / "record.json").epochs

@@ -1,0 +1,71 @@
+"""Every published recipe from end to end on a handful of people: twenty steps, an evaluation, a resume.
+
+With the small network, so that it takes seconds; by hand, with the recipe's own (minutes each on a CPU):
+
+    HDMLIB_FULL_PRESETS=1 python -m pytest tests/test_presets.py -p no:xdist -o addopts=--import-mode=importlib -s
+"""
+
+import os
+from pathlib import Path
+
+import pytest
+import torch
+
+from hdmlib.config import make_config
+from hdmlib.experiments.runs import run
+from hdmlib.losses.registry import LOSSES
+from hdmlib.presets import PUBLISHED_PRESETS
+from hdmlib.synthetic.dataset import embedded_dataset
+
+SUBSET = Path(__file__).resolve().parents[3] / "shared" / "data" / "coco_subset"
+FULL = "HDMLIB_FULL_PRESETS" in os.environ
+
+
+@pytest.fixture(scope="module")
+def folders(tmp_path_factory):
+    """Folders in the layouts that COCO and MPII are published in: real photos there, embedded people here."""
+    root = tmp_path_factory.mktemp("data")
+    mpii = embedded_dataset(root, format="mpii", train=24, val=4, size=256)
+    coco = root / "coco"
+    (coco / "annotations").mkdir(parents=True)
+    for split in ("train", "val") if SUBSET.is_dir() else ():
+        annotations = SUBSET / "annotations" / f"person_keypoints_{split}2017_subset.json"
+        (coco / "annotations" / f"person_keypoints_{split}2017.json").symlink_to(annotations)
+        (coco / f"{split}2017").symlink_to(SUBSET / "images" / f"{split}2017")
+    return {"coco": coco, "mpii": mpii}
+
+
+class Stopped(Exception):
+    pass
+
+
+@pytest.mark.parametrize("loss", ["matching", "gaussian_mse"])
+@pytest.mark.parametrize("preset", sorted(PUBLISHED_PRESETS))
+def test_a_published_recipe_runs_stops_and_goes_on(preset, loss, folders, tmp_path):
+    dataset = preset.split("_")[0]
+    if dataset == "coco" and not SUBSET.is_dir():
+        pytest.skip("needs the real photos of ../shared/data/coco_subset")
+    values = {} if FULL else {"model": "hrnet_nano", "threads": 1}
+    config = make_config(
+        preset, loss=loss, data_root=folders[dataset], run_dir=tmp_path, device="cpu", workers=0, batch_size=2,
+        train_people=20, val_people=4, epochs=2, **values,
+    )  # fmt: skip
+    seen = []
+
+    def stop_after_the_first(line):
+        seen.append(line.epoch)
+        if line.epoch == 1:
+            raise Stopped
+
+    with pytest.raises(Stopped):
+        run(config, report=stop_after_the_first)
+    result = run(config, weights=True, report=lambda line: seen.append(line.epoch))
+    assert seen == [0, 1, 0, 1, 2]  # told again of what was there, trained only what was not
+    assert result.trained
+    final = result.record.final
+    assert set(final.losses) == set(LOSSES)
+    assert final.metrics["AP" if dataset == "coco" else "PCKh@0.5"] >= 0
+    heatmaps = result.model()(torch.zeros(1, 3, config.input_height, config.input_width))
+    assert heatmaps.shape == (1, 17 if dataset == "coco" else 16, config.input_height // 4, config.input_width // 4)
+    if FULL:
+        print(f"{preset} {loss}: {result.record.people}")

@@ -1,0 +1,428 @@
+"""The training loop on a few embedded people: deterministic, resumable, and clear about what stops it."""
+
+import json
+import os
+import resource
+import signal
+import subprocess
+import sys
+from functools import partialmethod
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from hdmlib.training import evaluate, predict
+from safetensors.torch import load_file
+
+from hdmlib import training
+from hdmlib.config import ConfigError, make_config
+from hdmlib.data.sources import open_data
+from hdmlib.decoding import METHODS
+from hdmlib.experiments.checkpoint import Stopped
+from hdmlib.experiments.engine import build_losses, evaluation_loader, start_engine
+from hdmlib.experiments.prediction import predict_people
+from hdmlib.experiments.record import load_record
+from hdmlib.experiments.runs import run
+from hdmlib.experiments.store import REFERENCE_RECORDS
+from hdmlib.experiments.training import TrainingDiverged, fit
+from hdmlib.files import write_atomically
+from hdmlib.losses.matching import MatchingLoss
+from hdmlib.metrics.scores import PCKReference, score
+from hdmlib.models.checkpoints import load_weights
+from hdmlib.models.hrnet import build_model
+from hdmlib.presets import LEARNING_RATES
+
+
+def smoke(tmp_path: Path, **values):
+    return make_config("smoke", run_dir=tmp_path / "runs", device="cpu", **values)
+
+
+@pytest.fixture(scope="module")
+def data():
+    return open_data(make_config("smoke"))
+
+
+@pytest.mark.parametrize("loss", ["matching", "gaussian_mse", "dot_mse", "cross_entropy", "soft_argmax"])
+def test_every_loss_falls_in_training(loss, data, tmp_path):
+    config = smoke(tmp_path, loss=loss, epochs=3)
+    _, history = fit(config, data, tmp_path)
+    losses = [line.train_loss for line in history[1:]]
+    assert losses[-1] < losses[0]
+    assert [line.epoch for line in history] == [0, 1, 2, 3]
+    assert history[-1].validation.losses.keys() == build_losses(config).keys()
+    assert np.isfinite(list(history[-1].validation.losses.values())).all()
+
+
+def test_the_same_config_gives_the_same_numbers(data, tmp_path):
+    config = smoke(tmp_path)
+    first, again = (fit(config, data, tmp_path / name)[1] for name in ("a", "b"))
+    assert first == again
+    other = fit(smoke(tmp_path, seed=1), data, tmp_path / "c")[1]
+    assert other[-1] != first[-1]
+
+
+def test_workers_do_not_change_the_numbers(data, tmp_path):
+    alone = fit(smoke(tmp_path, workers=0), data, tmp_path / "a")[1]
+    helped = fit(smoke(tmp_path, workers=2), data, tmp_path / "b")[1]
+    assert alone == helped
+
+
+def test_an_interrupted_run_ends_where_the_uninterrupted_one_does(data, tmp_path):
+    config = smoke(tmp_path, epochs=3)
+    whole, history = fit(config, data, tmp_path / "whole")
+
+    class Killed(Exception):
+        pass
+
+    def kill_after_epoch_1(line):
+        if line.epoch == 1:
+            raise Killed
+
+    with pytest.raises(Killed):
+        fit(config, data, tmp_path / "parts", report=kill_after_epoch_1)
+    seen = []
+    resumed, resumed_history = fit(config, data, tmp_path / "parts", report=seen.append)
+    assert resumed_history == history == seen
+    for (name, a), b in zip(whole.state_dict().items(), resumed.state_dict().values(), strict=True):
+        assert torch.equal(a, b), name
+
+
+class CtrlC:
+    """Presses Ctrl-C while the network looks at the batch of that number, counted over training and evaluation."""
+
+    def __init__(self, number):
+        self.left = number
+
+    def __call__(self, *_):
+        self.left -= 1
+        if self.left == 0:
+            signal.raise_signal(signal.SIGINT)
+
+
+# smoke: 2 batches of validation and 4 of training an epoch
+@pytest.mark.parametrize(("batch", "epochs", "steps"), [(3, 1, 1), (5, 1, 3), (6, 2, 1), (8, 2, 1), (1, 1, 1)])
+def test_ctrl_c_finishes_the_step_and_the_rest_comes_out_the_same(data, tmp_path, monkeypatch, batch, epochs, steps):
+    config = smoke(tmp_path, epochs=3, workers=1)
+    usual = signal.getsignal(signal.SIGINT)  # a shell's background jobs ignore it
+    whole, history = fit(config, data, tmp_path / "whole")
+    with monkeypatch.context() as pressed:
+        ctrl_c = CtrlC(batch)
+        pressed.setattr(training, "normalise", lambda images, real=training.normalise: ctrl_c() or real(images))
+        with pytest.raises(Stopped, match=f"after step {steps} of 4 in epoch {epochs}"):
+            fit(config, data, tmp_path / "parts")
+    assert signal.getsignal(signal.SIGINT) is usual
+    resumed, resumed_history = fit(config, data, tmp_path / "parts")
+    assert resumed_history == history
+    for (name, a), b in zip(whole.state_dict().items(), resumed.state_dict().values(), strict=True):
+        assert torch.equal(a, b), name
+
+
+def test_ctrl_c_does_not_save_a_network_that_is_lost(data, tmp_path, monkeypatch):
+    config = smoke(tmp_path, epochs=2)
+    _, history = fit(config, data, tmp_path / "whole")
+    real, seen = training.normalise, []
+
+    def spoilt(images):
+        seen.append(1)
+        if len(seen) == 10:  # the second step of epoch 2, at which nobody would look
+            signal.raise_signal(signal.SIGINT)
+            return torch.full(images.shape, torch.nan)
+        return real(images)
+
+    with monkeypatch.context() as lost:
+        lost.setattr(training, "normalise", spoilt)
+        with pytest.raises(TrainingDiverged, match="in epoch 2"):
+            fit(config, data, tmp_path / "parts")
+    assert fit(config, data, tmp_path / "parts")[1] == history
+
+
+def test_what_a_killed_run_could_not_finish_writing_is_removed(data, tmp_path, monkeypatch):
+    with monkeypatch.context() as killed:
+        killed.setattr(os, "replace", lambda *_: os._exit(0))
+        child = os.fork()
+        if child == 0:
+            write_atomically(tmp_path / "last.pt", b"half")
+        os.waitpid(child, 0)
+    [left] = tmp_path.iterdir()
+    fit(smoke(tmp_path, epochs=1), data, tmp_path)
+    assert not left.exists()
+    assert {path.name for path in tmp_path.iterdir()} == {"last.pt", "best.safetensors"}
+
+
+def test_a_compiled_network_learns_the_same(data, tmp_path, monkeypatch):
+    """The compiler without its code generator, which would take minutes: what it is given and what is saved."""
+    monkeypatch.setattr(torch.nn.Module, "compile", partialmethod(torch.nn.Module.compile, backend="eager"))
+    plain = fit(smoke(tmp_path, epochs=1), data, tmp_path / "a")[1]
+    compiled = fit(smoke(tmp_path, epochs=1, compile=True), data, tmp_path / "b")[1]
+    assert compiled[-1].validation.losses == pytest.approx(plain[-1].validation.losses, rel=1e-4)
+    assert (tmp_path / "b" / "best.safetensors").exists()
+
+
+def test_a_loss_that_is_not_finite_stops_the_run_and_keeps_the_last_epoch(data, tmp_path, monkeypatch):
+    config = smoke(tmp_path, epochs=3)
+    real = training._train_epoch
+
+    def poisoned(config, model, loss, optimiser, loader, done, *rest):
+        if len(done.epochs) == 2:
+            with torch.no_grad():
+                model.final_layer.weight.fill_(float("inf"))
+        return real(config, model, loss, optimiser, loader, done, *rest)
+
+    monkeypatch.setattr(training, "_train_epoch", poisoned)
+    with pytest.raises(TrainingDiverged, match=r"matching loss is .* in epoch 2.*lower lr"):
+        fit(config, data, tmp_path / "run")
+    monkeypatch.undo()
+    _, history = fit(config, data, tmp_path / "run")  # goes on from epoch 1
+    assert history == fit(config, data, tmp_path / "whole")[1]
+
+
+def test_the_ground_truth_as_heatmaps_scores_perfectly(data, tmp_path):
+    """From crop to cells, through decoding, back to the photo: the targets themselves would find every joint."""
+    config = smoke(tmp_path, loss="gaussian_mse", decoder="dark", input_width=128, input_height=128)
+    loader = evaluation_loader(config, data.val)
+    batches = list(loader)
+
+    class Oracle(torch.nn.Module):
+        calls = 0
+
+        def forward(self, images):
+            batch = batches[self.calls]
+            self.calls += 1
+            size = (images.shape[-2] // 4, images.shape[-1] // 4)
+            return training.build_losses(config)["gaussian_mse"].target(batch["joints"], size)
+
+    engine = start_engine(config)
+    prediction = predict(config, Oracle(), build_losses(config), loader, data.val, engine)
+    asked = torch.cat([batch["weights"] for batch in batches]).numpy() > 0
+    error = np.linalg.norm(prediction.joints - data.val.joints, axis=2)[asked]
+    assert np.median(error) < 0.05
+    scores = evaluate(config, Oracle(), build_losses(config), loader, data.val, PCKReference.of(data.val), engine)
+    assert scores.metrics["PCKh@0.5"] > 97  # joints beyond the crop's border cannot be found
+    assert scores.metrics["AP"] > 90
+
+
+@pytest.mark.parametrize(("early", "last"), [(False, (170, 200)), (True, (169, 199))])
+def test_the_rate_of_the_published_recipes_falls_tenfold(early, last):
+    config = make_config("coco_w32_256x192", drop_one_epoch_early=early)
+    rates = [training._rate(config, epoch) for epoch in range(210)]  # of the epochs counted from 0
+    falls = tuple(epoch for epoch in range(1, 210) if rates[epoch] < rates[epoch - 1])
+    assert falls == last
+    assert (rates[0], rates[-1]) == pytest.approx((1e-3, 1e-5))
+
+
+@pytest.mark.parametrize(("applied", "decay"), [(None, 0.0), (True, 1e-4)])
+def test_the_published_recipes_never_give_their_weight_decay_to_adam(applied, decay):
+    config = make_config("mpii_w32_256x256", apply_weight_decay=applied)
+    optimiser = training._optimiser(config, torch.nn.Linear(1, 1))
+    assert type(optimiser) is torch.optim.Adam
+    assert {group["weight_decay"] for group in optimiser.param_groups} == {decay}
+
+
+@pytest.mark.parametrize(("randn", "upper"), [(None, 0.6915), (False, 0.5)])
+def test_how_often_half_a_body_is_the_upper_half(randn, upper):
+    config = make_config("coco_w32_256x192", half_body_randn=randn)
+    assert training.augmentation_of(config).half_body_upper == pytest.approx(upper, abs=1e-4)
+
+
+@pytest.mark.parametrize(
+    ("values", "told"),
+    [
+        ({"device": "cdua"}, "usable here: cpu|usable here: .*cpu"),
+        ({"device": "cpu", "precision": "bf16"}, "needs a GPU"),
+    ],
+)
+def test_a_device_that_is_not_there(values, told):
+    with pytest.raises(ConfigError, match=told):
+        start_engine(make_config("smoke", **values))
+
+
+def test_a_warm_start_is_a_gaussian_training_at_its_own_rate(data, tmp_path):
+    warm = fit(smoke(tmp_path, warm_start_epochs=1, lr=1e-4), data, tmp_path / "warm")[1]
+    gaussian = fit(smoke(tmp_path, loss="gaussian_mse", lr=LEARNING_RATES["gaussian_mse"]), data, tmp_path / "g")[1]
+    assert warm[1].train_loss == gaussian[1].train_loss  # of the first epoch
+    assert warm[2].train_loss > 10 * gaussian[2].train_loss  # then it is a transport, in cells
+
+
+def test_heatmaps_begin_at_the_initial_bias(data, tmp_path):
+    plain, raised = (
+        fit(smoke(tmp_path, loss="gaussian_mse", initial_bias=bias, epochs=1), data, tmp_path / str(bias))[1][0]
+        for bias in (0.0, 3.0)
+    )
+    assert raised.validation.losses["gaussian_mse"] > plain.validation.losses["gaussian_mse"] + 3
+
+
+def test_epsilon_falls_over_the_first_half_of_the_training(data, tmp_path, monkeypatch):
+    seen = []
+    real = MatchingLoss.epsilon_now
+    monkeypatch.setattr(MatchingLoss, "epsilon_now", lambda loss: seen.append(real(loss)) or seen[-1])
+    fit(smoke(tmp_path, loss_options={"epsilon": 0.5, "epsilon_start": 4.0}), data, tmp_path)
+    steps = [e for e in seen if e != 0.5]  # evaluations have the last one throughout
+    assert steps == sorted(steps, reverse=True)
+    assert steps[0] == 4.0
+    assert len(steps) == 4  # the 4 steps of the first of 2 epochs
+
+
+def test_measures_and_every_decoder_are_in_the_record(tmp_path):
+    result = run(smoke(tmp_path))
+    record = result.record
+    assert set(record.by_decoder) == set(METHODS)
+    final = record.final
+    assert record.by_decoder["barycentre"] == final.metrics
+    terms = final.measures
+    assert terms["gaussian_mse"] == pytest.approx(terms["dot_mse"] + terms["cross"] + terms["constant"], rel=1e-4)
+
+
+def test_predictions_are_kept_with_the_run(tmp_path):
+    result = run(smoke(tmp_path), weights=True)
+    kept = np.load(result.folder / "predictions.npz")
+    scores = score(result.data.val, kept["joints"], kept["confidence"], (64, 64), PCKReference.of(result.data.val))
+    assert scores.metrics["PCKh@0.5"] == pytest.approx(result.record.final.metrics["PCKh@0.5"])
+    assert kept["entropy"].mean() == pytest.approx(result.record.final.measures["entropy"], rel=0.05)
+
+
+# --------------------------------------------------------------------------------------------------------------- runs
+
+
+def test_a_finished_run_is_not_trained_again(tmp_path):
+    config = smoke(tmp_path)
+    told = []
+    first = run(config, weights=True, before=told.append)
+    weights = first.folder / "model.safetensors"
+    before = weights.stat().st_mtime_ns
+    again = run(config, weights=True, before=told.append)
+    assert len(told) == 1
+    assert told[0] is first.data
+    assert first.trained
+    assert not again.trained
+    assert again.record == first.record
+    assert weights.stat().st_mtime_ns == before
+    images = torch.randn(1, 3, 64, 64)
+    assert torch.equal(first.model()(images), again.model()(images))
+
+
+def test_beginning_again_keeps_the_earlier_run(tmp_path):
+    first = run(smoke(tmp_path), weights=True)
+    again = run(smoke(tmp_path, resume=False), weights=True)
+    kept = first.folder.with_name(first.folder.name + ".1")
+    assert again.trained
+    assert load_record(kept / "record.json").epochs == again.record.epochs
+
+
+def test_beginning_again_trains_even_where_a_committed_record_would_serve(tmp_path):
+    assert not run(smoke(tmp_path)).trained
+    assert run(smoke(tmp_path, resume=False)).trained
+
+
+def test_a_torn_checkpoint_is_named_with_the_remedy(tmp_path, data):
+    config = smoke(tmp_path)
+    fit(config, data, tmp_path / "run")
+    path = tmp_path / "run" / "last.pt"
+    path.write_bytes(path.read_bytes()[:1000])
+    with pytest.raises(ValueError, match=r"cannot resume from .*last\.pt.*resume=false"):
+        fit(config, data, tmp_path / "run")
+
+
+def test_best_and_last_are_kept_apart(data, tmp_path):
+    """The best network is that of the best epoch, also where a resumed training begins after it."""
+    config = smoke(tmp_path, epochs=3, lr=0.5, clip_norm=1e9)  # so large a rate that later epochs are worse
+
+    def stop_after_the_first(line):
+        if line.epoch == 1:
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        fit(config, data, tmp_path / "run", report=stop_after_the_first)
+    history = fit(config, data, tmp_path / "run")[1]
+    scores = [line.validation.metrics["PCKh@0.5"] for line in history]
+    best = load_file(tmp_path / "run" / "best.safetensors")
+    again = fit(smoke(tmp_path, epochs=3, lr=0.5, clip_norm=1e9), data, tmp_path / "whole")[1]
+    assert again == history
+    expected = load_file(tmp_path / "whole" / "best.safetensors")
+    assert all(torch.equal(best[name], expected[name]) for name in expected)
+    model = build_model(config.model, num_joints=len(data.train.skeleton))
+    load_weights(model, tmp_path / "run" / "best.safetensors")
+    prediction = predict_people(config, model, data.val)
+    hits = score(data.val, prediction.joints, prediction.confidence, config.input_size, PCKReference.of(data.val))
+    assert hits.metrics["PCKh@0.5"] == pytest.approx(max(scores))
+
+
+def test_a_disk_that_fills_up_leaves_the_last_good_checkpoint(data, tmp_path):
+    config = smoke(tmp_path, epochs=3)
+    whole = fit(config, data, tmp_path / "whole")[1]
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+
+    def fill_up(line):
+        if line.epoch == 1:  # from now on no file may grow beyond two megabytes; a checkpoint needs three
+            resource.setrlimit(resource.RLIMIT_FSIZE, (2 << 20, before[1]))
+
+    handler = signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+    try:
+        with pytest.raises(OSError, match=r"could not finish .*last\.pt.*the file before it is untouched"):
+            fit(config, data, tmp_path / "run", report=fill_up)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+        signal.signal(signal.SIGXFSZ, handler)
+    assert {path.name for path in (tmp_path / "run").iterdir()} == {"last.pt", "best.safetensors"}
+    seen = []
+    assert fit(config, data, tmp_path / "run", report=lambda line: seen.append(line.epoch))[1] == whole
+    assert seen == [0, 1, 2, 3]
+
+
+def test_a_run_folder_that_cannot_be_written(tmp_path):
+    (tmp_path / "runs").write_text("a file where the folder should be")
+    with pytest.raises(ConfigError, match=r"run_dir: cannot write in .*runs"):
+        run(smoke(tmp_path))
+
+
+def test_a_wrong_loss_option_stops_before_the_data_is_read(tmp_path):
+    with pytest.raises(ValueError, match=r"no option 'epsilom'.*epsilon"):
+        run(smoke(tmp_path, dataset="coco", data_root=tmp_path / "nothing", loss_options={"epsilom": 1}))
+
+
+def test_a_record_that_is_none_is_named(tmp_path):
+    result = run(smoke(tmp_path))
+    (result.folder or tmp_path).mkdir(exist_ok=True)
+    path = tmp_path / "record.json"
+    path.write_text(json.dumps({"name": 3}))
+    with pytest.raises(ValueError, match=r"record\.json is not a run's record"):
+        load_record(path)
+
+
+def test_a_reference_record_comes_out_again(tmp_path):
+    """The committed smoke record, retrained here: records cannot drift away from the code unseen."""
+    trained = run(smoke(tmp_path), weights=True).record
+    reference = load_record(REFERENCE_RECORDS / f"{trained.name}.json")
+    for ours, theirs in zip(trained.epochs, reference.epochs, strict=True):
+        for name, value in theirs.validation.losses.items():
+            assert ours.validation.losses[name] == pytest.approx(value, rel=2e-2), name
+        assert ours.validation.metrics["mean error"] == pytest.approx(theirs.validation.metrics["mean error"], rel=5e-2)
+
+
+WRITES = """
+import os, runpy, sys
+WRITING = os.O_WRONLY | os.O_RDWR | os.O_CREAT | os.O_TRUNC | os.O_APPEND
+def hook(event, arguments):
+    if event == "open" and isinstance(arguments[2], int) and arguments[2] & WRITING and isinstance(arguments[0], str):
+        print("WRITES", os.path.realpath(arguments[0]), flush=True)
+sys.addaudithook(hook)
+sys.argv = ["hdmlib", "train", "preset=smoke", "device=cpu", "epochs=1", "resume=false"]
+runpy.run_module("hdmlib", run_name="__main__")
+"""
+
+
+def test_a_run_writes_only_into_its_folder_and_the_cache(tmp_path):
+    temporary = tmp_path / "temporary"
+    temporary.mkdir()
+    folders = {"HDMLIB_RUNS": tmp_path / "runs", "HDMLIB_CACHE": tmp_path / "cache", "TMPDIR": temporary}
+    environment = os.environ | {name: str(folder) for name, folder in folders.items()}
+    # what libraries keep for themselves: compiled code, torch's shared memory
+    environment |= {"NUMBA_CACHE_DIR": str(temporary), "PYTHONDONTWRITEBYTECODE": "1"}
+    done = subprocess.run(
+        [sys.executable, "-c", WRITES], env=environment, cwd=tmp_path, capture_output=True, text=True, check=True
+    )
+    written = {Path(line.split(" ", 1)[1]) for line in done.stdout.splitlines() if line.startswith("WRITES ")}
+    assert any(path.is_relative_to(folders["HDMLIB_RUNS"]) for path in written)
+    assert any(path.is_relative_to(folders["HDMLIB_CACHE"]) for path in written)
+    allowed = (*folders.values(), Path("/dev"), Path("/proc"))
+    assert [path for path in written if not any(path.is_relative_to(folder) for folder in allowed)] == []

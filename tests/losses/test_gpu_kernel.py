@@ -1,0 +1,135 @@
+"""The fused kernel against the torch path, in Triton's interpreter: no GPU is needed to know that it is right."""
+
+import importlib.util
+import os
+import subprocess
+import sys
+
+import pytest
+import torch
+
+from hdmlib.heatmaps import demanders
+from hdmlib.losses import gpu_kernel as transport_triton
+from hdmlib.losses import matching as losses
+
+if importlib.util.find_spec("triton") is None:
+    pytest.skip("Triton is not installed", allow_module_level=True)
+
+# Triton reads this when it is first imported, which any test may have done before: the kernel has a process of its own.
+INTERPRETED = os.environ.get("TRITON_INTERPRET") == "1"
+
+
+@pytest.mark.skipif(INTERPRETED, reason="this is the interpreter's process")
+def test_the_kernel_in_the_interpreter():
+    command = [
+        sys.executable,
+        "-m",
+        "pytest",
+        "-q",
+        "-p",
+        "no:xdist",
+        "-o",
+        "addopts=--import-mode=importlib",
+        __file__,
+    ]
+    run = subprocess.run(
+        command, env=os.environ | {"TRITON_INTERPRET": "1"}, capture_output=True, text=True, check=False
+    )
+    assert run.returncode == 0, run.stdout[-6000:] + run.stderr[-2000:]
+    assert " passed" in run.stdout
+
+
+SIZE = (9, 7)
+
+
+def problem(count=4, size=SIZE, seed=0, scale=2.0):
+    generator = torch.Generator().manual_seed(seed)
+    heatmaps = scale * torch.randn(count, *size, generator=generator)
+    joints = torch.rand(count, 2, generator=generator) * torch.tensor([size[1] - 1.0, size[0] - 1.0])
+    joints[0] = torch.tensor([3.0, 2.25])  # two demanders of weight 0
+    return heatmaps, *demanders(joints, size)
+
+
+def both(heatmaps, points, shares, suppliers="softmax", epsilon=0.25, regulariser="entropy", cost="euclidean", tau=2.0):
+    arguments = (heatmaps, points, shares, suppliers, epsilon, regulariser, cost, tau)
+    fused = transport_triton.matching(*arguments, mass_floor=1e-4)
+    assert fused is not None
+    return fused, losses._matching(*arguments, 1e-4)
+
+
+def assert_agree(fused, reference):
+    torch.testing.assert_close(fused[0], reference[0], rtol=1e-5, atol=1e-5)
+    # a gradient of rounding errors alone, of a map that is where it should be, is compared with the potentials' size
+    scale = reference[1].flatten(1).abs().amax(1)[:, None, None].clamp(min=1e-2)
+    torch.testing.assert_close(fused[1] / scale, reference[1] / scale, rtol=0, atol=2e-5)
+
+
+class TestKernel:
+    __test__ = INTERPRETED
+
+    @pytest.mark.parametrize("suppliers", ["softmax", "relu", "relu_plain"])
+    @pytest.mark.parametrize("regulariser", ["kl", "entropy"])
+    @pytest.mark.parametrize("epsilon", [0.2, 1.0])
+    def test_agrees_with_the_torch_path(self, suppliers, regulariser, epsilon):
+        assert_agree(*both(*problem(), suppliers=suppliers, regulariser=regulariser, epsilon=epsilon))
+
+    @pytest.mark.parametrize(("cost", "epsilon"), [("sqeuclidean", 4.0), ("saturating", 0.2), ("saturating", 1.0)])
+    def test_agrees_for_other_costs(self, cost, epsilon):
+        assert_agree(*both(*problem(), cost=cost, epsilon=epsilon))
+
+    def test_agrees_for_the_defaults_of_the_loss(self):
+        loss = losses.MatchingLoss()
+        options = {name: getattr(loss, name) for name in ("suppliers", "epsilon", "regulariser", "cost", "tau")}
+        for scale in (0.1, 2.0, 20.0):
+            assert_agree(*both(*problem(8, (16, 16), scale=scale), **options))
+
+    @pytest.mark.parametrize("size", [(2, 2), (16, 16), (3, 21), (20, 15)])
+    def test_agrees_for_other_sizes(self, size):
+        assert_agree(*both(*problem(size=size)))
+
+    @pytest.mark.parametrize("suppliers", ["softmax", "relu", "relu_plain"])
+    def test_agrees_on_maps_without_mass_and_at_the_ends_of_float32(self, suppliers):
+        heatmaps, points, shares = problem(6)
+        heatmaps[0], heatmaps[1] = -1.0, 0.0
+        heatmaps[2] *= 1e30
+        heatmaps[3] *= 1e-42
+        heatmaps[4] = -1.0
+        heatmaps[4, 8, 6] = 1.0
+        fused, reference = both(heatmaps, points, shares, suppliers=suppliers)
+        assert fused[0].isfinite().all()
+        assert fused[1].isfinite().all()
+        assert_agree(fused, reference)
+
+    def test_a_strided_batch_is_read_rightly(self):
+        heatmaps, points, shares = problem()
+        strided = heatmaps.transpose(1, 2).contiguous().transpose(1, 2)
+        assert not strided.is_contiguous()
+        assert_agree(*both(strided, points, shares))
+
+    def test_leaves_to_the_torch_path_what_it_is_not_made_for(self, monkeypatch):
+        heatmaps, _, _ = problem()
+        arguments = {"suppliers": "softmax", "epsilon": 0.25, "regulariser": "entropy", "cost": "euclidean", "tau": 2.0}
+        assert not transport_triton.is_supported(heatmaps, 4, **arguments)  # on a CPU
+        on_gpu = torch.empty(4, *SIZE, device="meta")  # a tensor that says it is on a GPU, for the other conditions
+        monkeypatch.setattr(torch.Tensor, "is_cuda", True)
+        assert transport_triton.is_supported(on_gpu, 4, **arguments)
+        for change in (
+            {"epsilon": 0.06},
+            {"suppliers": "softplus"},
+            {"regulariser": "debiased"},
+            {"cost": "sqeuclidean"},
+        ):
+            assert not transport_triton.is_supported(on_gpu, 4, **(arguments | change))
+        assert not transport_triton.is_supported(on_gpu, 1, **arguments)
+        assert not transport_triton.is_supported(on_gpu.double(), 4, **arguments)
+        assert not transport_triton.is_supported(torch.empty(1, 129, 128, device="meta"), 4, **arguments)
+        monkeypatch.setattr(transport_triton, "triton", None)
+        assert not transport_triton.is_supported(on_gpu, 4, **arguments)
+
+    def test_says_when_newtons_method_has_not_settled(self, monkeypatch):
+        monkeypatch.setattr(transport_triton, "MAX_EVALUATIONS", 1)
+        heatmaps, points, shares = problem()
+        fused = transport_triton.matching(
+            heatmaps, points, shares, "softmax", 0.25, "entropy", "euclidean", 2.0, mass_floor=1e-4
+        )
+        assert fused is None

@@ -1,0 +1,94 @@
+"""The figures of the study show the numbers that they are given, under the right names."""
+
+import matplotlib as mpl
+import matplotlib.pyplot as plt
+import numpy as np
+import pandas as pd
+import pytest
+
+from hdmlib.plots import study as draw
+
+
+@pytest.fixture(autouse=True)
+def _no_window():
+    with mpl.rc_context({"backend": "Agg"}):
+        yield
+    plt.close("all")
+
+
+def curves(label, seeds=(0, 1)):
+    rows = [
+        {"label": label, "seed": seed, "epoch": epoch, "own loss": 5.0 - epoch, "PCKh@0.5": 10.0 * epoch + seed}
+        for seed in seeds
+        for epoch in range(6)
+    ]
+    return pd.DataFrame(rows)
+
+
+def test_loss_and_score_of_every_seed_from_the_first_epoch_on():
+    figure = draw.loss_against_score(
+        {"matching": curves("matching"), "gaussian_mse": curves("gaussian_mse")}, "PCKh@0.5"
+    )
+    left, right = figure.axes[0], figure.axes[2]
+    np.testing.assert_array_equal(left.lines[0].get_xdata(), [2, 3, 4, 5])
+    np.testing.assert_array_equal(left.lines[0].get_ydata(), [3, 2, 1, 0])
+    np.testing.assert_array_equal(right.lines[1].get_ydata(), [21, 31, 41, 51])
+    assert left.get_title() == "matching"
+
+
+def test_the_best_of_a_grid_is_framed():
+    table = pd.DataFrame([[1.0, 2.0], [np.nan, 3.5]], index=["matching", "dot_mse"], columns=["argmax", "dark"])
+    figure = draw.grid_of_scores({"AP": table})
+    [frame] = figure.axes[0].patches
+    assert (frame.get_x(), frame.get_y()) == (1, 1)
+    assert [text.get_text() for text in figure.axes[0].texts] == ["1.0", "2.0", "3.5"]
+
+
+def test_means_stand_among_their_seeds():
+    table = pd.DataFrame({"label": ["matching"] * 3 + ["dot_mse"], "AP": [1.0, 2.0, 6.0, 5.0]})
+    figure = draw.scores_with_seeds(table, ["AP"])
+    dots, mean = figure.axes[0].lines[:2]
+    np.testing.assert_array_equal(dots.get_xdata(), [1, 2, 6])
+    assert float(np.ravel(mean.get_xdata())[0]) == 3
+    assert [label.get_text() for label in figure.axes[0].get_yticklabels()] == ["matching", "dot MSE"]
+
+
+@pytest.mark.parametrize(("metric", "best"), [("AP", 7.0), ("mean error", 2.0)])
+def test_the_best_trial_of_a_change_is_filled_and_the_start_is_a_line(metric, best):
+    table = pd.DataFrame({"change": ["none", "none", "more", "more"], metric: [3.0, 4.0, 2.0, 7.0]})
+    axes = draw.changes(table, [metric], "none").axes[0]
+    filled = [float(np.ravel(line.get_xdata())[0]) for line in axes.lines if line.get_fillstyle() == "full"]
+    start = 3.0 if metric == "mean error" else 4.0
+    assert filled[:2] == [start, best]
+    assert axes.lines[-1].get_xdata()[0] == start
+
+
+def test_bars_carry_the_names_of_the_losses():
+    table = pd.DataFrame({"entropy": [1.5, 2.5]}, index=["matching", "matching, plain distance"])
+    axes = draw.bars(table, {"entropy": "entropy (nats)"}).axes[0]
+    assert [label.get_text() for label in axes.get_xticklabels()] == ["matching", "matching, plain distance"]
+    assert [bar.get_height() for bar in axes.patches] == [1.5, 2.5]
+    assert [text.get_text() for text in axes.texts] == ["1.50", "2.50"]
+
+
+def test_every_loss_has_a_line_over_the_bins():
+    table = pd.DataFrame({"matching": [1.0, 2.0], "gaussian_mse": [3.0, np.nan]}, index=["few", "many"])
+    axes = draw.by_difficulty({"people": table}, "bins", "PCKh").axes[0]
+    np.testing.assert_array_equal(axes.lines[0].get_ydata(), [1, 2])
+    assert [text.get_text() for text in axes.get_legend().get_texts()] == ["matching", "Gaussian MSE"]
+
+
+def test_heatmaps_are_told_how_far_off_they_are():
+    pictures, maps = np.zeros((1, 16, 16, 3), np.uint8), {"matching": np.eye(4)[None], "dot_mse": -np.eye(4)[None]}
+    predicted = {"matching": np.array([[3.0, 4.0]]), "dot_mse": np.array([[0.0, 1.0]])}
+    figure = draw.heatmaps_by_loss(pictures, maps, predicted, np.zeros((1, 2)), ["nose"])
+    assert [axes.get_title() for axes in figure.axes] == ["nose", "matching\n5.0 px off", "dot MSE\n1.0 px off"]
+
+
+def test_a_reliability_diagram_leaves_out_bins_with_few_joints():
+    table = pd.DataFrame({"confidence": [0.1, 0.5, 0.9], "found": [0.2, 0.4, 0.8], "joints": [100, 3, 50]})
+    [axes] = draw.reliability_diagram({"matching": table}).axes
+    diagonal, line = axes.lines
+    np.testing.assert_array_equal(diagonal.get_xdata(), diagonal.get_ydata())
+    np.testing.assert_array_equal(line.get_xdata(), [0.1, 0.9])
+    np.testing.assert_array_equal(line.get_ydata(), [0.2, 0.8])

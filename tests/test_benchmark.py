@@ -1,0 +1,297 @@
+"""Official evaluation: truth as prediction, the same by both formats, detectors, confidence, published rows."""
+
+import dataclasses
+import json
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from scipy.io import savemat
+from typer.testing import CliRunner
+
+from hdmlib import evaluation, published
+from hdmlib.__main__ import app
+from hdmlib.benchmark import coco_results, evaluate, evaluate_coco, evaluate_mpii, mpii_scores
+from hdmlib.config import ConfigError, make_config
+from hdmlib.data.coco import find_coco, read_coco, read_detections
+from hdmlib.data.crops import Frame, Region, invert, transform
+from hdmlib.data.dataset import DataError
+from hdmlib.data.mpii import read_mpii
+from hdmlib.decoding import decode
+from hdmlib.experiments.prediction import predict_people
+from hdmlib.heatmaps import gaussian_map
+from hdmlib.losses.suppliers import make_suppliers
+from hdmlib.metrics.oks import oks_ap
+from hdmlib.models.checkpoints import save_weights
+from hdmlib.models.hrnet import build_model
+
+SHARED = Path(__file__).resolve().parents[2] / "shared" / "data"
+COCO, MPII = SHARED / "mmpose_fixture" / "coco", SHARED / "mmpose_fixture" / "mpii"
+DETECTIONS = COCO / "test_coco_det_AP_H_56.json"
+
+pytestmark = pytest.mark.skipif(not SHARED.is_dir(), reason="the real photos (../shared/data) are not on this machine")
+
+
+class Oracle(torch.nn.Module):
+    """A network that puts out HRNet's target maps of the joints it is given, and their mirror image in turn."""
+
+    def __init__(self, cells: torch.Tensor, weights: torch.Tensor, size: tuple[int, int], order: tuple[int, ...]):
+        super().__init__()
+        self.maps = gaussian_map(cells, size, 2.0, rounded=True) * weights[..., None, None]
+        self.order, self.position, self.mirrored = list(order), 0, False
+
+    def forward(self, images: torch.Tensor) -> torch.Tensor:
+        now = slice(self.position, self.position + len(images))
+        maps = self.maps[now]
+        if self.mirrored:  # the mirrored crop: by HRNet's rule a mirrored map is 3/4 of a cell off, here a whole one
+            maps = torch.cat([maps[..., 1:], maps[..., -1:]], dim=-1)[:, self.order].flip(-1)
+            self.position += len(images)
+        self.mirrored = not self.mirrored
+        return maps
+
+
+def affines_of(people, frame: Frame) -> np.ndarray:
+    """From each person's photo to cells."""
+    regions = (Region(centre, size) for centre, size in zip(people.centres, people.sizes, strict=True))
+    return np.stack([frame.to_cells(frame.to_input(region)) for region in regions])
+
+
+def truth_of(config, people) -> Oracle:
+    frame = Frame(config.input_size, config.coordinates)
+    cells = torch.tensor(transform(people.joints, affines_of(people, frame)), dtype=torch.float32)
+    weights = torch.tensor(people.visibility > 0, dtype=torch.float32)
+    return Oracle(cells, weights, frame.cells[::-1], people.skeleton.flip_order)
+
+
+def full(preset: str, **values):
+    return make_config(preset, loss="gaussian_mse", device="cpu", workers=0, batch_size=5, **values)
+
+
+@pytest.fixture
+def mpii_root(tmp_path) -> Path:
+    """The five MPII photos with the head sizes of their rows in the validation split."""
+    root = tmp_path / "mpii"
+    (root / "annot").mkdir(parents=True)
+    shutil.copy(MPII / "test_mpii.json", root / "annot" / "valid.json")
+    (root / "images").symlink_to(MPII)
+    entries = json.loads((MPII / "test_mpii.json").read_text())
+    joints = np.array([entry["joints"] for entry in entries], dtype=float)
+    heads = np.stack([joints[:, 9], joints[:, 9] + 30], axis=0).transpose(0, 2, 1)
+    missing = 1 - np.array([entry["joints_vis"] for entry in entries])
+    savemat(
+        root / "annot" / "gt_valid.mat",
+        {"headboxes_src": heads, "pos_gt_src": joints.transpose(1, 2, 0), "jnt_missing": missing.T},
+    )
+    return root
+
+
+def checkpoint(path: Path, joints: int) -> Path:
+    torch.manual_seed(0)
+    save_weights(build_model("hrnet_nano", joints), path)
+    return path
+
+
+# ------------------------------------------------------------------------------------------------ truth as prediction
+
+
+def test_truth_as_results_on_the_coco_subset():
+    """0.990 and not 1: one photo shows two people so alike that the suppression takes one for the other."""
+    root = SHARED / "coco_subset"
+    people = read_coco(root, "val")
+    results = coco_results(people, np.ones(len(people)), people.joints, np.ones(people.visibility.shape), (192, 256))
+    assert (len(people), len(results)) == (319, 318)
+    assert oks_ap(find_coco(root, "val")[0], results, people.skeleton.sigmas)["AP"] == pytest.approx(0.990, abs=5e-4)
+
+
+@pytest.mark.parametrize("preset", ["coco_w32_256x192", "coco_w48_384x288"])
+def test_true_maps_through_hrnets_rules_on_coco(preset, tmp_path):
+    """Crop, rounded centres, flip test with its shift, quarter decoding, back to the photo, scores, AP."""
+    config = full(preset, data_root=COCO, val_split="test")
+    people = read_coco(COCO, "test")
+    report = evaluate_coco(config, truth_of(config, people), to=tmp_path / "results.json")
+    assert report.ours.values["AP"] > 99
+    assert report.people == 12
+    assert report.rows == ()
+    assert "is not all of COCO val2017" in report.remark
+    written = json.loads((tmp_path / "results.json").read_text())
+    assert {frozenset(entry) for entry in written} == {frozenset(("image_id", "category_id", "keypoints", "score"))}
+    assert 100 * oks_ap(COCO / "test_coco.json", written, people.skeleton.sigmas)["AP"] == report.ours.values["AP"]
+
+
+def test_joints_come_back_within_half_a_cell():
+    """HRNet's targets stand on the nearest cell, which loses up to half a cell; a flip without its shift loses more."""
+    config = full("coco_w32_256x192", data_root=COCO, val_split="test")
+    people = read_coco(COCO, "test")
+    frame = Frame(config.input_size, "hrnet")
+    prediction = predict_people(config, truth_of(config, people), people)
+    cell = 4 * frame.extended(people.sizes)[:, 0] / config.input_width
+    error = np.abs(prediction.joints - people.joints).max(axis=2) / cell[:, None]
+    inside = (people.visibility > 0) & (prediction.confidence > 0.5)
+    assert inside.sum() > 100
+    assert 0.4 < error[inside].max() <= 0.5 + 1e-6
+
+
+def test_true_maps_through_hrnets_rules_on_mpii(mpii_root):
+    config = full("mpii_w32_256x256", data_root=mpii_root)
+    people = read_mpii(mpii_root, "valid")
+    report = evaluate_mpii(config, truth_of(config, people))
+    assert report.ours.values["PCKh@0.5"] == 100
+    assert report.ours.values["Ankle"] == 100
+    assert "is not all of MPII val" in report.remark
+
+
+def test_mpii_means_are_weighted_and_named_for_their_thresholds(mpii_root):
+    people = read_mpii(mpii_root, "valid")
+    length = people.head_sizes[:, None, None]
+    off = np.zeros_like(people.joints)
+    off[:, 0, :1] = 0.105 * length[:, 0]  # right ankles, labelled for three of five
+    scores = mpii_scores(people, people.joints + off)
+    counted = (people.visibility[:, [j for j in range(16) if j not in (6, 7)]] > 0).sum()
+    assert scores["PCKh@0.5"] == scores["PCKh@0.11"] == 100
+    assert scores["PCKh@0.1"] == pytest.approx(100 * (1 - 3 / counted))
+    assert (scores["Ankle"], scores["Ankle@0.1"], scores["Ankle@0.11"]) == (100, 50, 100)
+
+
+def test_mpii_without_head_sizes_is_refused():
+    with pytest.raises(DataError, match=r"nobody has a head size.*gt_test\.mat"):
+        evaluate_mpii(full("mpii_w32_256x256", data_root=MPII, val_split="test"))
+
+
+# ------------------------------------------------------------------------------------------------------------ detectors
+
+
+def test_results_from_detections(tmp_path):
+    """The box score counts, and of the many boxes round one person the suppression leaves one."""
+    found = read_detections(COCO, "test", DETECTIONS)
+    truth = read_coco(COCO, "test")
+    # every box is given the joints of a person of its photo: 118 boxes, 12 people
+    owner = [int(np.flatnonzero(truth.image_ids == image)[0]) for image in found.people.image_ids]
+    ones = np.ones((len(owner), 17))
+    results = coco_results(found.people, found.scores, truth.joints[owner], 0.5 * ones, (192, 256))
+    assert len(results) == 4
+    best = {image: found.scores[found.people.image_ids == image].max() for image in set(found.people.image_ids)}
+    assert {r["image_id"]: r["score"] for r in results} == pytest.approx({k: 0.5 * v for k, v in best.items()})
+
+
+def test_the_detector_is_named_by_its_own_precision(tmp_path):
+    boxes = tmp_path / "boxes.json"
+    boxes.write_text(json.dumps(json.loads(DETECTIONS.read_text())[:20]))
+    config = full("coco_w32_256x192", data_root=COCO, val_split="test", boxes=boxes, model="hrnet_nano")
+    weights = checkpoint(tmp_path / "nano.safetensors", 17)
+    report = evaluate(config.model_copy(update={"checkpoint": weights, "flip_test": False, "batch_size": 64}))
+    assert report.ours.boxes.startswith("detector, AP ")
+    assert report.people == 20
+    assert report.ours.values["AP"] < 5
+
+
+# ----------------------------------------------------------------------------------------------------------- confidence
+
+
+def test_mass_ranks_people_where_the_raw_peak_cannot():
+    """Maps that know their own error, each person's on an arbitrary scale, which the matching loss does not see."""
+    root, rng = SHARED / "coco_subset", np.random.default_rng(0)
+    people = read_coco(root, "val")
+    frame = Frame((192, 256))
+    width, height = frame.cells
+    affines = affines_of(people, frame)
+    labelled = people.visibility > 0
+    cells = np.where(labelled[..., None], transform(people.joints, affines), (width / 2, height / 2))
+    n, k = labelled.shape
+    spread = np.exp(rng.normal(np.log(0.8), 0.6, (n, 1)) + rng.normal(0, 0.4, (n, k)))  # in cells
+    share = np.where(rng.random((n, k)) < 0.2 * np.minimum(1, spread), rng.uniform(0.5, 1, (n, k)), 1.0)
+    near = cells + spread[..., None] * rng.standard_normal(cells.shape)
+    far = rng.uniform(0, (width, height), cells.shape)
+    wrong = (rng.random((n, k)) > share)[..., None]
+
+    def bump(centre):
+        x, y = (np.exp(-((np.arange(m) - centre[..., i, None]) ** 2) / (2 * spread[..., None] ** 2))
+                for i, m in enumerate((width, height)))  # fmt: skip
+        return y[..., :, None] * x[..., None, :]
+
+    maps = share[..., None, None] * bump(np.where(wrong, far, near))
+    maps += (1 - share)[..., None, None] * bump(np.where(wrong, near, far))
+    raw = torch.tensor(maps * np.exp(rng.standard_normal((n, 1, 1, 1))), dtype=torch.float32)
+    normalised = make_suppliers(raw, "relu")
+    joints, mass = decode(normalised, method="barycentre", confidence="mass")
+    joints = transform(joints.double().numpy(), invert(affines))
+    truth = json.loads(find_coco(root, "val")[0].read_text())
+    precision = {
+        name: oks_ap(truth, coco_results(people, np.ones(n), joints, values, (192, 256)), people.skeleton.sigmas)["AP"]
+        for name, values in (("mass", mass.numpy()), ("raw", raw.amax(dim=(2, 3)).numpy()))
+    }
+    assert precision["mass"] > precision["raw"] + 0.05
+    assert (mass > 0.2).float().mean() > 0.95
+    assert (normalised.amax(dim=(2, 3)) > 0.2).float().mean() < 0.6
+
+
+# ------------------------------------------------------------------------------------------------------- published rows
+
+
+def test_published_rows_of_the_same_setting_only():
+    people = read_coco(COCO, "test")
+
+    def methods(config, boxes=published.BOXES_56, whole=True):
+        report = evaluation._report(config, people, published.COCO, boxes, {"AP": 70.0}, whole)
+        assert bool(report.rows) == (not report.remark)
+        return [(row.method, row.values["AP"]) for row in report.rows]
+
+    assert methods(full("coco_w32_256x192")) == [("HRNet", 74.4), ("mmpose", 74.9)]
+    assert methods(full("coco_w48_384x288")) == [("HRNet", 76.3), ("mmpose", 76.7)]
+    assert methods(full("coco_w48_384x288", decoder="dark")) == [("HRNet + DARK", 76.8)]
+    matching = make_config("coco_w48_384x288", loss="matching")
+    assert methods(matching, published.BOXES_65) == [("Distribution matching", 78.8)]
+    assert methods(matching) == []
+    assert methods(full("coco_w32_256x192"), published.BOXES_TRUTH) == [("HRNet", 76.5)]
+    assert methods(full("coco_w32_256x192", flip_test=False)) == []
+    assert methods(full("coco_w32_256x192"), whole=False) == []
+    assert methods(make_config("coco_w32_256x192", loss="cross_entropy")) == []
+
+
+# --------------------------------------------------------------------------------------------------------- command line
+
+
+def test_the_command_line_prints_the_scores_and_says_that_there_is_no_row(mpii_root, tmp_path):
+    weights = checkpoint(tmp_path / "nano.safetensors", 16)
+    words = ["preset=mpii_w32_256x256", "loss=gaussian_mse", "model=hrnet_nano", f"checkpoint={weights}",
+             f"data_root={mpii_root}", "workers=0", "device=cpu"]  # fmt: skip
+    result = CliRunner().invoke(app, ["evaluate", *words])
+    assert result.exit_code == 0, result.output
+    for told in ("PCKh@0.5", "PCKh@0.1 ", "PCKh@0.11", "Ankle@0.11", "5 people", "no published row"):
+        assert told in result.output
+
+
+@pytest.mark.parametrize(
+    ("values", "told"),
+    [
+        ({"checkpoint": None}, "checkpoint: an evaluation needs it"),
+        ({"data_root": None}, "data_root: an evaluation needs it"),
+        ({"checkpoint": Path("nowhere.pth")}, r"checkpoint: no file .*nowhere\.pth"),
+        ({"val_people": 3}, "val_people: the official evaluation counts everybody"),
+        ({"dataset": "synthetic"}, "dataset: set it to coco or mpii"),
+        ({"dataset": "mpii", "boxes": DETECTIONS}, "boxes, to: MPII"),
+        ({"val_split": "val"}, r"person_keypoints_val2017\.json"),
+    ],
+)
+def test_what_is_missing_is_said_before_anything_is_read(values, told, tmp_path):
+    config = full("coco_w32_256x192", data_root=COCO, val_split="test", checkpoint=tmp_path / "there.pth")
+    (tmp_path / "there.pth").touch()
+    with pytest.raises((ConfigError, DataError, FileNotFoundError), match=told):
+        evaluate(config.model_copy(update=values))
+
+
+def test_results_are_not_promised_to_a_folder_that_is_not_there(tmp_path):
+    (tmp_path / "there.pth").touch()
+    config = full("coco_w32_256x192", data_root=COCO, val_split="test", checkpoint=tmp_path / "there.pth")
+    with pytest.raises(ConfigError, match="to: cannot write in"):
+        evaluate(config, to=tmp_path / "none" / "results.json")
+
+
+def test_a_report_is_a_table_with_ours_first(mpii_root):
+    config = full("mpii_w32_256x256", data_root=mpii_root)
+    report = evaluate_mpii(config, truth_of(config, read_mpii(mpii_root, "valid")))
+    hrnet = published.select(dataset=published.MPII, model="HRNet-W32")[0]
+    frame = dataclasses.replace(report, rows=(hrnet,)).table()
+    assert frame["method"].tolist() == ["this network", "HRNet"]
+    assert frame["PCKh@0.5"].tolist() == [100, 90.3]

@@ -1,0 +1,83 @@
+"""The compiled loops against the path that needs none."""
+
+import pytest
+import torch
+
+from hdmlib.heatmaps import demanders
+from hdmlib.transport import problem as transport
+from hdmlib.transport.problem import REGULARISERS, solve
+
+pytest.importorskip("numba", reason="numba is not installed: the torch path does everything")
+
+SIZE = (40, 32)
+JOINTS = [[15.3, 20.6], [15.999, 20.5], [15.0, 20.25], [0.01, 0.02], [31.0, 38.4], [-3.0, 55.0]]
+
+
+def maps(sharpness, dtype):
+    noise = torch.randn(len(JOINTS), SIZE[0] * SIZE[1], generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+    return (sharpness * noise).softmax(1).unflatten(1, SIZE).to(dtype)
+
+
+def both(monkeypatch, supply, epsilon, **options):
+    """Solutions of the loops and of the path without them."""
+    problem = supply, *demanders(torch.tensor(JOINTS, dtype=supply.dtype), SIZE), epsilon
+    assert transport._fits_cpu_loops(supply, SIZE, options.get("cost", "euclidean"), 2.0, epsilon)
+    quick = solve(*problem, **options)
+    with monkeypatch.context() as without:
+        without.setattr(transport, "_loops", lambda: None)
+        return quick, solve(*problem, **options)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+@pytest.mark.parametrize("regulariser", REGULARISERS)
+@pytest.mark.parametrize(("cost", "epsilon"), [("euclidean", 0.1), ("euclidean", 2.0), ("saturating", 0.1)])
+@pytest.mark.parametrize("sharpness", [0.0, 3.0, 30.0])
+def test_both_paths_agree(monkeypatch, sharpness, cost, epsilon, regulariser, dtype):
+    quick, slow = both(monkeypatch, maps(sharpness, dtype), epsilon, cost=cost, regulariser=regulariser)
+    goal = 1e-10 if dtype == torch.float64 else 1e-6
+    assert max(quick.error.max(), slow.error.max()) <= goal
+    close = {"rtol": 1e-5, "atol": 2e-5} if dtype == torch.float32 else {"rtol": 1e-8, "atol": 1e-8}
+    torch.testing.assert_close(quick.value, slow.value, **close)
+    torch.testing.assert_close(quick.gradient, slow.gradient, **close)
+
+
+def test_the_squared_cost_goes_through_the_loops_where_epsilon_is_large(monkeypatch):
+    quick, slow = both(monkeypatch, maps(3.0, torch.float64), 10.0, cost="sqeuclidean")
+    torch.testing.assert_close(quick.gradient, slow.gradient, rtol=1e-8, atol=1e-8)
+
+
+def test_maps_that_the_loops_lose_are_solved_all_the_same(monkeypatch):
+    """With two evaluations hardly any map settles; the general method takes them over."""
+    supply, joints = maps(3.0, torch.float32), torch.tensor(JOINTS)
+    asked = []
+    real = transport._maximise
+    monkeypatch.setattr(
+        transport, "_maximise", lambda costs, weights, *rest: asked.append(len(weights)) or real(costs, weights, *rest)
+    )
+    monkeypatch.setattr(transport, "MOST_SPREAD", 1e9)  # the squared cost without stages: too much for them
+    solution = solve(supply, *demanders(joints, SIZE), 0.5, cost="sqeuclidean")
+    assert solution.error.max() <= 1e-6
+    assert sum(asked) > 0
+
+
+def test_a_map_does_not_depend_on_its_company():
+    supply, joints = maps(3.0, torch.float32), torch.tensor(JOINTS)
+    together = solve(supply, *demanders(joints, SIZE), 0.25)
+    for i in range(len(JOINTS)):
+        alone = solve(supply[i], *demanders(joints[i], SIZE), 0.25)
+        assert torch.equal(alone.gradient, together.gradient[i])
+        assert torch.equal(alone.value, together.value[i])
+
+
+def test_a_map_of_nan_does_not_spoil_its_neighbours():
+    supply, joints = maps(3.0, torch.float32), torch.tensor(JOINTS)
+    sound = transport.solve_maps(
+        supply, *demanders(joints, SIZE), 0.25, regulariser="entropy", cost="euclidean", tau=2.0
+    )
+    supply[2] = torch.nan
+    with pytest.warns(transport.TransportWarning, match="1 of 6 maps"):
+        spoilt = transport.solve_maps(
+            supply, *demanders(joints, SIZE), 0.25, regulariser="entropy", cost="euclidean", tau=2.0
+        )
+    others = [0, 1, 3, 4, 5]
+    assert torch.equal(spoilt.gradient[others], sound.gradient[others])
