@@ -2,7 +2,7 @@
 
 A joint is (x, y) in heatmap cells: cell (i, j) of the map, row i and column j, is centred on (x, y) = (j, i) and
 reaches half a cell to each side. So a map of W columns covers -1/2 <= x <= W - 1/2; a joint beyond that is *outside*
-and no loss asks for it.
+and is ignored by the losses.
 """
 
 from __future__ import annotations
@@ -50,6 +50,24 @@ def gaussian_map(joints: Tensor, size: tuple[int, int], sigma: float, *, rounded
     if rounded:
         rows, columns = rows * (y.abs() <= 3 * sigma), columns * (x.abs() <= 3 * sigma)
     return rows[..., :, None] * columns[..., None, :]
+
+
+def gaussian_reaches(joints: Tensor, size: tuple[int, int], sigma: float) -> Tensor:
+    """Which joints' rounded Gaussians, cut off at 3 sigma, touch the map: those that HRNet trains on.
+
+    Args:
+        joints: (..., 2) in cells.
+        size: Height and width of the map.
+        sigma: Width of the Gaussian in cells.
+
+    Returns:
+        (...) bool; a coordinate that is not finite does not reach.
+    """
+    height, width = size
+    # HRNet: mu = int(x + 0.5), which truncates towards 0; the patch covers mu - 3 sigma .. mu + 3 sigma
+    x, y = (joints + 0.5).trunc().unbind(dim=-1)
+    reach = 3 * sigma
+    return (x - reach < width) & (x + reach + 1 >= 0) & (y - reach < height) & (y + reach + 1 >= 0)
 
 
 def dot_map(joints: Tensor, size: tuple[int, int]) -> Tensor:

@@ -145,7 +145,7 @@ def _train_epoch(
     for step, batch in enumerate(batches, done.steps):
         for group in optimiser.param_groups:
             group["lr"] = _rate(config, epoch - 1 + step / steps)
-        loss.at((epoch - 1 + step / steps) / config.epochs)
+        loss.set_progress((epoch - 1 + step / steps) / config.epochs)
         heatmaps = model(normalise(batch["image"]))
         value = loss(heatmaps, batch["joints"], batch["weights"])
         engine.backward(value)

@@ -1,85 +1,164 @@
-"""The matching loss and the losses it is compared with, all with one signature: heatmaps and joints in, a number out.
+"""What all losses share: one signature, checked inputs, weights and reductions.
 
-    loss(heatmaps (B, K, H, W), joints (B, K, 2) in cells, weights (B, K)) -> scalar
+    loss(heatmaps (B, K, H, W), joints (B, K, 2) in heatmap cells, weights (B, K)) -> scalar
 
-Targets are made inside, on the heatmaps' device. A joint of weight 0, and one outside the map, is not asked for. Every
-loss also says how its heatmaps are to be read: ``readout`` gives the map to decode and to look at, ``decoder`` and
-``confidence`` the method that suits it.
+Targets are made inside, on the heatmaps' device. A joint takes part if its weight is positive and it is usable: inside
+the map, unless a loss states otherwise. Each loss also defines how its heatmaps are read: ``readout`` gives the map to
+decode and to look at, ``decoder`` and ``confidence`` the method that suits it.
 """
 
 from __future__ import annotations
 
 import math
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from hdmlib.heatmaps import inside
+from hdmlib.losses.guards import InputGuard
+
+REDUCTIONS = ("mean", "joint_mean", "per_joint", "none")
 
 
 class HeatmapLoss(nn.Module):
-    """What all losses share: checked shapes, float32 under autocast, weights, sums.
+    """A loss of heatmaps against joints. Subclasses define :meth:`per_joint`.
 
-    A loss defines ``per_joint``. The value of a person is the weighted sum over joints, that of a batch the mean over
-    people.
+    Args:
+        reduction: ``mean``, the mean over people of the sum over their joints (for squared errors of the mean over
+            joints, as in HRNet); ``joint_mean``, the mean over all joints that take part, which does not grow with K,
+            so that 17 and 133 joints share a learning rate; ``per_joint``, (K,), for each joint the mean over the
+            people in whom it takes part; ``none``, (B, K), weighted and unreduced.
+
+    Raises:
+        ValueError: The reduction is unknown.
     """
 
     decoder = "quarter"
     confidence = "peak"
+    # Whether per_joint itself keeps zero-weight joints out, whatever their heatmaps hold.
+    skips_ignored_joints = False
+    # Whether the loss turns heatmaps into distributions by an exponential, so that softmaxed maps are a mistake.
+    expects_logits = False
 
-    def at(self, progress: float) -> None:
-        """Tell the loss how much of the training is behind, from 0 to 1; most do not care."""
+    def __init__(self, *, reduction: str = "mean") -> None:
+        super().__init__()
+        self.reduction = one_of("reduction", reduction, REDUCTIONS)
+        self._guard = InputGuard(type(self).__name__, self.expects_logits)
 
-    def forward(self, heatmaps: Tensor, joints: Tensor, weights: Tensor) -> Tensor:
-        """The loss of a batch, a scalar.
+    def set_progress(self, progress: float) -> None:
+        """Set the position in the training, from 0 at its start to 1 at its end; most losses ignore it."""
+
+    def forward(self, heatmaps: Tensor, joints: Tensor, weights: Tensor | None = None) -> Tensor:
+        """The loss of a batch, reduced as ``reduction`` names it; 0, with a gradient, for an empty batch.
 
         Args:
-            heatmaps: (B, K, H, W), as the network puts them out.
-            joints: (B, K, 2) as (x, y) in heatmap cells.
-            weights: (B, K), 0 for joints that are not asked for.
+            heatmaps: (B, K, H, W), raw network output.
+            joints: (B, K, 2) as (x, y) in heatmap cells. The coordinates of zero-weight joints are ignored.
+            weights: (B, K), a positive number where the joint is labelled, 0 elsewhere; ``None``: all are labelled.
+                They are factors, not flags: COCO's visibility 2 would double the loss, so convert flags with
+                :func:`visibility_weights`.
 
         Raises:
-            ValueError: If the shapes do not fit.
-        """
-        return self.per_person(heatmaps, joints, weights).mean()
+            ValueError: The shapes do not fit, a map has no cell, a weight is negative or not finite, or the heatmap of
+                a joint that takes part holds NaN or infinity. The numbers are inspected now and then, on a GPU without
+                waiting for the device, so the error may come some calls later.
 
-    def per_person(self, heatmaps: Tensor, joints: Tensor, weights: Tensor) -> Tensor:
-        """The loss of each person, (B,); arguments as for :meth:`forward`."""
+        Warns:
+            UserWarning: Once, if the inputs look like a mistake: maps that are already softmaxed for a loss that takes
+                raw output, labelled joints that are not finite, or joints that are mostly outside the map, as pixels
+                would be.
+        """
+        losses, takes_part = self._losses(heatmaps, joints, weights)
+        if self.reduction == "none":
+            return losses
+        if self.reduction == "per_joint":
+            return losses.sum(dim=0) / takes_part.sum(dim=0).clamp(min=1)
+        if self.reduction == "joint_mean":
+            return losses.sum() / takes_part.sum().clamp(min=1)
+        return self.over_joints(losses).sum() / max(len(losses), 1)
+
+    def per_person(self, heatmaps: Tensor, joints: Tensor, weights: Tensor | None = None) -> Tensor:
+        """The loss of each person, (B,), whatever the reduction; arguments as for :meth:`forward`."""
+        return self.over_joints(self._losses(heatmaps, joints, weights)[0])
+
+    def per_joint(self, heatmaps: Tensor, joints: Tensor, weights: Tensor) -> Tensor:
+        """The weighted loss of each joint, (B, K); joints that do not take part have weight 0 and lie at (0, 0)."""
+        raise NotImplementedError
+
+    def usable(self, joints: Tensor, size: tuple[int, int]) -> Tensor:
+        """Which joints (B, K, 2) an H x W map can be trained towards, (B, K) bool: those inside it."""
+        return inside(joints, size)
+
+    def over_joints(self, losses: Tensor) -> Tensor:
+        """From (B, K) joints to (B,) people."""
+        return losses.sum(dim=1)
+
+    def readout(self, heatmaps: Tensor) -> Tensor:
+        """The map (B, K, H, W) to decode and to look at."""
+        return heatmaps
+
+    def decoder_options(self, method: str) -> dict[str, float]:
+        """Options of a decoding method that follow from the loss, such as the width of its target."""
+        return {}
+
+    def _losses(self, heatmaps: Tensor, joints: Tensor, weights: Tensor | None) -> tuple[Tensor, Tensor]:
+        """The weighted loss of each joint, (B, K), and which of them take part, (B, K) bool."""
         check_shapes(heatmaps, joints, weights)
         if heatmaps.dtype != torch.float64:
             heatmaps = heatmaps.float()
-        joints = joints.to(heatmaps.dtype)
-        weights = weights.to(heatmaps.dtype) * inside(joints, heatmaps.shape[-2:])
-        joints = torch.where(weights[..., None] > 0, joints, 0.0)  # what is not asked for may be anywhere, even NaN
+        if weights is None:
+            weights = heatmaps.new_ones(heatmaps.shape[:2])
+        size = (heatmaps.shape[2], heatmaps.shape[3])
+        joints, weights = joints.to(heatmaps), weights.to(heatmaps)
+        takes_part = (weights > 0) & self.usable(joints, size)
+        self._guard.inspect(heatmaps, joints, weights, takes_part)
+        # ignored joints may be anywhere, even NaN, and their heatmaps hold anything
+        joints = torch.where(takes_part[..., None], joints, 0.0)
+        weights = torch.where(takes_part, weights, 0.0)
+        if not self.skips_ignored_joints:
+            heatmaps = heatmaps.masked_fill(~takes_part[..., None, None], 0.0)
         with torch.autocast(heatmaps.device.type, enabled=False):
-            return self.reduce(self.per_joint(heatmaps, joints, weights))
-
-    def per_joint(self, heatmaps: Tensor, joints: Tensor, weights: Tensor) -> Tensor:
-        """The weighted loss of each joint, (B, K); joints outside the map have weight 0 here."""
-        raise NotImplementedError
-
-    def reduce(self, per_joint: Tensor) -> Tensor:
-        """From (B, K) joints to (B,) people."""
-        return per_joint.sum(dim=1)
-
-    def readout(self, heatmaps: Tensor) -> Tensor:
-        """The map (B, K, H, W) that a decoder and an eye should be given."""
-        return heatmaps
+            return self.per_joint(heatmaps, joints, weights), takes_part
 
 
-def check_shapes(heatmaps: Tensor, joints: Tensor, weights: Tensor) -> None:
-    shapes = f"heatmaps {tuple(heatmaps.shape)}, joints {tuple(joints.shape)}, weights {tuple(weights.shape)}"
-    if heatmaps.ndim != 4 or joints.shape != (*heatmaps.shape[:2], 2) or weights.shape != heatmaps.shape[:2]:
+def visibility_weights(flags: Tensor) -> Tensor:
+    """Weights from COCO's visibility flags: 1 where a joint is labelled (flag above 0), else 0; float32."""
+    return (flags > 0).float()
+
+
+def check_shapes(heatmaps: Tensor, joints: Tensor, weights: Tensor | None) -> None:
+    """Raise ValueError unless the shapes are those of :meth:`HeatmapLoss.forward`."""
+    people_and_joints = heatmaps.shape[:2]
+    if (
+        heatmaps.ndim != 4
+        or joints.shape != (*people_and_joints, 2)
+        or (weights is not None and weights.shape != people_and_joints)
+    ):
+        given = {"heatmaps": heatmaps, "joints": joints, "weights": weights}
+        shapes = ", ".join(f"{name} {tuple(value.shape)}" for name, value in given.items() if value is not None)
         raise ValueError(f"a loss takes heatmaps (B, K, H, W), joints (B, K, 2) and weights (B, K), got {shapes}")
+    if 0 in heatmaps.shape[1:]:
+        raise ValueError(f"heatmaps {tuple(heatmaps.shape)} have no joint or no cell")
 
 
-def positive(name: str, value: float) -> float:
-    if not (isinstance(value, int | float) and math.isfinite(value) and value > 0):
-        raise ValueError(f"{name} must be a positive number, got {value!r}")
+def number_between(name: str, value: Any, low: float, high: float) -> float:
+    """``value`` as a float.
+
+    Raises:
+        ValueError: It is no number from ``low`` to ``high``; the message names the parameter.
+    """
+    if not (isinstance(value, int | float) and math.isfinite(value) and low <= value <= high):
+        raise ValueError(f"{name} must be a number from {low:g} to {high:g}, got {value!r}")
     return float(value)
 
 
 def one_of(name: str, value: str, known: tuple[str, ...]) -> str:
+    """``value``, if it is known.
+
+    Raises:
+        ValueError: It is not; the message lists the known ones.
+    """
     if value not in known:
         raise ValueError(f"{name} {value!r} is not known; known: {', '.join(known)}")
     return value

@@ -1,52 +1,64 @@
-"""The losses that matching is compared with."""
+"""The losses that matching is compared with: the usual squared error, the paper's dot, and two that the paper lacks."""
 
 from __future__ import annotations
 
 import torch
 from torch import Tensor
 
-from hdmlib.heatmaps import demanders, dot_map, gaussian_map
-from hdmlib.losses.base import HeatmapLoss, positive
+from hdmlib.heatmaps import demanders, dot_map, gaussian_map, gaussian_reaches
+from hdmlib.losses.base import HeatmapLoss, number_between
 from hdmlib.losses.suppliers import make_suppliers
 
 
 class GaussianMSE(HeatmapLoss):
     """The usual training: half the squared difference from a Gaussian of peak 1, mean over cells and over joints.
 
-    As in HRNet a weight multiplies both maps, so it counts squared, and joints that are not asked for stay in the mean.
+    As in HRNet a weight multiplies both maps, so it counts squared, and zero-weight joints stay in the mean.
 
     Args:
         sigma: Width of the Gaussian in cells.
-        rounded: Whether it is centred on the nearest cell and cut off at 3 sigma, as in HRNet, or on the annotation
-            itself.
+        rounded: HRNet's form: centred on the nearest cell and cut off at 3 sigma, and joints just outside the map take
+            part as long as the Gaussian reaches it. Otherwise it is centred on the joint itself, which must be inside.
+        reduction: As for every :class:`~hdmlib.losses.base.HeatmapLoss`.
+
+    Raises:
+        ValueError: An argument is out of range.
     """
 
-    def __init__(self, *, sigma: float = 0.75, rounded: bool = False) -> None:
-        super().__init__()
-        self.sigma = positive("sigma", sigma)
+    def __init__(self, *, sigma: float = 0.75, rounded: bool = False, reduction: str = "mean") -> None:
+        super().__init__(reduction=reduction)
+        self.sigma = number_between("sigma", sigma, 1e-3, 1e4)
         self.rounded = bool(rounded)
 
     def target(self, joints: Tensor, size: tuple[int, int]) -> Tensor:
+        """The map (..., H, W) that joints (..., 2) are trained towards."""
         return gaussian_map(joints, size, self.sigma, rounded=self.rounded)
 
+    def usable(self, joints: Tensor, size: tuple[int, int]) -> Tensor:
+        return gaussian_reaches(joints, size, self.sigma) if self.rounded else super().usable(joints, size)
+
     def per_joint(self, heatmaps: Tensor, joints: Tensor, weights: Tensor) -> Tensor:
-        difference = heatmaps - self.target(joints, heatmaps.shape[-2:])
+        difference = heatmaps - self.target(joints, (heatmaps.shape[2], heatmaps.shape[3]))
         return weights.square() * 0.5 * difference.square().mean(dim=(2, 3))
 
-    def reduce(self, per_joint: Tensor) -> Tensor:
-        return per_joint.mean(dim=1)
+    def over_joints(self, losses: Tensor) -> Tensor:
+        return losses.mean(dim=1)
+
+    def decoder_options(self, method: str) -> dict[str, float]:
+        return {"sigma": self.sigma} if method == "dark" else {}
 
 
-class DotMSE(GaussianMSE):
+class DotMSE(HeatmapLoss):
     """The same with a single 1 at the annotated cell: the paper's "dot annotation" row of Tab. 1."""
 
     decoder = "argmax"
 
-    def __init__(self) -> None:
-        super().__init__()
+    def per_joint(self, heatmaps: Tensor, joints: Tensor, weights: Tensor) -> Tensor:
+        difference = heatmaps - dot_map(joints, (heatmaps.shape[2], heatmaps.shape[3]))
+        return weights.square() * 0.5 * difference.square().mean(dim=(2, 3))
 
-    def target(self, joints: Tensor, size: tuple[int, int]) -> Tensor:
-        return dot_map(joints, size)
+    def over_joints(self, losses: Tensor) -> Tensor:
+        return losses.mean(dim=1)
 
 
 class CrossEntropy(HeatmapLoss):
@@ -54,12 +66,13 @@ class CrossEntropy(HeatmapLoss):
 
     decoder = "barycentre"
     confidence = "mass"
+    expects_logits = True
 
     def per_joint(self, heatmaps: Tensor, joints: Tensor, weights: Tensor) -> Tensor:
-        points, shares = demanders(joints, heatmaps.shape[-2:])
-        cells = (points[..., 1] * heatmaps.shape[-1] + points[..., 0]).long()
-        log_shares = heatmaps.flatten(2).log_softmax(dim=-1).gather(2, cells)
-        return -weights * (shares * log_shares).sum(dim=-1)
+        points, shares = demanders(joints, (heatmaps.shape[2], heatmaps.shape[3]))
+        cells = (points[..., 1] * heatmaps.shape[3] + points[..., 0]).long()
+        log_supply = heatmaps.flatten(2).log_softmax(dim=-1).gather(2, cells)
+        return -weights * (shares * log_supply).sum(dim=-1)
 
     def readout(self, heatmaps: Tensor) -> Tensor:
         return make_suppliers(heatmaps, "softmax")
@@ -68,17 +81,18 @@ class CrossEntropy(HeatmapLoss):
 class SoftArgmax(HeatmapLoss):
     """Distance in cells of the softmax map's mean from the annotation (integral regression, Sun et al., ECCV 2018).
 
-    The L1 norm of the published loss; nothing is asked of the map's shape.
+    The L1 norm of the published loss; the map's shape is left free.
     """
 
     decoder = "mean"
     confidence = "mass"
+    expects_logits = True
 
     def per_joint(self, heatmaps: Tensor, joints: Tensor, weights: Tensor) -> Tensor:
-        share = self.readout(heatmaps)
-        x = torch.arange(share.shape[-1], dtype=share.dtype, device=share.device)
-        y = torch.arange(share.shape[-2], dtype=share.dtype, device=share.device)
-        mean = torch.stack([share.sum(dim=-2) @ x, share.sum(dim=-1) @ y], dim=-1)
+        supply = self.readout(heatmaps)
+        x = torch.arange(supply.shape[-1], dtype=supply.dtype, device=supply.device)
+        y = torch.arange(supply.shape[-2], dtype=supply.dtype, device=supply.device)
+        mean = torch.stack([supply.sum(dim=-2) @ x, supply.sum(dim=-1) @ y], dim=-1)
         return weights * (mean - joints).abs().sum(dim=-1)
 
     def readout(self, heatmaps: Tensor) -> Tensor:

@@ -1,9 +1,9 @@
 """The matching loss as one GPU kernel: a program per heatmap, on the chip from the one read to the one write.
 
-In: heatmaps (G, H, W) and their four neighbouring demanders. Out: the value E (G,) and dE/dh (G, H, W). It is the
-method of ``transport.py`` without its slow lanes: no stages of epsilon, no steps taken back. :func:`takes` says which
-problems that suffices for, and :func:`matching` returns None where Newton's method has not settled after all; the torch
-path does the rest. Nothing here is needed on a CPU, and the module can be imported where Triton cannot.
+In: heatmaps (G, H, W) and their four neighbouring demanders. Out: the loss (G,) and its gradient (G, H, W). Newton's
+method is that of ``transport/newton.py`` without stages of epsilon; :func:`is_supported` defines the problems for which
+that suffices, and maps that do not settle are handed to the caller's solver. Nothing here is needed on a CPU, and the
+module can be imported without Triton.
 
 Tested in Triton's interpreter on a CPU (``TRITON_INTERPRET=1``). No GPU was at hand: its speed, and whether a given
 card holds the largest maps in registers, are not measured yet.
@@ -11,10 +11,16 @@ card holds the largest maps in registers, are not measured yet.
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from typing import TYPE_CHECKING
+
 import torch
 from torch import Tensor
 
-from hdmlib.transport.problem import MOST_SPREAD, SMALLEST_SUPPLY, block_spread
+from hdmlib.transport.semidual import SMALLEST_SUPPLY
+
+if TYPE_CHECKING:
+    from hdmlib.losses.matching import Matching
 
 try:
     import triton
@@ -28,73 +34,81 @@ TOLERANCE = 1e-5
 _SUPPLIERS = {"softmax": 0, "relu": 1, "relu_plain": 2}
 _COSTS = {"euclidean": 0, "sqeuclidean": 1, "saturating": 2}
 
+Solver = Callable[[Tensor, Tensor, Tensor, "Matching"], tuple[Tensor, Tensor]]
 
-def is_supported(
-    heatmaps: Tensor, demanders: int, suppliers: str, epsilon: float, regulariser: str, cost: str, tau: float
-) -> bool:
-    """Whether the kernel is made for this problem; arguments as for :func:`matching`, ``demanders`` is their number."""
-    height, width = heatmaps.shape[-2:]
+
+def is_supported(heatmaps: Tensor, demanders: int, matching: Matching) -> bool:
+    """Whether the kernel solves this problem: heatmaps (G, H, W) with so many demanders each."""
+    size = (heatmaps.shape[1], heatmaps.shape[2])
     return (
         triton is not None
         and heatmaps.is_cuda
         and heatmaps.dtype == torch.float32
         and demanders == 4
-        and min(height, width) >= 2
-        and height * width <= LARGEST_MAP
-        and suppliers in _SUPPLIERS
-        and regulariser in ("kl", "entropy")
-        and block_spread((height, width), cost, tau) <= MOST_SPREAD * epsilon
+        and min(size) >= 2
+        and size[0] * size[1] <= LARGEST_MAP
+        and matching.suppliers in _SUPPLIERS
+        and matching.problem.regulariser in ("kl", "entropy")
+        and matching.problem.is_easy(size)
     )
 
 
-def matching(
-    heatmaps: Tensor,
-    points: Tensor,
-    shares: Tensor,
-    suppliers: str,
-    epsilon: float,
-    regulariser: str,
-    cost: str,
-    tau: float,
-    mass_floor: float,
-) -> tuple[Tensor, Tensor] | None:
+def solve(
+    heatmaps: Tensor, points: Tensor, shares: Tensor, matching: Matching, *, otherwise: Solver
+) -> tuple[Tensor, Tensor]:
     """Value and gradient of the matching loss, map by map.
 
     Args:
         heatmaps: (G, H, W) float32.
         points: (G, 4, 2) the cells (0, 0), (1, 0), (0, 1), (1, 1) of a block, all on the map, as (x, y).
-        shares: (G, 4) what each of them demands, of sum 1.
-        suppliers: ``softmax``, ``relu`` or ``relu_plain``.
-        epsilon: Strength of the regulariser, in units of the cost.
-        regulariser: ``kl`` or ``entropy``.
-        cost: ``euclidean``, ``sqeuclidean`` or ``saturating``.
-        tau: Length in cells of the saturating cost.
-        mass_floor: Peak of a map below which the gradient through a ReLU stops growing.
+        shares: (G, 4) what each of them demands, of sum 1; all 0 for a map that is ignored.
+        matching: Suppliers, transport and likelihood.
+        otherwise: Solves the maps on which Newton's method does not settle here; the same signature.
 
     Returns:
-        E (G,) and dE/dh (G, H, W); None if the marginal error of a map is above 1e-5.
+        The loss (G,) and its gradient (G, H, W).
     """
-    heatmaps = heatmaps.contiguous()
+    value, gradient, error = run_kernel(heatmaps, points, shares, matching)
+    unsettled = (~(error <= TOLERANCE)).nonzero()[:, 0]
+    if len(unsettled):
+        value[unsettled], gradient[unsettled] = otherwise(
+            heatmaps[unsettled], points[unsettled], shares[unsettled], matching
+        )
+    return value, gradient
+
+
+def run_kernel(heatmaps: Tensor, points: Tensor, shares: Tensor, matching: Matching) -> tuple[Tensor, Tensor, Tensor]:
+    """Value (G,), gradient (G, H, W) and marginal error (G,) of the kernel alone; arguments as for :func:`solve`."""
+    heatmaps, problem = heatmaps.contiguous(), matching.problem
     count, (height, width) = len(heatmaps), heatmaps.shape[1:]
     value, error, gradient = heatmaps.new_empty(count), heatmaps.new_empty(count), torch.empty_like(heatmaps)
     block = triton.next_power_of_2(height * width)
-    _kernel[(count,)](
-        heatmaps, points[:, 0].int().contiguous(), shares.float().contiguous(), value, gradient, error,
-        epsilon, tau, mass_floor, torch.finfo(torch.float32).tiny, SMALLEST_SUPPLY, TOLERANCE,
-        CELLS=height * width, WIDTH=width, BLOCK=block, SUPPLIERS=_SUPPLIERS[suppliers], COST=_COSTS[cost],
-        ENTROPY=regulariser == "entropy", EVALUATIONS=MAX_EVALUATIONS, num_warps=min(16, max(4, block // 512)),
-    )  # fmt: skip
-    return (value, gradient) if count == 0 or bool(error.max() <= TOLERANCE) else None
+    if count:
+        _kernel[(count,)](
+            heatmaps, points[:, 0].int().contiguous(), shares.float().contiguous(), value, gradient, error,
+            problem.epsilon, problem.cost.tau, matching.mass_floor, matching.likelihood,
+            torch.finfo(torch.float32).tiny, SMALLEST_SUPPLY, TOLERANCE,
+            CELLS=height * width, WIDTH=width, BLOCK=block, SUPPLIERS=_SUPPLIERS[matching.suppliers],
+            COST=_COSTS[problem.cost.kind], ENTROPY=problem.regulariser == "entropy", EVALUATIONS=MAX_EVALUATIONS,
+            num_warps=min(16, max(4, block // 512)),
+        )  # fmt: skip
+    return value, gradient, error
 
 
 if triton is not None:
+
+    @triton.jit
+    def _one_minus_exp(x):
+        """1 - exp(-x) for x >= 0, by its series where the difference would cancel."""
+        series = x * (1 - x / 2 * (1 - x / 3 * (1 - x / 4 * (1 - x / 5))))
+        return tl.where(x < 0.1, series, 1 - tl.exp(-x))
 
     @triton.jit
     def _distance_cost(distance, tau, COST: tl.constexpr):
         if COST == 1:
             cost = distance * distance
         elif COST == 2:
-            cost = tau * (1 - tl.exp(-distance / tau))
+            cost = tau * _one_minus_exp(distance / tau)
         else:
             cost = distance
         return cost
@@ -108,7 +122,7 @@ if triton is not None:
         if COST == 1:
             gap = square - nearest_square
         elif COST == 2:
-            gap = tau * tl.exp(-nearest / tau) * (1 - tl.exp(-farther / tau))
+            gap = tau * tl.exp(-nearest / tau) * _one_minus_exp(farther / tau)
         else:
             gap = farther
         return tl.exp(-gap / epsilon)
@@ -119,7 +133,7 @@ if triton is not None:
 
     @triton.jit
     def _newton_step(d0, d1, d2, d3, q0, q1, q2, q3, m01, m02, m03, m12, m13, m23):
-        """The step in b / eps: (diag q - moments) step = q log(D / q), as in ``transport.py``; float64 scalars."""
+        """The step in b / eps: (diag q - moments) step = q log(D / q), as in ``newton.py``; float64 scalars."""
         r0, r1, r2, r3 = _log_ratio(d0, q0), _log_ratio(d1, q1), _log_ratio(d2, q2), _log_ratio(d3, q3)
         mean = q0 * r0 + q1 * r1 + q2 * r2 + q3 * r3
         s0, s1, s2, s3 = q0 * (r0 - mean), q1 * (r1 - mean), q2 * (r2 - mean), q3 * (r3 - mean)
@@ -155,7 +169,7 @@ if triton is not None:
     @triton.jit
     def _kernel(
         heatmaps, corners, shares, values, gradients, errors,
-        epsilon, tau, mass_floor, tiny, smallest_supply, tolerance,
+        epsilon, tau, mass_floor, likelihood, tiny, smallest_supply, tolerance,
         CELLS: tl.constexpr, WIDTH: tl.constexpr, BLOCK: tl.constexpr, SUPPLIERS: tl.constexpr, COST: tl.constexpr,
         ENTROPY: tl.constexpr, EVALUATIONS: tl.constexpr,
     ):  # fmt: skip
@@ -193,11 +207,13 @@ if triton is not None:
         d2 = tl.load(shares + 4 * row + 2).to(tl.float64)
         d3 = tl.load(shares + 4 * row + 3).to(tl.float64)
         whole = d0 + d1 + d2 + d3
+        used = whole > 0  # else the map is ignored
+        whole = tl.where(used, whole, 1.0)
         d0, d1, d2, d3 = d0 / whole, d1 / whole, d2 / whole, d3 / whole
         v0, v1, v2, v3 = d0 * 0, d0 * 0, d0 * 0, d0 * 0
         total = supply * 0
         top = d0 * 0
-        error = d0 * 0 + 2
+        error = tl.where(used, 2.0, 0.0).to(tl.float64)
         evaluation = 0
         while (error > tolerance) & (evaluation < EVALUATIONS):
             top = tl.maximum(tl.maximum(v0, v1), tl.maximum(v2, v3))
@@ -236,14 +252,21 @@ if triton is not None:
             )  # fmt: skip
         mean = tl.sum(supply * potential, 0)
         gradient = potential - mean
+        value = mean + constant.to(tl.float32)
         if SUPPLIERS == 0:
-            gradient = gradient * supply
+            # with the cross-entropy on the demanders, whose gradient with respect to h is S - D
+            demand = tl.where(up == 0, tl.where(left == 0, d0, 0.0) + tl.where(right == 0, d1, 0.0), 0.0)
+            demand += tl.where(down == 0, tl.where(left == 0, d2, 0.0) + tl.where(right == 0, d3, 0.0), 0.0)
+            demand = demand.to(tl.float32)
+            wanted = tl.sum(tl.where(demand > 0, demand * h, 0.0), 0)  # sum_m D_m h_m
+            gradient = gradient * supply + likelihood * (supply - demand)
+            value += likelihood * (tl.max(h, 0) + tl.log(mass) - wanted)
         else:
             gradient = gradient / (mass * tl.where(peak >= tiny, tl.maximum(peak, mass_floor), 1.0))
             if SUPPLIERS == 1:
                 gradient = tl.where((h > 0) | (gradient < 0), gradient, 0.0)
             else:
                 gradient = tl.where(h > 0, gradient, 0.0)
-        tl.store(gradients + start + cell, gradient, mask=on_map)
-        tl.store(values + row, mean + constant.to(tl.float32))
+        tl.store(gradients + start + cell, tl.where(used, gradient, 0.0), mask=on_map)
+        tl.store(values + row, tl.where(used, value, 0.0))
         tl.store(errors + row, error.to(tl.float32))

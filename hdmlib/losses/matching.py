@@ -1,6 +1,19 @@
-"""The paper's loss."""
+"""The paper's loss (Eq. 1-3): a regularised earth mover's distance from each heatmap to its annotation.
+
+The heatmap h becomes suppliers S, the joint demanders D on the cells around it, and the loss of a joint is
+
+    E_reg(S, D) + likelihood * sum_m D_m (-log S_m)
+
+The first term is the transport of ``hdmlib.transport``; its derivative with respect to S is the dual potential. Without
+the second, optional term the gradient with respect to a logit is S_n (a_n - <a, S>): it vanishes where S has no mass,
+so a map whose mass lies elsewhere learns slowly. The second term is the cross-entropy on the demanders, whose gradient
+S - D never vanishes there.
+"""
 
 from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -8,12 +21,32 @@ from torch.autograd.function import once_differentiable
 
 from hdmlib.heatmaps import DEMANDERS, demanders
 from hdmlib.losses import gpu_kernel
-from hdmlib.losses.base import HeatmapLoss, one_of, positive
-from hdmlib.losses.suppliers import SUPPLIERS, make_suppliers, pull_back
-from hdmlib.transport.problem import COSTS, REGULARISERS, maps_at_once, solve_maps
+from hdmlib.losses.base import HeatmapLoss, number_between, one_of
+from hdmlib.losses.suppliers import POSITIVE_SUPPLIERS, SUPPLIERS, make_suppliers, pull_back, scores, through_scores
+from hdmlib.transport.cost import Cost
+from hdmlib.transport.problem import Problem, maps_at_once, solve_maps
 
-# Marginal error that training bears: the gradient's own is smaller still. In float64 the solver's default holds.
+# Marginal error that suffices for training: the gradient's own is smaller still. In float64 the solver's default holds.
 _TOLERANCE = {torch.float32: 1e-5}
+# Beyond these the solver or the exponentials of float32 lose their meaning.
+EPSILONS = (1e-4, 1e4)
+
+
+@dataclass(frozen=True)
+class Matching:
+    """What the loss of one heatmap is, apart from the heatmap and its demanders.
+
+    Attributes:
+        problem: The regularised transport.
+        suppliers: How a heatmap becomes a distribution; see :func:`~hdmlib.losses.suppliers.make_suppliers`.
+        mass_floor: Peak of a heatmap below which the gradient through a ReLU stops growing.
+        likelihood: Weight of the cross-entropy on the demanders, in units of the cost.
+    """
+
+    problem: Problem = field(default_factory=Problem)
+    suppliers: str = "softmax"
+    mass_floor: float = 1e-4
+    likelihood: float = 0.0
 
 
 @torch.library.custom_op("hdmlib::matching", mutates_args=())
@@ -27,115 +60,156 @@ def _matching(
     cost: str,
     tau: float,
     mass_floor: float,
+    likelihood: float = 0.0,
 ) -> tuple[Tensor, Tensor]:
-    """E (G,) of heatmaps (G, H, W) and their demanders, and dE/dh (G, H, W): in one kernel, or a few maps at a time.
+    """The loss (G,) of heatmaps (G, H, W) and its gradient (G, H, W), in one kernel or a few maps at a time.
+
+    Demanders are the cells ``points`` (G, M, 2) with their ``shares`` (G, M) of sum 1. A map whose shares are all 0 is
+    ignored: its loss and its gradient are 0, whatever it holds.
 
     An operator of its own, so that ``torch.compile`` takes it as it is.
     """
-    if gpu_kernel.is_supported(heatmaps, points.shape[1], suppliers, epsilon, regulariser, cost, tau):
-        options = (suppliers, epsilon, regulariser, cost, tau)
-        fused = gpu_kernel.matching(heatmaps, points, shares, *options, mass_floor=mass_floor)
-        if fused is not None:
-            return fused
-    value = heatmaps.new_empty(len(heatmaps))
-    gradient = torch.empty_like(heatmaps, memory_format=torch.contiguous_format)
-    group = maps_at_once(heatmaps)
-    for start in range(0, len(heatmaps), group):
-        now = slice(start, start + group)
-        supply = make_suppliers(heatmaps[now], suppliers)
-        solution = solve_maps(
-            supply, points[now], shares[now], epsilon,
-            regulariser=regulariser, cost=cost, tau=tau, tolerance=_TOLERANCE.get(heatmaps.dtype),
-        )  # fmt: skip
-        value[now] = solution.value
-        gradient[now] = pull_back(solution.gradient, supply, heatmaps[now], suppliers, mass_floor)
-    return value, gradient
+    matching = Matching(Problem(epsilon, regulariser, Cost(cost, tau)), suppliers, mass_floor, likelihood)
+    if gpu_kernel.is_supported(heatmaps, points.shape[1], matching):
+        return gpu_kernel.solve(heatmaps, points, shares, matching, otherwise=_solve)
+    return _solve(heatmaps, points, shares, matching)
 
 
 @_matching.register_fake
-def _(heatmaps, points, shares, suppliers, epsilon, regulariser, cost, tau, mass_floor):
+def _(heatmaps, points, shares, suppliers, epsilon, regulariser, cost, tau, mass_floor, likelihood=0.0):
     return heatmaps.new_empty(len(heatmaps)), torch.empty_like(heatmaps, memory_format=torch.contiguous_format)
 
 
-class _Matching(torch.autograd.Function):
+def _solve(heatmaps: Tensor, points: Tensor, shares: Tensor, matching: Matching) -> tuple[Tensor, Tensor]:
+    """Value (G,) and gradient (G, H, W) without the kernel; as many maps at a time as a core's cache holds."""
+    value = heatmaps.new_zeros(len(heatmaps))
+    used = (shares.sum(dim=1) > 0).nonzero()[:, 0]
+    everyone = len(used) == len(heatmaps)
+    gradient = torch.empty_like(heatmaps, memory_format=torch.contiguous_format)
+    if not everyone:
+        gradient.zero_()
+    at_once = maps_at_once(heatmaps)
+    for start in range(0, len(used), at_once):
+        group = slice(start, start + at_once) if everyone else used[start : start + at_once]
+        value[group], gradient[group] = _solve_group(heatmaps[group], points[group], shares[group], matching)
+    return value, gradient
+
+
+def _solve_group(heatmaps: Tensor, points: Tensor, shares: Tensor, matching: Matching) -> tuple[Tensor, Tensor]:
+    kind, weight = matching.suppliers, matching.likelihood
+    supply = make_suppliers(heatmaps, kind)
+    solution = solve_maps(supply, points, shares, matching.problem, _TOLERANCE.get(heatmaps.dtype))
+    value, gradient = solution.value, pull_back(solution.gradient, supply, heatmaps, kind, matching.mass_floor)
+    if weight:
+        cells = (points[..., 1] * heatmaps.shape[2] + points[..., 0]).long()
+        value = value + weight * _cross_entropy(heatmaps, supply, cells, shares, kind)
+        # d/ds of -sum_m D_m log S_m is S - D
+        to_scores = supply.mul_(weight)
+        to_scores.flatten(1).scatter_add_(1, cells, -weight * shares)
+        gradient = gradient.add_(through_scores(to_scores, heatmaps, kind))
+    return value, gradient
+
+
+def _cross_entropy(heatmaps: Tensor, supply: Tensor, cells: Tensor, shares: Tensor, kind: str) -> Tensor:
+    """-sum_m D_m log S_m (G,) with log S_m = s_m - max s + log max S, which stays finite where S_m underflows."""
+    logits = scores(heatmaps, kind).flatten(1)
+    log_supply = logits.gather(1, cells) - logits.amax(dim=1, keepdim=True)
+    log_supply += supply.flatten(1).amax(dim=1, keepdim=True).log()
+    return -(shares * log_supply).sum(dim=1)
+
+
+class _MatchingFunction(torch.autograd.Function):
     """:func:`_matching` with its gradient for autograd; a second derivative is refused."""
 
     @staticmethod
-    def forward(ctx, heatmaps, points, shares, *options):
+    def forward(ctx: Any, heatmaps: Tensor, points: Tensor, shares: Tensor, *options: Any) -> Tensor:
         value, gradient = _matching(heatmaps, points, shares, *options)
         ctx.save_for_backward(gradient)
         return value
 
     @staticmethod
     @once_differentiable
-    def backward(ctx, grad):
-        return grad[:, None, None] * ctx.saved_tensors[0], *[None] * 8
+    def backward(ctx: Any, grad: Tensor):
+        return grad[:, None, None] * ctx.saved_tensors[0], *[None] * 9
 
 
 class MatchingLoss(HeatmapLoss):
-    """The paper's loss (Eq. 1-3): a regularised earth mover's distance from each heatmap to its annotation.
+    """A regularised earth mover's distance from each heatmap to its annotation, in heatmap cells.
 
-    The heatmap becomes suppliers, the annotation demanders, and the loss of a joint is the transport between them, in
-    cells; see ``transport.py``. It does not change when a heatmap is scaled (``relu``) or shifted (``softmax``).
+    It does not change when a heatmap is scaled (``relu``) or shifted (``softmax``).
 
     Args:
         epsilon: Strength of the regulariser in units of the cost, cells; it plays the part of the Gaussian's sigma.
             Where the cost saturates keep it well below ``tau``: far cells hold exp(-tau / epsilon) of the best cell's
             mass.
         regulariser: ``entropy``, ``kl`` or ``debiased`` (slow: some hundred times the others).
-        suppliers: ``softmax``, ``softplus``, ``relu`` or ``relu_plain``; see :func:`make_suppliers`.
+        suppliers: ``softmax``, ``softplus``, ``relu`` or ``relu_plain``; see
+            :func:`~hdmlib.losses.suppliers.make_suppliers`.
         demanders: ``subpixel``, the four cells around the annotation, or ``naive``, the nearest one.
-        cost: ``saturating``, tau (1 - exp(-d / tau)) at a distance of d cells; ``euclidean``, d, the paper's cost to
-            the letter (with epsilon 0.25 it trains best); or ``sqeuclidean``, d^2.
+        cost: ``saturating``, tau (1 - exp(-d / tau)) at a distance of d cells; ``euclidean``, d, the supplement's cost
+            (with epsilon 0.25 it trains best); or ``sqeuclidean``, d^2.
         tau: Length in cells at which the saturating cost levels off.
-        epsilon_start: Where epsilon starts, to fall geometrically to ``epsilon`` over the first half of the training
-            (which says so with :meth:`at`); ``None``: it is constant. In evaluation mode the loss has ``epsilon``.
+        epsilon_start: Initial epsilon, which falls geometrically to ``epsilon`` over the first half of the training
+            (see :meth:`set_progress`); ``None``: constant. In evaluation mode the loss has ``epsilon``.
         mass_floor: ``relu`` and ``relu_plain``: peak of a heatmap below which its gradient, which grows as the map
             shrinks, stops growing. Well above the heatmaps' peaks every map is pulled with the same strength.
+        likelihood: Weight lambda, in cells, of the cross-entropy on the demanders, sum_m D_m (-log S_m), which is added
+            to the distance; 0: none. Needs suppliers that are positive everywhere, ``softmax`` or ``softplus``.
+        reduction: As for every :class:`~hdmlib.losses.base.HeatmapLoss`.
 
     Raises:
-        ValueError: If an argument is out of range.
+        ValueError: An argument is unknown or out of range.
     """
 
     decoder = "barycentre"
     confidence = "mass"
+    skips_ignored_joints = True
 
     def __init__(
         self,
         *,
-        epsilon: float = 0.05,
-        regulariser: str = "entropy",
-        suppliers: str = "softmax",
+        epsilon: float = Problem.epsilon,
+        regulariser: str = Problem.regulariser,
+        suppliers: str = Matching.suppliers,
         demanders: str = "subpixel",
-        cost: str = "saturating",
-        tau: float = 1.0,
+        cost: str = Cost.kind,
+        tau: float = Cost.tau,
         epsilon_start: float | None = None,
-        mass_floor: float = 1e-4,
+        mass_floor: float = Matching.mass_floor,
+        likelihood: float = Matching.likelihood,
+        reduction: str = "mean",
     ) -> None:
-        super().__init__()
-        self.epsilon = positive("epsilon", epsilon)
-        self.epsilon_start = self.epsilon if epsilon_start is None else positive("epsilon_start", epsilon_start)
-        self.progress = 0.0
-        self.regulariser = one_of("regulariser", regulariser, REGULARISERS)
+        self.expects_logits = suppliers in POSITIVE_SUPPLIERS
+        super().__init__(reduction=reduction)
+        self.epsilon = number_between("epsilon", epsilon, *EPSILONS)
+        start = self.epsilon if epsilon_start is None else epsilon_start
+        self.epsilon_start = number_between("epsilon_start", start, *EPSILONS)
+        self.problem = Problem(self.epsilon, regulariser, Cost(cost, number_between("tau", tau, 1e-3, 1e6)))
         self.suppliers = one_of("suppliers", suppliers, SUPPLIERS)
         self.demanders = one_of("demanders", demanders, DEMANDERS)
-        self.cost = one_of("cost", cost, COSTS)
-        self.tau = positive("tau", tau)
-        self.mass_floor = positive("mass_floor", mass_floor)
+        self.mass_floor = number_between("mass_floor", mass_floor, 1e-30, 1e30)
+        self.likelihood = number_between("likelihood", likelihood, 0, 1e6)
+        if self.likelihood and not self.expects_logits:
+            raise ValueError(
+                f"likelihood: suppliers {suppliers!r} may be 0 at the joint, where the likelihood is infinitely bad; "
+                f"choose one of {', '.join(POSITIVE_SUPPLIERS)}"
+            )
+        self.progress = 0.0
 
-    def at(self, progress: float) -> None:
+    def set_progress(self, progress: float) -> None:
         self.progress = progress
 
     def epsilon_now(self) -> float:
-        """The epsilon of this moment of the training; in evaluation mode that of its end."""
+        """The epsilon at this point of the training; in evaluation mode the final one."""
         rest = max(0.0, 1 - 2 * self.progress) if self.training else 0.0
         return self.epsilon * (self.epsilon_start / self.epsilon) ** rest
 
     def per_joint(self, heatmaps: Tensor, joints: Tensor, weights: Tensor) -> Tensor:
-        points, shares = demanders(joints, heatmaps.shape[-2:], self.demanders)
-        distance = _Matching.apply(
-            heatmaps.flatten(0, 1), points.flatten(0, 1), shares.flatten(0, 1),
-            self.suppliers, self.epsilon_now(), self.regulariser, self.cost, self.tau, self.mass_floor,
+        points, shares = demanders(joints, (heatmaps.shape[2], heatmaps.shape[3]), self.demanders)
+        shares = shares * (weights > 0)[..., None]
+        distance = _MatchingFunction.apply(
+            heatmaps.flatten(0, 1), points.flatten(0, 1), shares.flatten(0, 1), self.suppliers, self.epsilon_now(),
+            self.problem.regulariser, self.problem.cost.kind, self.problem.cost.tau, self.mass_floor, self.likelihood,
         ).unflatten(0, weights.shape)  # fmt: skip
         return weights * distance
 
@@ -143,4 +217,7 @@ class MatchingLoss(HeatmapLoss):
         return make_suppliers(heatmaps, self.suppliers)
 
     def extra_repr(self) -> str:
-        return f"epsilon={self.epsilon}, regulariser={self.regulariser!r}, suppliers={self.suppliers!r}"
+        return (
+            f"epsilon={self.epsilon}, regulariser={self.problem.regulariser!r}, suppliers={self.suppliers!r}, "
+            f"cost={self.problem.cost.kind!r}, tau={self.problem.cost.tau}, likelihood={self.likelihood}"
+        )

@@ -1,4 +1,4 @@
-"""Losses by name."""
+"""Losses by name. A new loss is a class in a file of this folder and a line in :data:`LOSSES`."""
 
 from __future__ import annotations
 
@@ -22,16 +22,16 @@ def build_loss(name: str, **options: Any) -> HeatmapLoss:
     """A loss by name, with its options.
 
     Args:
-        name: ``matching``, ``gaussian_mse``, ``dot_mse``, ``cross_entropy`` or ``soft_argmax``.
+        name: A key of :data:`LOSSES`.
         **options: Arguments of the class.
 
     Raises:
-        ValueError: If the name or an option is unknown (the message lists the known ones) or a value is out of range.
+        ValueError: The name or an option is unknown (the message lists the known ones) or a value is out of range.
     """
     if name not in LOSSES:
         raise ValueError(f"unknown loss {name!r}; known: {', '.join(LOSSES)}")
     known = list(inspect.signature(LOSSES[name]).parameters)
     unknown = [option for option in options if option not in known]
     if unknown:
-        raise ValueError(f"loss {name!r} has no option {unknown[0]!r}; it has: {', '.join(known) or 'none'}")
+        raise ValueError(f"loss {name!r} has no option {unknown[0]!r}; it has: {', '.join(known)}")
     return LOSSES[name](**options)

@@ -1,8 +1,9 @@
-"""Regularised optimal transport from a heatmap to a few points."""
+"""Regularised optimal transport from a heatmap to a few points: the problem, its solution and its gradient."""
 
+from hdmlib.transport.cost import COSTS, Cost
 from hdmlib.transport.problem import (
-    COSTS,
     REGULARISERS,
+    Problem,
     Solution,
     TransportWarning,
     regularised_emd,
@@ -10,4 +11,14 @@ from hdmlib.transport.problem import (
     solve_maps,
 )
 
-__all__ = ["COSTS", "REGULARISERS", "Solution", "TransportWarning", "regularised_emd", "solve", "solve_maps"]
+__all__ = [
+    "COSTS",
+    "REGULARISERS",
+    "Cost",
+    "Problem",
+    "Solution",
+    "TransportWarning",
+    "regularised_emd",
+    "solve",
+    "solve_maps",
+]

@@ -9,8 +9,9 @@ import pytest
 import torch
 
 from hdmlib.heatmaps import demanders
-from hdmlib.losses import gpu_kernel as transport_triton
-from hdmlib.losses import matching as losses
+from hdmlib.losses import MatchingLoss, gpu_kernel
+from hdmlib.losses.matching import Matching, _solve
+from hdmlib.transport import Cost, Problem
 
 if importlib.util.find_spec("triton") is None:
     pytest.skip("Triton is not installed", allow_module_level=True)
@@ -50,11 +51,17 @@ def problem(count=4, size=SIZE, seed=0, scale=2.0):
     return heatmaps, *demanders(joints, size)
 
 
-def both(heatmaps, points, shares, suppliers="softmax", epsilon=0.25, regulariser="entropy", cost="euclidean", tau=2.0):
-    arguments = (heatmaps, points, shares, suppliers, epsilon, regulariser, cost, tau)
-    fused = transport_triton.matching(*arguments, mass_floor=1e-4)
-    assert fused is not None
-    return fused, losses._matching(*arguments, 1e-4)
+def matching(
+    suppliers="softmax", epsilon=0.25, regulariser="entropy", cost="euclidean", tau=2.0, mass_floor=1e-4, likelihood=0.0
+):
+    return Matching(Problem(epsilon, regulariser, Cost(cost, tau)), suppliers, mass_floor, likelihood)
+
+
+def both(heatmaps, points, shares, **options):
+    """Value and gradient by the kernel, which must settle, and by the torch path."""
+    value, gradient, error = gpu_kernel.run_kernel(heatmaps, points, shares, matching(**options))
+    assert (error <= gpu_kernel.TOLERANCE).all()
+    return (value, gradient), _solve(heatmaps, points, shares, matching(**options))
 
 
 def assert_agree(fused, reference):
@@ -78,10 +85,31 @@ class TestKernel:
         assert_agree(*both(*problem(), cost=cost, epsilon=epsilon))
 
     def test_agrees_for_the_defaults_of_the_loss(self):
-        loss = losses.MatchingLoss()
-        options = {name: getattr(loss, name) for name in ("suppliers", "epsilon", "regulariser", "cost", "tau")}
+        loss = MatchingLoss()
+        options = {"suppliers": loss.suppliers, "epsilon": loss.epsilon, "regulariser": loss.problem.regulariser}
+        options |= {"cost": loss.problem.cost.kind, "tau": loss.problem.cost.tau}
         for scale in (0.1, 2.0, 20.0):
             assert_agree(*both(*problem(8, (16, 16), scale=scale), **options))
+
+    @pytest.mark.parametrize("regulariser", ["kl", "entropy"])
+    @pytest.mark.parametrize("scale", [0.1, 2.0, 30.0])
+    def test_agrees_with_a_likelihood(self, regulariser, scale):
+        options = {"regulariser": regulariser, "cost": "saturating", "tau": 1.0, "epsilon": 0.05, "likelihood": 0.2}
+        assert_agree(*both(*problem(scale=scale), **options))
+
+    def test_a_long_tau_does_not_cancel(self):
+        assert_agree(*both(*problem(size=(16, 16)), cost="saturating", tau=1e4, epsilon=1.0))
+
+    def test_a_map_without_demand_is_ignored_whatever_it_holds(self):
+        heatmaps, points, shares = problem()
+        sound, _ = both(heatmaps, points, shares)
+        heatmaps[2], shares[2] = torch.nan, 0.0
+        value, gradient, _ = gpu_kernel.run_kernel(heatmaps, points, shares, matching())
+        assert value[2] == 0
+        assert (gradient[2] == 0).all()
+        others = [0, 1, 3]
+        assert torch.equal(value[others], sound[0][others])
+        assert torch.equal(gradient[others], sound[1][others])
 
     @pytest.mark.parametrize("size", [(2, 2), (16, 16), (3, 21), (20, 15)])
     def test_agrees_for_other_sizes(self, size):
@@ -108,28 +136,31 @@ class TestKernel:
 
     def test_leaves_to_the_torch_path_what_it_is_not_made_for(self, monkeypatch):
         heatmaps, _, _ = problem()
-        arguments = {"suppliers": "softmax", "epsilon": 0.25, "regulariser": "entropy", "cost": "euclidean", "tau": 2.0}
-        assert not transport_triton.is_supported(heatmaps, 4, **arguments)  # on a CPU
-        on_gpu = torch.empty(4, *SIZE, device="meta")  # a tensor that says it is on a GPU, for the other conditions
+        assert not gpu_kernel.is_supported(heatmaps, 4, matching())  # on a CPU
+        on_gpu = torch.empty(4, *SIZE, device="meta")  # a tensor that claims to be on a GPU, for the other conditions
         monkeypatch.setattr(torch.Tensor, "is_cuda", True)
-        assert transport_triton.is_supported(on_gpu, 4, **arguments)
+        assert gpu_kernel.is_supported(on_gpu, 4, matching())
         for change in (
-            {"epsilon": 0.06},
-            {"suppliers": "softplus"},
-            {"regulariser": "debiased"},
-            {"cost": "sqeuclidean"},
-        ):
-            assert not transport_triton.is_supported(on_gpu, 4, **(arguments | change))
-        assert not transport_triton.is_supported(on_gpu, 1, **arguments)
-        assert not transport_triton.is_supported(on_gpu.double(), 4, **arguments)
-        assert not transport_triton.is_supported(torch.empty(1, 129, 128, device="meta"), 4, **arguments)
-        monkeypatch.setattr(transport_triton, "triton", None)
-        assert not transport_triton.is_supported(on_gpu, 4, **arguments)
+            {"epsilon": 0.06}, {"suppliers": "softplus"}, {"regulariser": "debiased"}, {"cost": "sqeuclidean"}
+        ):  # fmt: skip
+            assert not gpu_kernel.is_supported(on_gpu, 4, matching(**change))
+        assert not gpu_kernel.is_supported(on_gpu, 1, matching())
+        assert not gpu_kernel.is_supported(on_gpu.double(), 4, matching())
+        assert not gpu_kernel.is_supported(torch.empty(1, 129, 128, device="meta"), 4, matching())
+        monkeypatch.setattr(gpu_kernel, "triton", None)
+        assert not gpu_kernel.is_supported(on_gpu, 4, matching())
 
-    def test_says_when_newtons_method_has_not_settled(self, monkeypatch):
-        monkeypatch.setattr(transport_triton, "MAX_EVALUATIONS", 1)
+    def test_hands_only_the_unsettled_maps_on(self, monkeypatch):
         heatmaps, points, shares = problem()
-        fused = transport_triton.matching(
-            heatmaps, points, shares, "softmax", 0.25, "entropy", "euclidean", 2.0, mass_floor=1e-4
-        )
-        assert fused is None
+        shares[0] = 0  # an ignored map is settled from the start
+        reference, handed_on = _solve(heatmaps, points, shares, matching()), []
+
+        def otherwise(heatmaps, *rest):
+            handed_on.append(len(heatmaps))
+            return _solve(heatmaps, *rest)
+
+        assert_agree(gpu_kernel.solve(heatmaps, points, shares, matching(), otherwise=otherwise), reference)
+        assert not handed_on
+        monkeypatch.setattr(gpu_kernel, "MAX_EVALUATIONS", 2)
+        assert_agree(gpu_kernel.solve(heatmaps, points, shares, matching(), otherwise=otherwise), reference)
+        assert 0 < handed_on[0] < len(heatmaps)

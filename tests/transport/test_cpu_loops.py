@@ -1,14 +1,17 @@
 """The compiled loops against the path that needs none."""
 
+from functools import partial
+
 import pytest
 import torch
 
 from hdmlib.heatmaps import demanders
-from hdmlib.transport import problem as transport
-from hdmlib.transport.problem import REGULARISERS, solve
+from hdmlib.transport import REGULARISERS, Cost, Problem, problem
 
 pytest.importorskip("numba", reason="numba is not installed: the torch path does everything")
 
+# The setting of the tests that name no other.
+solve = partial(problem.solve, cost="euclidean", tau=2.0)
 SIZE = (40, 32)
 JOINTS = [[15.3, 20.6], [15.999, 20.5], [15.0, 20.25], [0.01, 0.02], [31.0, 38.4], [-3.0, 55.0]]
 
@@ -20,12 +23,12 @@ def maps(sharpness, dtype):
 
 def both(monkeypatch, supply, epsilon, **options):
     """Solutions of the loops and of the path without them."""
-    problem = supply, *demanders(torch.tensor(JOINTS, dtype=supply.dtype), SIZE), epsilon
-    assert transport._fits_cpu_loops(supply, SIZE, options.get("cost", "euclidean"), 2.0, epsilon)
-    quick = solve(*problem, **options)
+    given = supply, *demanders(torch.tensor(JOINTS, dtype=supply.dtype), SIZE), epsilon
+    assert problem._fits_cpu_loops(supply, Problem(epsilon, cost=Cost(options.get("cost", "euclidean"), 2.0)))
+    quick = solve(*given, **options)
     with monkeypatch.context() as without:
-        without.setattr(transport, "_loops", lambda: None)
-        return quick, solve(*problem, **options)
+        without.setattr(problem, "_loops", lambda: None)
+        return quick, solve(*given, **options)
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
@@ -50,11 +53,11 @@ def test_maps_that_the_loops_lose_are_solved_all_the_same(monkeypatch):
     """With two evaluations hardly any map settles; the general method takes them over."""
     supply, joints = maps(3.0, torch.float32), torch.tensor(JOINTS)
     asked = []
-    real = transport._maximise
+    real = problem.maximise
     monkeypatch.setattr(
-        transport, "_maximise", lambda costs, weights, *rest: asked.append(len(weights)) or real(costs, weights, *rest)
+        problem, "maximise", lambda costs, weights, *rest: asked.append(len(weights)) or real(costs, weights, *rest)
     )
-    monkeypatch.setattr(transport, "MOST_SPREAD", 1e9)  # the squared cost without stages: too much for them
+    monkeypatch.setattr(problem, "MOST_SPREAD", 1e9)  # the squared cost without stages: too much for them
     solution = solve(supply, *demanders(joints, SIZE), 0.5, cost="sqeuclidean")
     assert solution.error.max() <= 1e-6
     assert sum(asked) > 0
@@ -71,13 +74,9 @@ def test_a_map_does_not_depend_on_its_company():
 
 def test_a_map_of_nan_does_not_spoil_its_neighbours():
     supply, joints = maps(3.0, torch.float32), torch.tensor(JOINTS)
-    sound = transport.solve_maps(
-        supply, *demanders(joints, SIZE), 0.25, regulariser="entropy", cost="euclidean", tau=2.0
-    )
+    sound = problem.solve_maps(supply, *demanders(joints, SIZE), Problem(0.25, cost=Cost("euclidean")))
     supply[2] = torch.nan
-    with pytest.warns(transport.TransportWarning, match="1 of 6 maps"):
-        spoilt = transport.solve_maps(
-            supply, *demanders(joints, SIZE), 0.25, regulariser="entropy", cost="euclidean", tau=2.0
-        )
+    with pytest.warns(problem.TransportWarning, match="1 of 6 maps"):
+        spoilt = problem.solve_maps(supply, *demanders(joints, SIZE), Problem(0.25, cost=Cost("euclidean")))
     others = [0, 1, 3, 4, 5]
     assert torch.equal(spoilt.gradient[others], sound.gradient[others])

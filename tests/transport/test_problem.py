@@ -1,6 +1,7 @@
 """The solver against everything that knows the answer: closed forms, finite differences, Sinkhorn, linear programs."""
 
 import warnings
+from functools import partial
 
 import numpy as np
 import ot
@@ -9,9 +10,14 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from hdmlib import transport
 from hdmlib.heatmaps import demanders
-from hdmlib.transport.problem import COSTS, MAX_EVALUATIONS, REGULARISERS, TransportWarning, regularised_emd, solve
+from hdmlib.transport import COSTS, REGULARISERS, TransportWarning
+from hdmlib.transport.newton import MAX_EVALUATIONS
 
+# The setting of the tests that name no other.
+solve = partial(transport.solve, cost="euclidean", tau=2.0)
+regularised_emd = partial(transport.regularised_emd, cost="euclidean", tau=2.0)
 SIZE = (12, 10)
 METRICS = ("euclidean", "saturating")  # costs whose spread between neighbouring cells is bounded
 

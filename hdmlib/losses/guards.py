@@ -1,0 +1,108 @@
+"""Inputs that are a mistake: not finite, negative weights, maps that are softmaxed already, joints in pixels.
+
+The guard looks at the 1st, 2nd, 4th, 8th, ... call of a loss, so that a long training pays nothing for it. On a CPU it
+judges at once. On another device it starts a copy of a few flags to the host and judges them at a later call, when the
+copy has arrived by itself: the training never waits for the device.
+"""
+
+from __future__ import annotations
+
+import warnings
+
+import torch
+from torch import Tensor
+
+# A map counts as softmaxed if nothing is negative and its sum is this close to 1.
+SUM_TOLERANCE = 1e-3
+# Joints of a call below which their places say nothing.
+FEWEST_JOINTS = 8
+
+ERRORS = {
+    "heatmaps": "heatmaps hold NaN or infinity: did the training diverge? Lower the learning rate or clip gradients",
+    "weights": "weights must be finite and not negative; visibility_weights(flags) converts COCO's flags",
+}
+WARNINGS = {
+    "joints": "joints of positive weight hold NaN or infinity and are ignored; give such joints the weight 0",
+    "softmaxed": "the heatmaps are distributions already (not negative, of sum 1), but the loss applies a softmax "
+    "itself: hand over the raw output, or choose suppliers='relu_plain'",
+    "outside": "most joints lie outside the heatmap and are ignored; joints are (x, y) in heatmap cells, not in "
+    "pixels: see hdmlib.cells_from_pixels",
+}
+
+
+class InputGuard:
+    """Watches the inputs of one loss.
+
+    Args:
+        loss: Name of the loss, for the messages.
+        expects_logits: Whether softmaxed maps are a mistake.
+    """
+
+    def __init__(self, loss: str, expects_logits: bool) -> None:
+        self.loss = loss
+        self.expects_logits = expects_logits
+        self.calls = 0
+        self.warned: set[str] = set()
+        self.pending: tuple[Tensor, torch.cuda.Event | None] | None = None
+
+    def inspect(self, heatmaps: Tensor, joints: Tensor, weights: Tensor, takes_part: Tensor) -> None:
+        """Judge a call's inputs, now or at a later call.
+
+        Args:
+            heatmaps: (B, K, H, W).
+            joints: (B, K, 2) in cells.
+            weights: (B, K).
+            takes_part: (B, K) bool, labelled joints that the loss can use.
+
+        Raises:
+            ValueError: Numbers are not finite, or a weight is negative.
+        """
+        if torch.compiler.is_compiling() or not heatmaps.numel():
+            return
+        self._judge_pending()
+        self.calls += 1
+        if self.calls & (self.calls - 1):  # not a power of two
+            return
+        flags = self._flags(heatmaps.detach(), joints, weights, takes_part)
+        if heatmaps.device.type == "cpu":
+            self._judge(flags)
+        elif heatmaps.is_cuda:
+            arrived = torch.cuda.Event()
+            self.pending = flags.to("cpu", non_blocking=True), arrived
+            arrived.record()
+
+    def _flags(self, heatmaps: Tensor, joints: Tensor, weights: Tensor, takes_part: Tensor) -> Tensor:
+        """(5,) bool on the device, in the order of ERRORS and WARNINGS."""
+        labelled = weights > 0
+        finite = torch.isfinite(heatmaps.amax(dim=(2, 3))) & torch.isfinite(heatmaps.amin(dim=(2, 3)))
+        flags = [
+            (~finite & takes_part).any(),
+            (~torch.isfinite(weights) | (weights < 0)).any(),
+            (~torch.isfinite(joints).all(dim=2) & labelled).any(),
+            self._softmaxed(heatmaps),
+            (labelled.sum() >= FEWEST_JOINTS) & ((labelled & ~takes_part).sum() > takes_part.sum()),
+        ]
+        return torch.stack(flags)
+
+    def _softmaxed(self, heatmaps: Tensor) -> Tensor:
+        if not self.expects_logits:
+            return torch.zeros((), dtype=torch.bool, device=heatmaps.device)
+        mass = heatmaps.sum(dim=(2, 3))
+        return (heatmaps.amin() >= 0) & ((mass - 1).abs() < SUM_TOLERANCE).all()
+
+    def _judge_pending(self) -> None:
+        if self.pending is not None:
+            flags, arrived = self.pending
+            if arrived is None or arrived.query():
+                self.pending = None
+                self._judge(flags)
+
+    def _judge(self, flags: Tensor) -> None:
+        raised = dict(zip((*ERRORS, *WARNINGS), flags.tolist(), strict=True))
+        for name, message in ERRORS.items():
+            if raised[name]:
+                raise ValueError(f"{self.loss}: {message}")
+        for name, message in WARNINGS.items():
+            if raised[name] and name not in self.warned:
+                self.warned.add(name)
+                warnings.warn(f"{self.loss}: {message}", UserWarning, stacklevel=6)
