@@ -29,7 +29,7 @@ except ImportError:  # no wheel for this platform: the torch path does it all
     triton = None
 
 LARGEST_MAP = 16_384  # cells; one program holds a map and the four kernel values of each of its cells
-MAX_EVALUATIONS = 24
+MAX_EVALUATIONS = 40
 TOLERANCE = 1e-5
 _SUPPLIERS = {"softmax": 0, "relu": 1, "relu_plain": 2}
 _COSTS = {"euclidean": 0, "sqeuclidean": 1, "saturating": 2}
@@ -214,6 +214,9 @@ if triton is not None:
         total = supply * 0
         top = d0 * 0
         error = tl.where(used, 2.0, 0.0).to(tl.float64)
+        l0, l1, l2, l3 = v0, v1, v2, v3  # where the current step starts
+        t0, t1, t2, t3 = v0, v1, v2, v3  # the step
+        slope, length = d0 * 0 + 1e300, d0 * 0 + 1  # of the semi-dual at its start, and the share of it that is taken
         evaluation = 0
         while (error > tolerance) & (evaluation < EVALUATIONS):
             top = tl.maximum(tl.maximum(v0, v1), tl.maximum(v2, v3))
@@ -227,18 +230,25 @@ if triton is not None:
             arrived = q0 + q1 + q2 + q3
             q0, q1, q2, q3 = q0 / arrived, q1 / arrived, q2 / arrived, q3 / arrived
             error = tl.abs(d0 - q0) + tl.abs(d1 - q1) + tl.abs(d2 - q2) + tl.abs(d3 - q3)
+            slope_here = (d0 - q0) * t0 + (d1 - q1) * t1 + (d2 - q2) * t2 + (d3 - q3) * t3
             if error > tolerance:
-                twice = sent / total
-                m01 = w0 * w1 * tl.sum(twice * k0 * k1, 0).to(tl.float64)
-                m02 = w0 * w2 * tl.sum(twice * k0 * k2, 0).to(tl.float64)
-                m03 = w0 * w3 * tl.sum(twice * k0 * k3, 0).to(tl.float64)
-                m12 = w1 * w2 * tl.sum(twice * k1 * k2, 0).to(tl.float64)
-                m13 = w1 * w3 * tl.sum(twice * k1 * k3, 0).to(tl.float64)
-                m23 = w2 * w3 * tl.sum(twice * k2 * k3, 0).to(tl.float64)
-                t0, t1, t2, t3 = _newton_step(
-                    d0, d1, d2, d3, q0, q1, q2, q3, m01, m02, m03, m12, m13, m23
-                )  # fmt: skip
-                v0, v1, v2, v3 = v0 + t0, v1 + t1, v2 + t2, v3 + t3
+                if slope_here < -0.5 * slope:  # past the top: shorten the step to where a straight slope would be zero
+                    length *= tl.minimum(tl.maximum(slope / (slope - slope_here), 0.1), 0.5)
+                else:
+                    twice = sent / total
+                    m01 = w0 * w1 * tl.sum(twice * k0 * k1, 0).to(tl.float64)
+                    m02 = w0 * w2 * tl.sum(twice * k0 * k2, 0).to(tl.float64)
+                    m03 = w0 * w3 * tl.sum(twice * k0 * k3, 0).to(tl.float64)
+                    m12 = w1 * w2 * tl.sum(twice * k1 * k2, 0).to(tl.float64)
+                    m13 = w1 * w3 * tl.sum(twice * k1 * k3, 0).to(tl.float64)
+                    m23 = w2 * w3 * tl.sum(twice * k2 * k3, 0).to(tl.float64)
+                    l0, l1, l2, l3 = v0, v1, v2, v3
+                    t0, t1, t2, t3 = _newton_step(
+                        d0, d1, d2, d3, q0, q1, q2, q3, m01, m02, m03, m12, m13, m23
+                    )  # fmt: skip
+                    slope = (d0 - q0) * t0 + (d1 - q1) * t1 + (d2 - q2) * t2 + (d3 - q3) * t3
+                    slope, length = tl.maximum(slope, 0.0), d0 * 0 + 1
+                v0, v1, v2, v3 = l0 + length * t0, l1 + length * t1, l2 + length * t2, l3 + length * t3
             evaluation += 1
 
         # --- dE/dS, E and dE/dh

@@ -1,8 +1,8 @@
-"""The semi-dual on a CPU, map by map, in compiled loops: ``transport.py`` without its slow lanes, ten times as fast.
+"""The semi-dual on a CPU, map by map, in compiled loops: ``newton.py`` without its stages, ten times as fast.
 
 In: maps, the tables of what it costs to reach 2 x 2 neighbouring demanders, and their shares. Out: the potentials.
-There are no stages of epsilon and no steps taken back; where Newton's method has not settled without them, the error
-says so and ``transport.py`` solves that map again.
+Steps past the top are shortened as in ``newton.py``, but epsilon has no stages; a map on which Newton's method does not
+settle without them is reported by its error, and ``problem.py`` solves it again.
 
 Importing this module imports numba (half a second) and its first call compiles (some seconds, kept on disk).
 """
@@ -14,8 +14,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 # More evaluations than this are a sign of being lost.
-MAX_EVALUATIONS = 24
-# Longest step in b / eps, as in transport.py.
+MAX_EVALUATIONS = 40
+# Longest step in b / eps, as in newton.py.
 LONGEST_STEP = 20.0
 # Sums may be taken in any order: what makes them fit a processor's vectors. NaN and infinity keep their meaning.
 _compiled = numba.njit(cache=True, nogil=True, error_model="numpy", fastmath={"reassoc", "contract", "arcp", "nsz"})
@@ -48,23 +48,35 @@ def maximise(
         The largest number of evaluations of a map.
     """
     most = 0
-    weights, step, q, pairs = np.empty(4), np.empty(4), np.empty(4), np.empty((4, 4))
+    weights, step, last = np.empty(4), np.empty(4), np.empty(4)
+    q, pairs = np.empty(4), np.empty((4, 4))
     for g in range(len(supply)):
         b = potential[g]
         b[:] = 0.0
+        step[:] = 0.0
+        slope, length = np.inf, 1.0  # of the semi-dual along the step, at its start; and the share of it that is taken
         for evaluation in range(1, MAX_EVALUATIONS + 1):
             most = max(most, evaluation)
             for m in range(4):
                 weights[m] = demand[g, m] * np.exp(b[m])
             _evaluate(supply[g], kernel, corners[g], weights, total[g], q, pairs)
-            error[g] = 0.0
+            error[g] = slope_here = 0.0
             for m in range(4):
                 error[g] += abs(demand[g, m] - q[m])
+                slope_here += (demand[g, m] - q[m]) * step[m]
             if error[g] <= tolerance:
                 break
-            _newton_step(demand[g], q, pairs, error[g], step)
+            if slope_here < -0.5 * slope:  # past the top: shorten the step to where a straight slope would be zero
+                length *= min(max(slope / (slope - slope_here), 0.1), 0.5)
+            else:
+                last[:] = b
+                _newton_step(demand[g], q, pairs, error[g], step)
+                slope, length = 0.0, 1.0
+                for m in range(4):
+                    slope += (demand[g, m] - q[m]) * step[m]
+                slope = max(slope, 0.0)
             for m in range(4):
-                b[m] += step[m]
+                b[m] = last[m] + length * step[m]
     return most
 
 
@@ -155,7 +167,7 @@ def _evaluate(supply, kernel, corner, weights, total, q, pairs):
 
 @_compiled
 def _newton_step(demand, q, pairs, error, step):
-    """The step in b / eps: (diag q - moments) step = q log(D / q), as in ``transport.py``; arrays of 4 entries."""
+    """The step in b / eps: (diag q - moments) step = q log(D / q), as in ``newton.py``; arrays of 4 entries."""
     matrix = np.empty((4, 4))
     mean = 0.0
     for m in range(4):
