@@ -1,0 +1,125 @@
+"""The rules of the comparison, fixed before its first run: what is tuned, on whom, how it is chosen and judged.
+
+Nothing here may be changed after the runs that it names have begun, except that a grid may grow (below); a later study
+gets rules of its own. The commit that brought this file is older than every record of its stages.
+
+Chosen together, on the tuning people alone: a loss's options, its learning rate, the decoder and the confidence. Every
+loss starts with the same number of trials, ``TRIALS``, and those that settle its form count among them. A grid must end
+where the score falls on both sides: where a setting at its end wins, that axis is extended by a step, up to
+``MOST_TRIALS`` for any loss, and the number of trials is reported beside the result.
+
+Reported on people that no choice has seen: embedded people of another ``data_seed``, and the second half of the
+validation people of photos and faces. Every comparison is made twice: *own*, each loss as it was chosen, and *same*,
+one decoder and one confidence for both.
+"""
+
+from __future__ import annotations
+
+from itertools import product
+from typing import Any
+
+# Trials of each loss on the tuning people.
+TRIALS = 12
+MOST_TRIALS = 18
+# What a trial is chosen by; ties go to the better PCKh@0.1. The decoder and the confidence are chosen with it.
+CHOSEN_BY = "AP"
+# Seeds of the finals, of the finals with three times the training, and of Fig. 2.
+SEEDS = (0, 1, 2, 3, 4)
+LONG_SEEDS = SEEDS[:3]
+FIG2_SEEDS = tuple(range(10))
+# The decoder and the confidence of the *same* comparison: the centre of mass around the peak reads every map, and the
+# mass around it is defined for every map.
+SAME_DECODER, SAME_CONFIDENCE = "barycentre", "mass"
+# Two-sided level of every interval (Student's t over the paired differences of the seeds).
+LEVEL = 0.95
+
+# Where each ground's people come from. Both sets of embedded people are drawn with seeds that no earlier run used; those
+# that are reported on are looked at once.
+TUNING_PEOPLE: dict[str, Any] = {"data_seed": 2, "epochs": 8, "val_offset": 0, "val_people": 250}
+TEST_PEOPLE: dict[str, Any] = {"data_seed": 1, "val_offset": 0, "val_people": 500}
+PHOTOS_TUNING: dict[str, Any] = {"dataset": "coco", "val_offset": 0, "val_people": 250, "epochs": 8}
+PHOTOS_TEST: dict[str, Any] = {"dataset": "coco", "val_offset": 250, "val_people": None, "epochs": 8}
+
+# What is compared on every metric, own and same, and in which direction it is better.
+METRICS = {"AP": 1, "AP50": 1, "AP75": 1, "APM": 1, "APL": 1, "AR": 1, "PCKh@0.5": 1, "PCKh@0.1": 1, "mean error": -1}
+
+# The supplement to the letter: plain ReLU, normalised, Euclidean cost, entropic regulariser.
+LETTER: dict[str, Any] = {
+    "suppliers": "relu_plain", "regulariser": "entropy", "cost": "euclidean", "demanders": "subpixel",
+}  # fmt: skip
+# The plain distance with softmax suppliers.
+PLAIN: dict[str, Any] = {**LETTER, "suppliers": "softmax"}
+# The best form that the earlier study found (notebook 07): a cost that saturates after a cell.
+BEST: dict[str, Any] = {**PLAIN, "cost": "saturating", "tau": 1.0}
+
+Setting = tuple[str, dict[str, Any], dict[str, Any]]
+
+
+def _grid(loss: str, rates: tuple[float, ...], options: list[dict[str, Any]], **fields: Any) -> list[Setting]:
+    return [(loss, chosen, {**fields, "lr": lr}) for chosen, lr in product(options, rates)]
+
+
+# Label -> its trials: loss, options of the loss, fields of the config.
+GRIDS: dict[str, list[Setting]] = {
+    "gaussian_mse": _grid("gaussian_mse", (2e-3, 4e-3, 8e-3), [{"sigma": s} for s in (0.35, 0.5, 0.75, 1.0)]),
+    "cross_entropy": _grid(
+        "cross_entropy", (1e-3, 2e-3, 3e-3, 4e-3, 6e-3, 8e-3, 1e-2, 1.2e-2, 1.6e-2, 2.4e-2, 3.2e-2, 4.8e-2), [{}]
+    ),
+    "matching": _grid("matching", (3e-3, 6e-3, 1.2e-2), [{**BEST, "epsilon": e} for e in (0.03, 0.05, 0.1, 0.2)]),
+    "the sum": _grid(
+        "matching", (6e-3, 1.2e-2, 2.4e-2), [{**BEST, "epsilon": 0.05, "likelihood": w} for w in (0.05, 0.1, 0.2, 0.5)]
+    ),
+    "the letter": [
+        setting
+        for bias in (0.1, 1.0)
+        for setting in _grid(
+            "matching", (3e-3, 6e-3, 1.2e-2), [{**LETTER, "epsilon": e} for e in (0.25, 1.0)], initial_bias=bias
+        )
+    ],
+    "matching, plain distance": _grid(
+        "matching", (6e-3, 1.2e-2, 2.4e-2), [{**PLAIN, "epsilon": e} for e in (0.1, 0.25, 0.5, 1.0)]
+    ),
+    "soft_argmax": _grid(
+        "soft_argmax", (1e-3, 2e-3, 3e-3, 4e-3, 6e-3, 8e-3, 1e-2, 1.2e-2, 1.6e-2, 2.4e-2, 3.2e-2, 4.8e-2), [{}]
+    ),
+    "dot_mse": _grid(
+        "dot_mse", (1e-3, 2e-3, 3e-3, 4e-3, 6e-3, 8e-3, 1e-2, 1.2e-2, 1.6e-2, 2.4e-2, 3.2e-2, 4.8e-2), [{}]
+    ),
+}
+# Those that go on to photos and faces.
+FINALISTS = ("gaussian_mse", "cross_entropy", "matching", "the sum", "the letter")
+# A claim about the matching loss is judged for two subjects.
+SUBJECTS = {"the supplement to the letter": "the letter", "the best variant": "matching"}
+
+
+def outcome(low: float, high: float, direction: int = 1) -> str:
+    """What an interval of a paired difference says of the claim that it is better than 0.
+
+    Args:
+        low, high: The interval.
+        direction: 1 if larger values are better, -1 if smaller ones are.
+
+    Returns:
+        ``holds`` if the whole interval is on the good side, ``fails`` if it is on the bad side, else ``undecided``.
+    """
+    low, high = (low, high) if direction > 0 else (-high, -low)
+    return "holds" if low > 0 else "fails" if high < 0 else "undecided"
+
+
+def sum_is_better(outcomes: dict[tuple[str, str, str], str], others: tuple[str, ...]) -> bool:
+    """Whether the sum is better than every other loss: what had to be shown, fixed in advance.
+
+    Args:
+        outcomes: (other loss, own or same, metric) -> outcome of the sum's difference from it.
+        others: Gaussian, cross-entropy and matching.
+
+    Returns:
+        True if, own and same, against each of them, AP and PCKh@0.1 hold and neither PCKh@0.5, the mean error nor the
+        calibration fails.
+    """
+    views = product(others, ("own", "same"))
+    return all(
+        all(outcomes[other, view, metric] == "holds" for metric in ("AP", "PCKh@0.1"))
+        and all(outcomes[other, view, metric] != "fails" for metric in ("PCKh@0.5", "mean error", "calibration"))
+        for other, view in views
+    )
