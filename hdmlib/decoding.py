@@ -1,6 +1,6 @@
 """Heatmap -> coordinates and confidence.
 
-In: heatmaps (B, K, H, W), as a loss's ``readout`` gives them. Out: joints (B, K, 2) as (x, y) in heatmap cells, the
+In: heatmaps (B, K, H, W), the ``readout`` of a loss. Out: joints (B, K, 2) as (x, y) in heatmap cells, the
 centre of cell (0, 0) being the point (0, 0), and a confidence (B, K).
 
 Six methods:
@@ -25,6 +25,8 @@ from collections.abc import Callable
 import torch
 import torch.nn.functional as F
 from torch import Tensor
+
+from hdmlib.heatmaps import as_float64
 
 # Half width of the window that the confidence "mass" counts: 5 x 5 cells.
 MASS_RADIUS = 2
@@ -209,7 +211,7 @@ def geometric_median(heatmaps: Tensor) -> Tensor:
     Returns:
         (B, K, 2) joints in cells. If the minimum is not unique, as for two equal cells, one of its points.
     """
-    mass = heatmaps.double().clamp(min=0).flatten(0, 1)
+    mass = as_float64(heatmaps).clamp(min=0).flatten(0, 1)
     mass = mass / mass.amax(dim=(1, 2), keepdim=True).clamp(min=torch.finfo(mass.dtype).tiny)
     mass = mass / mass.sum(dim=(1, 2), keepdim=True).clamp(min=1)  # the peak is 1 now, so only an empty map has less
     best = _cost_of_cells(mass).flatten(1).argmin(1)
@@ -229,7 +231,7 @@ def geometric_median(heatmaps: Tensor) -> Tensor:
         better = better.unsqueeze(1)
         point[todo] = torch.where(better, trial, point[todo])
         step[todo] = torch.where(better, next_step, step[todo] / 2)
-    return point.view(*heatmaps.shape[:2], 2).to(heatmaps.dtype)
+    return point.view(*heatmaps.shape[:2], 2).to(heatmaps)
 
 
 def _cost_of_cells(mass: Tensor) -> Tensor:
@@ -292,6 +294,43 @@ def _mass_near(heatmaps: Tensor, joints: Tensor) -> Tensor:
     return (near / mass.sum((2, 3)).clamp(min=1)).clamp(max=1)
 
 
+def joints_from_heatmaps(targets: Tensor) -> tuple[Tensor, Tensor]:
+    """The joints that drawn targets were made from, for frameworks that hand over heatmaps instead of joints.
+
+    The logarithm of a Gaussian is a parabola, so three cells along each axis hold its centre exactly:
+    x = m + (log t[m+1] - log t[m-1]) / (2 (2 log t[m] - log t[m+1] - log t[m-1])). Targets whose centre was rounded to
+    a cell (HRNet's, mmpose's MSRAHeatmap) have lost the sub-pixel part, and no reader can bring it back.
+
+    Args:
+        targets: (B, K, H, W) Gaussians of any width and height, at least 3 x 3 cells; all 0 for an unlabelled joint.
+
+    Returns:
+        Joints (B, K, 2) as (x, y) in heatmap cells and weights (B, K), 1 where a target has a positive cell, else 0.
+
+    Raises:
+        ValueError: The targets are no (B, K, H, W) tensor of at least 3 x 3 cells.
+    """
+    if targets.ndim != 4 or min(targets.shape[2:]) < 3:
+        raise ValueError(f"targets must be (B, K, H, W) of at least 3 x 3 cells, got shape {tuple(targets.shape)}")
+    targets = targets if targets.dtype == torch.float64 else targets.float()
+    px, py, peak = _peak(targets)
+    height, width = targets.shape[2:]
+    px, py = px.clamp(1, width - 2), py.clamp(1, height - 2)  # at the border the parabola is extrapolated
+    x = px + _vertex(*(_cell(targets, px + step, py) for step in (-1, 0, 1)))
+    y = py + _vertex(*(_cell(targets, px, py + step) for step in (-1, 0, 1)))
+    labelled = peak > 0
+    return torch.where(labelled[..., None], torch.stack([x, y], dim=-1), 0.0), labelled.to(targets.dtype)
+
+
+def _vertex(before: Tensor, here: Tensor, after: Tensor) -> Tensor:
+    """Where the parabola through three logarithms at -1, 0 and 1 has its top; 0 where there is none."""
+    usable = (before > 0) & (here > 0) & (after > 0)
+    left, middle, right = (torch.where(usable, value, 1.0).log() for value in (before, here, after))
+    bend = 2 * middle - left - right
+    usable &= bend > 0
+    return torch.where(usable, (right - left) / (2 * torch.where(usable, bend, 1.0)), 0.0).clamp(-2, 2)
+
+
 METHODS: dict[str, Callable[..., Tensor]] = {
     "argmax": argmax,
     "quarter": quarter,
@@ -339,7 +378,9 @@ def decode(
     if heatmaps.ndim != 4 or 0 in heatmaps.shape[2:]:
         raise ValueError(f"heatmaps must be a (B, K, H, W) tensor with H, W > 0, got shape {tuple(heatmaps.shape)}")
     heatmaps = heatmaps if heatmaps.dtype == torch.float64 else heatmaps.float()
-    if not heatmaps.isfinite().all():
+    # a traced or exported graph cannot raise
+    exporting = torch.jit.is_tracing() or torch.compiler.is_compiling()
+    if not exporting and not heatmaps.isfinite().all():
         bad = (~heatmaps.isfinite()).flatten(2).any(2).nonzero()[0].tolist()
         raise ValueError(
             f"heatmaps hold NaN or infinity, first in image {bad[0]}, joint {bad[1]}: did training diverge?"

@@ -13,6 +13,11 @@ from torch import Tensor
 DEMANDERS = ("subpixel", "naive")
 
 
+def as_float64(values: Tensor) -> Tensor:
+    """``values`` in float64; on the CPU if they are on a device that has no float64, such as Apple's."""
+    return (values.cpu() if values.device.type == "mps" else values).to(torch.float64)
+
+
 def inside(joints: Tensor, size: tuple[int, int]) -> Tensor:
     """Which joints lie on the map, up to the outer edge of its border cells.
 

@@ -5,7 +5,8 @@ import pytest
 import torch
 from scipy.optimize import minimize
 
-from hdmlib.decoding import METHODS, decode
+from hdmlib.decoding import METHODS, decode, joints_from_heatmaps
+from hdmlib.heatmaps import gaussian_map
 
 SIZE = (20, 24)  # height, width
 
@@ -298,3 +299,40 @@ def test_unknown_names_and_options(arguments, message):
 def test_shapes_that_are_no_heatmaps(shape):
     with pytest.raises(ValueError, match=r"must be a \(B, K, H, W\) tensor"):
         decode(torch.ones(shape))
+
+
+# -------------------------------------------------------------------------------------------------- drawn targets
+
+
+@pytest.mark.parametrize("sigma", [0.6, 1.0, 2.0, 3.0])
+@pytest.mark.parametrize("cut", [False, True])
+def test_joints_come_back_from_gaussian_targets(sigma, cut):
+    generator = torch.Generator().manual_seed(0)
+    joints = torch.rand(4, 17, 2, generator=generator) * torch.tensor([31.0, 23.0])
+    joints[0, :4] = torch.tensor([[0.0, 0.0], [31.0, 23.0], [0.4, 22.7], [30.6, 0.2]])  # border cells
+    targets = gaussian_map(joints, (24, 32), sigma)
+    if cut:  # as many libraries do
+        targets = targets * (targets > 0.011)
+    targets[1, 3] = 0  # unlabelled
+    found, weights = joints_from_heatmaps(targets)
+    assert weights[1, 3] == 0
+    assert weights.sum() == 4 * 17 - 1
+    labelled = weights > 0
+    inner = (joints > 1).all(-1) & (joints < torch.tensor([30.0, 22.0])).all(-1)
+    off = (found - joints).norm(dim=-1)
+    assert off[labelled & inner].max() < 0.01
+    if not cut:
+        assert off[labelled].max() < 0.01
+
+
+def test_a_target_on_a_single_cell_is_that_cell():
+    targets = torch.zeros(1, 1, 8, 8)
+    targets[0, 0, 5, 2] = 1
+    joints, weights = joints_from_heatmaps(targets)
+    assert joints[0, 0].tolist() == [2, 5]
+    assert weights.tolist() == [[1]]
+
+
+def test_targets_of_another_shape_are_refused():
+    with pytest.raises(ValueError, match=r"targets must be \(B, K, H, W\) of at least 3 x 3 cells"):
+        joints_from_heatmaps(torch.zeros(3, 8, 8))

@@ -5,6 +5,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from hdmlib.heatmaps import as_float64
+
 # Cells around the peak whose mass is counted.
 NEAR = 2.0
 
@@ -23,7 +25,7 @@ def compactness(heatmaps: Tensor) -> dict[str, Tensor]:
         nats; ``spread``, the root of the mean squared distance from the map's mean, in cells.
     """
     height, width = heatmaps.shape[-2:]
-    mass = heatmaps.double().clamp(min=0)
+    mass = as_float64(heatmaps).clamp(min=0)
     peak = mass.amax(dim=(2, 3), keepdim=True)
     mass = torch.where(peak > 0, mass / peak.clamp(min=torch.finfo(mass.dtype).tiny), 1.0)
     mass = mass / mass.sum(dim=(2, 3), keepdim=True)

@@ -33,8 +33,8 @@ SAME_DECODER, SAME_CONFIDENCE = "barycentre", "mass"
 # Two-sided level of every interval (Student's t over the paired differences of the seeds).
 LEVEL = 0.95
 
-# Where each ground's people come from. Both sets of embedded people are drawn with seeds that no earlier run used; those
-# that are reported on are looked at once.
+# Where each ground's people come from. Both sets of embedded people are drawn with seeds that no earlier run used; the
+# reported ones are looked at once.
 TUNING_PEOPLE: dict[str, Any] = {"data_seed": 2, "epochs": 8, "val_offset": 0, "val_people": 250}
 TEST_PEOPLE: dict[str, Any] = {"data_seed": 1, "val_offset": 0, "val_people": 500}
 PHOTOS_TUNING: dict[str, Any] = {"dataset": "coco", "val_offset": 0, "val_people": 250, "epochs": 8}

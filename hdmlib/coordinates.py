@@ -1,0 +1,77 @@
+"""How pixels of the network's input correspond to heatmap cells, by three rules; pixels and cells are named by their
+centres.
+
+With W the input's width, s the stride and w = W / s the heatmap's width (likewise for heights):
+
+======== ========================== =====================================================================
+rule     cell of input pixel x      property
+======== ========================== =====================================================================
+center   (x + 1/2) / s - 1/2        cell centres; a mirrored photo gives the mirrored heatmap
+hrnet    x / s                      HRNet's; a mirrored heatmap is off by (s - 1) / s of a cell
+udp      x (w - 1) / (W - 1)        UDP's, which measures between the outer pixels' centres; mirrors exactly
+======== ========================== =====================================================================
+"""
+
+from __future__ import annotations
+
+from typing import Literal, TypeVar, get_args
+
+import numpy as np
+import torch
+from torch import Tensor
+
+Rule = Literal["center", "hrnet", "udp"]
+RULES: tuple[str, ...] = get_args(Rule)
+# (..., 2) array or tensor of (x, y)
+Points = TypeVar("Points", np.ndarray, Tensor)
+
+
+def ratio_and_offset(side: int, stride: int, rule: str = "center") -> tuple[float, float]:
+    """The a and b of cell = a x + b along one axis, for an input of ``side`` pixels.
+
+    Raises:
+        ValueError: The rule is unknown, or the side is no multiple of the stride.
+    """
+    if rule not in RULES:
+        raise ValueError(f"unknown coordinates rule {rule!r}; known: {', '.join(RULES)}")
+    if stride < 1 or side % stride or side < 2 * stride:
+        raise ValueError(
+            f"an input of {side} pixels and a stride of {stride} give no whole number of cells, at least 2"
+        )
+    if rule == "udp":
+        return (side / stride - 1) / (side - 1), 0.0
+    return 1 / stride, 0.5 / stride - 0.5 if rule == "center" else 0.0
+
+
+def cells_from_pixels(points: Points, input_size: tuple[int, int], *, stride: int = 4, rule: str = "center") -> Points:
+    """Heatmap cells of points given in pixels of the network's input.
+
+    Args:
+        points: (..., 2) array or tensor of (x, y), floating point.
+        input_size: Width and height of the input in pixels.
+        stride: Input pixels per heatmap cell.
+        rule: ``center``, ``hrnet`` or ``udp``: the one that the training uses.
+
+    Returns:
+        (..., 2), of the same kind.
+
+    Raises:
+        ValueError: The rule is unknown, or the input is no multiple of the stride.
+    """
+    ratio, offset = _axes(points, input_size, stride, rule)
+    return points * ratio + offset
+
+
+def pixels_from_cells(points: Points, input_size: tuple[int, int], *, stride: int = 4, rule: str = "center") -> Points:
+    """The inverse of :func:`cells_from_pixels`: decoded joints in pixels of the network's input."""
+    ratio, offset = _axes(points, input_size, stride, rule)
+    return (points - offset) / ratio
+
+
+def _axes(points: Points, input_size: tuple[int, int], stride: int, rule: str) -> tuple[Points, Points]:
+    """Ratios (2,) and offsets (2,) of both axes, of the kind of ``points``."""
+    pairs = [ratio_and_offset(side, stride, rule) for side in input_size]
+    ratios, offsets = zip(*pairs, strict=True)
+    if isinstance(points, Tensor):
+        return torch.tensor(ratios).to(points), torch.tensor(offsets).to(points)
+    return np.array(ratios), np.array(offsets)
