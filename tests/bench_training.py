@@ -6,10 +6,8 @@ Run by hand, on one thread, on a machine that does nothing else:
 
 The loss: a step of HRNet-W32 with each of the losses beside a bare loop with a mean squared error against targets that
 are there already. The data: crops a second of the whole pipeline (decode, warp, tensors) beside decoding alone, on the
-photos of ``../shared/data`` where that folder is, else on embedded people.
+photos of the real samples (see ``conftest.py``) and on embedded people.
 """
-
-from pathlib import Path
 
 import cv2
 import pytest
@@ -23,7 +21,6 @@ from hdmlib.losses.registry import LOSSES, build_loss
 from hdmlib.models.hrnet import build_model
 from hdmlib.synthetic.dataset import embedded_dataset
 
-SHARED = Path(__file__).resolve().parents[2] / "shared" / "data"
 BATCH, SIZE = 2, (256, 192)
 
 
@@ -65,21 +62,19 @@ def test_step(benchmark, network, loss):
     benchmark.pedantic(step, rounds=8, iterations=1, warmup_rounds=1)
 
 
-def people_of(name, tmp_path_factory):
+def people_of(name, request, tmp_path_factory):
     if name == "embedded":
         root = embedded_dataset(tmp_path_factory.mktemp("people"), format="coco", train=60, val=2, size=256)
     else:
-        root = SHARED / name
-        if not root.is_dir():
-            pytest.skip(f"needs the photos of ../shared/data/{name}")
+        root = request.getfixturevalue("samples") / name
     config = make_config("laptop", dataset="coco", data_root=root, train_people=200)
     return open_data(config).train
 
 
 @pytest.mark.parametrize("what", ["decode alone", "whole pipeline"])
 @pytest.mark.parametrize("name", ["embedded", "lspet_crops", "coco_subset"])
-def test_crops(benchmark, tmp_path_factory, name, what):
-    people = people_of(name, tmp_path_factory)
+def test_crops(benchmark, request, tmp_path_factory, name, what):
+    people = people_of(name, request, tmp_path_factory)
     loader = make_loader(people, (192, 256), augmentation="coco", batch_size=32)
     photos = [people.image_path(i) for i in range(len(people))]
 

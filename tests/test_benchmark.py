@@ -27,11 +27,19 @@ from hdmlib.metrics.oks import oks_ap
 from hdmlib.models.checkpoints import save_weights
 from hdmlib.models.hrnet import build_model
 
-SHARED = Path(__file__).resolve().parents[2] / "shared" / "data"
-COCO, MPII = SHARED / "mmpose_fixture" / "coco", SHARED / "mmpose_fixture" / "mpii"
-DETECTIONS = COCO / "test_coco_det_AP_H_56.json"
+DETECTIONS = "test_coco_det_AP_H_56.json"
 
-pytestmark = pytest.mark.skipif(not SHARED.is_dir(), reason="the real photos (../shared/data) are not on this machine")
+
+@pytest.fixture
+def coco(samples) -> Path:
+    """Four COCO photos with twelve people, and a detector's boxes."""
+    return samples / "mmpose_fixture" / "coco"
+
+
+@pytest.fixture
+def mpii(samples) -> Path:
+    """Five MPII photos of a person each."""
+    return samples / "mmpose_fixture" / "mpii"
 
 
 class Oracle(torch.nn.Module):
@@ -70,13 +78,13 @@ def full(preset: str, **values):
 
 
 @pytest.fixture
-def mpii_root(tmp_path) -> Path:
+def mpii_root(mpii, tmp_path) -> Path:
     """The five MPII photos with the head sizes of their rows in the validation split."""
     root = tmp_path / "mpii"
     (root / "annot").mkdir(parents=True)
-    shutil.copy(MPII / "test_mpii.json", root / "annot" / "valid.json")
-    (root / "images").symlink_to(MPII)
-    entries = json.loads((MPII / "test_mpii.json").read_text())
+    shutil.copy(mpii / "test_mpii.json", root / "annot" / "valid.json")
+    (root / "images").symlink_to(mpii)
+    entries = json.loads((mpii / "test_mpii.json").read_text())
     joints = np.array([entry["joints"] for entry in entries], dtype=float)
     heads = np.stack([joints[:, 9], joints[:, 9] + 30], axis=0).transpose(0, 2, 1)
     missing = 1 - np.array([entry["joints_vis"] for entry in entries])
@@ -96,9 +104,9 @@ def checkpoint(path: Path, joints: int) -> Path:
 # ------------------------------------------------------------------------------------------------ truth as prediction
 
 
-def test_truth_as_results_on_the_coco_subset():
+def test_truth_as_results_on_the_coco_subset(samples):
     """0.990 and not 1: one photo shows two people so alike that the suppression takes one for the other."""
-    root = SHARED / "coco_subset"
+    root = samples / "coco_subset"
     people = read_coco(root, "val")
     results = coco_results(people, np.ones(len(people)), people.joints, np.ones(people.visibility.shape), (192, 256))
     assert (len(people), len(results)) == (319, 318)
@@ -106,10 +114,10 @@ def test_truth_as_results_on_the_coco_subset():
 
 
 @pytest.mark.parametrize("preset", ["coco_w32_256x192", "coco_w48_384x288"])
-def test_true_maps_through_hrnets_rules_on_coco(preset, tmp_path):
+def test_true_maps_through_hrnets_rules_on_coco(coco, preset, tmp_path):
     """Crop, rounded centres, flip test with its shift, quarter decoding, back to the photo, scores, AP."""
-    config = full(preset, data_root=COCO, val_split="test")
-    people = read_coco(COCO, "test")
+    config = full(preset, data_root=coco, val_split="test")
+    people = read_coco(coco, "test")
     report = evaluate_coco(config, truth_of(config, people), to=tmp_path / "results.json")
     assert report.ours.values["AP"] > 99
     assert report.people == 12
@@ -117,13 +125,13 @@ def test_true_maps_through_hrnets_rules_on_coco(preset, tmp_path):
     assert "is not all of COCO val2017" in report.remark
     written = json.loads((tmp_path / "results.json").read_text())
     assert {frozenset(entry) for entry in written} == {frozenset(("image_id", "category_id", "keypoints", "score"))}
-    assert 100 * oks_ap(COCO / "test_coco.json", written, people.skeleton.sigmas)["AP"] == report.ours.values["AP"]
+    assert 100 * oks_ap(coco / "test_coco.json", written, people.skeleton.sigmas)["AP"] == report.ours.values["AP"]
 
 
-def test_joints_come_back_within_half_a_cell():
+def test_joints_come_back_within_half_a_cell(coco):
     """HRNet's targets stand on the nearest cell, which loses up to half a cell; a flip without its shift loses more."""
-    config = full("coco_w32_256x192", data_root=COCO, val_split="test")
-    people = read_coco(COCO, "test")
+    config = full("coco_w32_256x192", data_root=coco, val_split="test")
+    people = read_coco(coco, "test")
     frame = Frame(config.input_size, "hrnet")
     prediction = predict_people(config, truth_of(config, people), people)
     cell = 4 * frame.extended(people.sizes)[:, 0] / config.input_width
@@ -154,18 +162,18 @@ def test_mpii_means_are_weighted_and_named_for_their_thresholds(mpii_root):
     assert (scores["Ankle"], scores["Ankle@0.1"], scores["Ankle@0.11"]) == (100, 50, 100)
 
 
-def test_mpii_without_head_sizes_is_refused():
+def test_mpii_without_head_sizes_is_refused(mpii):
     with pytest.raises(DataError, match=r"nobody has a head size.*gt_test\.mat"):
-        evaluate_mpii(full("mpii_w32_256x256", data_root=MPII, val_split="test"))
+        evaluate_mpii(full("mpii_w32_256x256", data_root=mpii, val_split="test"))
 
 
 # ------------------------------------------------------------------------------------------------------------ detectors
 
 
-def test_results_from_detections(tmp_path):
+def test_results_from_detections(coco, tmp_path):
     """The box score counts, and of the many boxes round one person the suppression leaves one."""
-    found = read_detections(COCO, "test", DETECTIONS)
-    truth = read_coco(COCO, "test")
+    found = read_detections(coco, "test", coco / DETECTIONS)
+    truth = read_coco(coco, "test")
     # every box is given the joints of a person of its photo: 118 boxes, 12 people
     owner = [int(np.flatnonzero(truth.image_ids == image)[0]) for image in found.people.image_ids]
     ones = np.ones((len(owner), 17))
@@ -175,10 +183,10 @@ def test_results_from_detections(tmp_path):
     assert {r["image_id"]: r["score"] for r in results} == pytest.approx({k: 0.5 * v for k, v in best.items()})
 
 
-def test_the_detector_is_named_by_its_own_precision(tmp_path):
+def test_the_detector_is_named_by_its_own_precision(coco, tmp_path):
     boxes = tmp_path / "boxes.json"
-    boxes.write_text(json.dumps(json.loads(DETECTIONS.read_text())[:20]))
-    config = full("coco_w32_256x192", data_root=COCO, val_split="test", boxes=boxes, model="hrnet_nano")
+    boxes.write_text(json.dumps(json.loads((coco / DETECTIONS).read_text())[:20]))
+    config = full("coco_w32_256x192", data_root=coco, val_split="test", boxes=boxes, model="hrnet_nano")
     weights = checkpoint(tmp_path / "nano.safetensors", 17)
     report = evaluate(config.model_copy(update={"checkpoint": weights, "flip_test": False, "batch_size": 64}))
     assert report.ours.boxes.startswith("detector, AP ")
@@ -189,9 +197,9 @@ def test_the_detector_is_named_by_its_own_precision(tmp_path):
 # ----------------------------------------------------------------------------------------------------------- confidence
 
 
-def test_mass_ranks_people_where_the_raw_peak_cannot():
+def test_mass_ranks_people_where_the_raw_peak_cannot(samples):
     """Maps that know their own error, each person's on an arbitrary scale, which the matching loss does not see."""
-    root, rng = SHARED / "coco_subset", np.random.default_rng(0)
+    root, rng = samples / "coco_subset", np.random.default_rng(0)
     people = read_coco(root, "val")
     frame = Frame((192, 256))
     width, height = frame.cells
@@ -229,8 +237,8 @@ def test_mass_ranks_people_where_the_raw_peak_cannot():
 # ------------------------------------------------------------------------------------------------------- published rows
 
 
-def test_published_rows_of_the_same_setting_only():
-    people = read_coco(COCO, "test")
+def test_published_rows_of_the_same_setting_only(coco):
+    people = read_coco(coco, "test")
 
     def methods(config, boxes=published.BOXES_56, whole=True):
         report = evaluation._report(config, people, published.COCO, boxes, {"AP": 70.0}, whole)
@@ -274,16 +282,16 @@ def test_the_command_line_prints_the_scores_and_says_that_there_is_no_row(mpii_r
         ({"val_split": "val"}, r"person_keypoints_val2017\.json"),
     ],
 )
-def test_what_is_missing_is_said_before_anything_is_read(values, told, tmp_path):
-    config = full("coco_w32_256x192", data_root=COCO, val_split="test", checkpoint=tmp_path / "there.pth")
+def test_what_is_missing_is_said_before_anything_is_read(coco, values, told, tmp_path):
+    config = full("coco_w32_256x192", data_root=coco, val_split="test", checkpoint=tmp_path / "there.pth")
     (tmp_path / "there.pth").touch()
     with pytest.raises((ConfigError, DataError, FileNotFoundError), match=told):
         evaluate(config.model_copy(update=values))
 
 
-def test_results_are_not_promised_to_a_folder_that_is_not_there(tmp_path):
+def test_results_are_not_promised_to_a_folder_that_is_not_there(coco, tmp_path):
     (tmp_path / "there.pth").touch()
-    config = full("coco_w32_256x192", data_root=COCO, val_split="test", checkpoint=tmp_path / "there.pth")
+    config = full("coco_w32_256x192", data_root=coco, val_split="test", checkpoint=tmp_path / "there.pth")
     with pytest.raises(ConfigError, match="to: cannot write in"):
         evaluate(config, to=tmp_path / "none" / "results.json")
 

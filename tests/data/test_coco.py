@@ -13,9 +13,6 @@ from hdmlib.data.dataset import DataError
 from hdmlib.data.intake import DataWarning, read_image
 from hdmlib.skeletons import DEFAULT_SIGMA, skeleton_from_names
 
-SHARED = Path(__file__).resolve().parents[2] / ".." / "shared" / "data"
-real_data = pytest.mark.skipif(not SHARED.is_dir(), reason="needs the real samples in ../shared/data")
-
 NAMES = ["head", "left_hand", "right_hand"]
 
 
@@ -323,41 +320,37 @@ def test_ambiguous_missing_and_hostile_splits(tmp_path):
         find_coco(tmp_path / "nowhere", "val")
 
 
-@real_data
 @pytest.mark.parametrize(("split", "count", "joints", "crowd"), [("train", 328, 3318, 12), ("val", 319, 3375, 14)])
-def test_real_coco_people(split, count, joints, crowd):
-    people = read_coco(SHARED / "coco_subset", split)
+def test_real_coco_people(samples, split, count, joints, crowd):
+    people = read_coco(samples / "coco_subset", split)
     assert (len(people), (people.visibility > 0).sum(), people.left_out["crowd"]) == (count, joints, crowd)
     assert people.skeleton.name == "coco-17"
     assert not np.isfinite(people.head_sizes).any()
     assert np.isfinite(people.reference_lengths("torso")).sum() > count / 4
 
 
-@real_data
-def test_real_coco_region_by_hand():
-    people = read_coco(SHARED / "coco_subset", "train")
+def test_real_coco_region_by_hand(samples):
+    people = read_coco(samples / "coco_subset", "train")
     i = people.annotation_ids.tolist().index(198565)  # box 203.39 260.43 65.69 73.04 in a photo of 381 x 500
     np.testing.assert_allclose(people.boxes[i], [203.39, 260.43, 64.69, 72.04])
     np.testing.assert_allclose(people.centres[i], [235.735, 296.45])
     np.testing.assert_allclose(Frame((192, 256)).extended(people.sizes[i]), [80.8625, 107.816667])
 
 
-@real_data
-def test_real_lsp_people():
-    people = read_coco(SHARED / "lspet_crops", "val")
+def test_real_lsp_people(samples):
+    people = read_coco(samples / "lspet_crops", "val")
     assert (len(people), people.skeleton.name) == (500, "lsp-14")
     # its head sizes are the distance of neck and head top, so both ways to get them agree
     without = np.linalg.norm(people.joints[:, 12] - people.joints[:, 13], axis=1)
     np.testing.assert_allclose(people.reference_lengths("head"), without, atol=0.01)
-    assert len(read_coco(SHARED / "lspet_crops", "val", where={"upright": True})) == 319
-    train = read_coco(SHARED / "lspet_crops", "train")
+    assert len(read_coco(samples / "lspet_crops", "val", where={"upright": True})) == 319
+    train = read_coco(samples / "lspet_crops", "train")
     assert len(train) == 3318
     assert train.left_out == {}
 
 
-@real_data
-def test_real_fixture_without_image_folder():
-    people = read_coco(SHARED / "mmpose_fixture" / "coco", "test")
+def test_real_fixture_without_image_folder(samples):
+    people = read_coco(samples / "mmpose_fixture" / "coco", "test")
     assert (len(people), len(people.images), people.left_out) == (12, 4, {"no labelled joint": 2})
 
 
@@ -430,9 +423,8 @@ def test_a_detection_file_that_is_not_there(tmp_path):
         read_detections(write(tmp_path, [annotation()]), "train", tmp_path / "none.json")
 
 
-@real_data
-def test_detections_in_hrnets_format():
-    root = SHARED / "mmpose_fixture" / "coco"
+def test_detections_in_hrnets_format(samples):
+    root = samples / "mmpose_fixture" / "coco"
     found = read_detections(root, "test", root / "test_coco_det_AP_H_56.json")
     assert len(found.people) == len(found.scores) == 118
     assert found.people.left_out == {}

@@ -2,11 +2,10 @@
 
 With the small network, so that it takes seconds; by hand, with the recipe's own (minutes each on a CPU):
 
-    HDMLIB_FULL_PRESETS=1 python -m pytest tests/test_presets.py -p no:xdist -o addopts=--import-mode=importlib -s
+    HDMLIB_FULL_PRESETS=1 python -m pytest tests/experiments/test_presets.py -o addopts=--import-mode=importlib -s
 """
 
 import os
-from pathlib import Path
 
 import pytest
 import torch
@@ -17,22 +16,25 @@ from hdmlib.losses.registry import LOSSES
 from hdmlib.presets import PUBLISHED_PRESETS
 from hdmlib.synthetic.dataset import embedded_dataset
 
-SUBSET = Path(__file__).resolve().parents[3] / "shared" / "data" / "coco_subset"
 FULL = "HDMLIB_FULL_PRESETS" in os.environ
 
 
 @pytest.fixture(scope="module")
-def folders(tmp_path_factory):
-    """Folders in the layouts that COCO and MPII are published in: real photos there, embedded people here."""
-    root = tmp_path_factory.mktemp("data")
-    mpii = embedded_dataset(root, format="mpii", train=24, val=4, size=256)
-    coco = root / "coco"
-    (coco / "annotations").mkdir(parents=True)
-    for split in ("train", "val") if SUBSET.is_dir() else ():
-        annotations = SUBSET / "annotations" / f"person_keypoints_{split}2017_subset.json"
-        (coco / "annotations" / f"person_keypoints_{split}2017.json").symlink_to(annotations)
-        (coco / f"{split}2017").symlink_to(SUBSET / "images" / f"{split}2017")
-    return {"coco": coco, "mpii": mpii}
+def mpii(tmp_path_factory):
+    """Embedded people in the layout that MPII is published in."""
+    return embedded_dataset(tmp_path_factory.mktemp("mpii"), format="mpii", train=24, val=4, size=256)
+
+
+@pytest.fixture(scope="module")
+def coco(samples, tmp_path_factory):
+    """Real photos in the layout that COCO is published in."""
+    root, subset = tmp_path_factory.mktemp("coco"), samples / "coco_subset"
+    (root / "annotations").mkdir()
+    for split in ("train", "val"):
+        annotations = subset / "annotations" / f"person_keypoints_{split}2017_subset.json"
+        (root / "annotations" / f"person_keypoints_{split}2017.json").symlink_to(annotations)
+        (root / f"{split}2017").symlink_to(subset / "images" / f"{split}2017")
+    return root
 
 
 class Stopped(Exception):
@@ -41,14 +43,12 @@ class Stopped(Exception):
 
 @pytest.mark.parametrize("loss", ["matching", "gaussian_mse"])
 @pytest.mark.parametrize("preset", sorted(PUBLISHED_PRESETS))
-def test_a_published_recipe_runs_stops_and_goes_on(preset, loss, folders, tmp_path):
+def test_a_published_recipe_runs_stops_and_goes_on(preset, loss, request, tmp_path):
     dataset = preset.split("_")[0]
-    if dataset == "coco" and not SUBSET.is_dir():
-        pytest.skip("needs the real photos of ../shared/data/coco_subset")
     values = {} if FULL else {"model": "hrnet_nano", "threads": 1}
     config = make_config(
-        preset, loss=loss, data_root=folders[dataset], run_dir=tmp_path, device="cpu", workers=0, batch_size=2,
-        train_people=20, val_people=4, epochs=2, **values,
+        preset, loss=loss, data_root=request.getfixturevalue(dataset), run_dir=tmp_path, device="cpu", workers=0,
+        batch_size=2, train_people=20, val_people=4, epochs=2, **values,
     )  # fmt: skip
     seen = []
 

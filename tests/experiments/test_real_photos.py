@@ -1,15 +1,9 @@
 """The same training on real photos, in both formats. They are kept beside the project, not in it."""
 
-from pathlib import Path
-
 import pytest
 
 from hdmlib.config import make_config
 from hdmlib.experiments.runs import run
-
-SHARED = Path(__file__).resolve().parents[3] / "shared" / "data"
-
-pytestmark = pytest.mark.skipif(not SHARED.is_dir(), reason="the real photos (../shared/data) are not on this machine")
 
 
 @pytest.mark.parametrize(
@@ -21,19 +15,19 @@ pytestmark = pytest.mark.skipif(not SHARED.is_dir(), reason="the real photos (..
         ("mmpose_fixture/mpii", {"dataset": "mpii", "train_split": "test", "val_split": "test"}, 16, "PCKh@0.5"),
     ],
 )
-def test_a_short_training(folder, values, joints, metric, tmp_path):
+def test_a_short_training(folder, values, joints, metric, samples, tmp_path):
     few = {"train_people": 64, "val_people": 32, "epochs": 1}
-    config = make_config("smoke", data_root=SHARED / folder, run_dir=tmp_path, **few, **values)
+    config = make_config("smoke", data_root=samples / folder, run_dir=tmp_path, **few, **values)
     result = run(config, weights=True)
     assert len(result.record.joints) == joints
     assert 0 <= result.record.final.metrics[metric] <= 100
     assert result.record.final.losses["matching"] < result.record.untrained.losses["matching"]
 
 
-def test_a_full_recipe_takes_its_steps(tmp_path):
+def test_a_full_recipe_takes_its_steps(samples, tmp_path):
     """HRNet's COCO preset on four photos, smaller: its crops, its coordinates, its flip test, its schedule."""
     config = make_config(
-        "coco_w32_256x192", data_root=SHARED / "mmpose_fixture" / "coco", train_split="test", val_split="test",
+        "coco_w32_256x192", data_root=samples / "mmpose_fixture" / "coco", train_split="test", val_split="test",
         run_dir=tmp_path, model="hrnet_nano", epochs=1, batch_size=4, workers=0,
     )  # fmt: skip
     assert config.coordinates == "hrnet"

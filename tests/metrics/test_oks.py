@@ -11,7 +11,6 @@ from hdmlib.metrics import OKS_METRICS
 from hdmlib.metrics.oks import oks, oks_ap, oks_nms, rescore
 from hdmlib.skeletons import COCO_17
 
-ORACLE = Path(__file__).resolve().parents[2] / ".." / "shared" / "data" / "coco_oks_oracle"
 TRUTH = {
     "a": "a_gt_val2014_first100_reconstructed.json",
     "b": "b_gt_image139099.json",
@@ -22,17 +21,18 @@ RESULTS = {
     "b": "b_dt_image139099.json",
     "c": "c_dt_example_coco_preds.json",
 }
-needs_oracle = pytest.mark.skipif(
-    not ORACLE.is_dir(), reason="the COCO oracle (../shared/data/coco_oks_oracle) is not at hand"
-)
 
 
-@needs_oracle
+@pytest.fixture
+def oracle(samples) -> Path:
+    return samples / "coco_oks_oracle"
+
+
 @pytest.mark.parametrize("case", ["a", "b", "c"])
-def test_oracle_to_the_printed_digit(case, capfd):
-    expected = json.loads((ORACLE / "expected.json").read_text())[case]
-    results = json.loads((ORACLE / RESULTS[case]).read_text())
-    scores = oks_ap(ORACLE / TRUTH[case], results, COCO_17.sigmas)
+def test_oracle_to_the_printed_digit(case, oracle, capfd):
+    expected = json.loads((oracle / "expected.json").read_text())[case]
+    results = json.loads((oracle / RESULTS[case]).read_text())
+    scores = oks_ap(oracle / TRUTH[case], results, COCO_17.sigmas)
     assert tuple(scores) == OKS_METRICS
     assert list(scores.values()) == pytest.approx(expected["computed_pycocotools_2.0.11"], abs=1e-12)
     if case == "a":
@@ -42,13 +42,12 @@ def test_oracle_to_the_printed_digit(case, capfd):
     assert capfd.readouterr().out == ""
 
 
-@needs_oracle
-def test_similarity_matrix_is_that_of_pycocotools():
+def test_similarity_matrix_is_that_of_pycocotools(oracle):
     from pycocotools.coco import COCO
     from pycocotools.cocoeval import COCOeval
 
-    path = ORACLE / TRUTH["b"]
-    evaluation = COCOeval(COCO(path), COCO(path).loadRes(str(ORACLE / RESULTS["b"])), "keypoints")
+    path = oracle / TRUTH["b"]
+    evaluation = COCOeval(COCO(path), COCO(path).loadRes(str(oracle / RESULTS["b"])), "keypoints")
     evaluation.evaluate()
     (expected,) = evaluation.ious.values()
     truth, found = evaluation._gts[139099, 1], evaluation._dts[139099, 1]

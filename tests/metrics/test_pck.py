@@ -10,34 +10,36 @@ from scipy.io import loadmat
 from hdmlib.metrics.pck import PCKH_THRESHOLDS, localisation_error, pck, pck_report
 from hdmlib.skeletons import COCO_17, LSP_14, MPII_16, skeleton_from_names
 
-ORACLE = Path(__file__).resolve().parents[2] / ".." / "shared" / "data" / "mpii_val_pckh_oracle"
 PREDICTIONS = ("preds_bearpaw_hg_s2_b1.mat", "preds_bearpaw_hg_s8_b1.mat", "preds_newell_valid-ours.h5")
 
 
+@pytest.fixture(scope="session")
+def oracle(samples) -> Path:
+    return samples / "mpii_val_pckh_oracle"
+
+
 @pytest.fixture(scope="module")
-def mpii():
+def mpii(oracle):
     """Truth (N, 16, 2), visible (N, 16), head sizes (N,) and the expected rows of MPII's validation split."""
-    if not ORACLE.is_dir():
-        pytest.skip("the MPII oracle (../shared/data/mpii_val_pckh_oracle) is not at hand")
-    truth = loadmat(ORACLE / "detections_our_format.mat")
+    truth = loadmat(oracle / "detections_our_format.mat")
     corners = truth["headboxes_src"]
     sizes = 0.6 * np.linalg.norm(corners[1] - corners[0], axis=0)
-    expected = json.loads((ORACLE / "expected.json").read_text())["predictions"]
+    expected = json.loads((oracle / "expected.json").read_text())["predictions"]
     return truth["pos_gt_src"].transpose(2, 0, 1), 1 - truth["jnt_missing"].T, sizes, expected
 
 
-def read_predictions(name):
-    if name.endswith(".mat"):
-        return loadmat(ORACLE / name)["preds"]
+def read_predictions(path):
+    if path.suffix == ".mat":
+        return loadmat(path)["preds"]
     h5py = pytest.importorskip("h5py", reason="h5py reads the hourglass predictions")
-    with h5py.File(ORACLE / name) as file:
+    with h5py.File(path) as file:
         return file["preds"][:]
 
 
 @pytest.mark.parametrize("name", PREDICTIONS)
-def test_published_row_to_the_printed_digit(mpii, name):
+def test_published_row_to_the_printed_digit(mpii, oracle, name):
     truth, visible, sizes, expected = mpii
-    report = pck_report(read_predictions(name), truth, sizes, visible, MPII_16)
+    report = pck_report(read_predictions(oracle / name), truth, sizes, visible, MPII_16)
     row = dict(expected[name]["published_PCKh@0.5"])
     assert round(report.plain_mean, 2) == row.pop("mean_unweighted14")
     assert list(report.columns) == list(row)
@@ -53,10 +55,10 @@ def test_published_row_to_the_printed_digit(mpii, name):
         (0.11, "computed_le_0.11_which_is_what_HRNet_prints_as_Mean@0.1"),
     ],
 )
-def test_both_means_at_every_threshold(mpii, name, threshold, key):
+def test_both_means_at_every_threshold(mpii, oracle, name, threshold, key):
     truth, visible, sizes, expected = mpii
     assert threshold in PCKH_THRESHOLDS.values()
-    report = pck_report(read_predictions(name), truth, sizes, visible, MPII_16, threshold)
+    report = pck_report(read_predictions(oracle / name), truth, sizes, visible, MPII_16, threshold)
     assert {**report.columns, "plain": report.plain_mean, "weighted": report.mean} == pytest.approx(
         dict(zip([*report.columns, "plain", "weighted"], expected[name][key].values(), strict=True)), abs=6e-5
     )
