@@ -1,4 +1,4 @@
-"""environment.yml, pyproject.toml and what is installed tell the same story."""
+"""environment.yml, pyproject.toml and the installed distributions agree."""
 
 import tomllib
 from importlib.metadata import version
@@ -9,32 +9,52 @@ import yaml
 from packaging.requirements import Requirement
 
 ROOT = Path(__file__).resolve().parents[1]
+PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+EXTRAS = PROJECT["optional-dependencies"]
 
 
-def _ranges() -> dict[str, Requirement]:
-    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
-    listed = project["dependencies"] + [r for group in project["optional-dependencies"].values() for r in group]
-    return {r.name.lower(): r for r in map(Requirement, listed)}
+def _requirements(listed: list[str]) -> list[Requirement]:
+    """Requirements of this platform, with ``hdmlib[extra]`` replaced by those of that extra."""
+    here = []
+    for requirement in map(Requirement, listed):
+        if requirement.name == PROJECT["name"]:
+            here += [r for extra in sorted(requirement.extras) for r in _requirements(EXTRAS[extra])]
+        elif requirement.marker is None or requirement.marker.evaluate():
+            here.append(requirement)
+    return here
+
+
+DECLARED = _requirements([*PROJECT["dependencies"], "hdmlib[test]"])
 
 
 def _pins() -> dict[str, Requirement]:
     environment = yaml.safe_load((ROOT / "environment.yml").read_text())
     listed = next(entry["pip"] for entry in environment["dependencies"] if isinstance(entry, dict))
-    return {r.name.lower(): r for r in map(Requirement, [line for line in listed if line != "-e ."])}
+    return {r.name: r for r in _requirements([line for line in listed if not line.startswith("-e")])}
 
 
-def test_every_dependency_is_pinned_and_nothing_else_is():
-    assert _pins().keys() == _ranges().keys()
+def test_the_core_is_torch_and_numpy():
+    assert [Requirement(line).name for line in PROJECT["dependencies"]] == ["numpy", "torch"]
+    assert not any(">" not in str(s) for line in PROJECT["dependencies"] for s in Requirement(line).specifier)
 
 
-@pytest.mark.parametrize("name", sorted(_ranges()))
-def test_the_pin_is_exact_and_inside_the_range(name):
-    (pin,) = _pins()[name].specifier
+def test_the_test_extra_installs_every_other_extra():
+    everything = {r.name for extra in EXTRAS for r in _requirements(EXTRAS[extra])}
+    assert everything <= {r.name for r in DECLARED}
+
+
+def test_every_requirement_is_pinned_and_nothing_else_is():
+    assert _pins().keys() == {r.name for r in DECLARED}
+
+
+@pytest.mark.parametrize("requirement", DECLARED, ids=str)
+def test_the_pin_is_exact_and_inside_the_range(requirement):
+    (pin,) = _pins()[requirement.name].specifier
     assert pin.operator == "=="
-    assert _ranges()[name].specifier.contains(pin.version)
+    assert requirement.specifier.contains(pin.version)
 
 
-@pytest.mark.parametrize("name", sorted(_ranges()))
-def test_what_is_installed_is_inside_the_range(name):
-    installed = version(name)
-    assert _ranges()[name].specifier.contains(installed, prereleases=True), installed
+@pytest.mark.parametrize("requirement", DECLARED, ids=str)
+def test_the_installed_version_is_inside_the_range(requirement):
+    installed = version(requirement.name)
+    assert requirement.specifier.contains(installed, prereleases=True), installed
