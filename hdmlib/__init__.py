@@ -1,11 +1,13 @@
 """Heatmap distribution matching for human pose estimation, reproduced.
 
-The names below are what other code relies on; they are imported when first used, so that drawing the embedded people,
-say, does not load torch in each of its processes.
+The public names are imported on first use. So drawing the embedded people loads no torch, and the losses and decoders
+work where only torch and numpy are installed.
 """
 
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
+
+from hdmlib.extras import requires_extra
 
 if TYPE_CHECKING:
     from hdmlib.decoding import decode
@@ -18,7 +20,7 @@ if TYPE_CHECKING:
 __all__ = ["MatchingLoss", "build_loss", "build_model", "decode", "load_weights", "predict"]
 __version__ = "0.1.0"
 
-_HOME = {
+_MODULES = {
     "MatchingLoss": "losses",
     "build_loss": "losses",
     "build_model": "models",
@@ -29,9 +31,10 @@ _HOME = {
 
 
 def __getattr__(name: str) -> Any:
-    if name not in _HOME:
+    if name not in _MODULES:
         raise AttributeError(f"module 'hdmlib' has no attribute {name!r}; it has: {', '.join(__all__)}")
-    return getattr(import_module(f"hdmlib.{_HOME[name]}"), name)
+    with requires_extra("train", f"hdmlib.{name}"):
+        return getattr(import_module(f"hdmlib.{_MODULES[name]}"), name)
 
 
 def __dir__() -> list[str]:
