@@ -29,10 +29,11 @@ def closure(name, known=None):
 def core(tmp_path_factory):
     """Runs Python on an import path that holds torch, numpy, what these require, and hdmlib."""
     folder = tmp_path_factory.mktemp("core")
-    for name in closure("torch") | closure("numpy"):
-        here = distribution(name)
-        for top in {file.parts[0] for file in here.files or ()} - {"..", "__pycache__"}:
-            (folder / top).symlink_to(here.locate_file(top))
+    installed = map(distribution, closure("torch") | closure("numpy"))
+    tops = {here.locate_file(file.parts[0]) for here in installed for file in here.files or ()}
+    for top in tops:
+        if top.name not in ("..", "__pycache__"):
+            (folder / top.name).symlink_to(top)
     (folder / "hdmlib").symlink_to(ROOT / "hdmlib")
 
     def python(*arguments):
