@@ -1,9 +1,13 @@
-"""The error for a missing optional dependency: it names the extra to install."""
+"""Optional distributions: a clear error where one is required, ``None`` where it only makes things fast."""
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
+from functools import cache
+from importlib import import_module
+from types import ModuleType
 
 
 @contextmanager
@@ -25,3 +29,25 @@ def requires_extra(extra: str, feature: str) -> Iterator[None]:
             raise
         message = f"{feature} needs {missing}, of the extra {extra!r}: pip install 'hdmlib[{extra}]'"
         raise ImportError(message, name=error.name) from None
+
+
+@cache
+def accelerator(module: str) -> ModuleType | None:
+    """A module of compiled code, imported when first needed, since numba and Triton take up to a second to import.
+
+    Args:
+        module: Full name of the module.
+
+    Returns:
+        The module; ``None`` without its compiler.
+
+    Warns:
+        RuntimeWarning: Once, if the compiler is installed and cannot be imported.
+    """
+    try:
+        return import_module(module)
+    except ModuleNotFoundError:
+        return None
+    except ImportError as error:
+        warnings.warn(f"{module} is not used, the slower path is: {error}", RuntimeWarning, stacklevel=2)
+        return None

@@ -19,8 +19,8 @@ import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
+from hdmlib.extras import accelerator
 from hdmlib.heatmaps import DEMANDERS, demanders
-from hdmlib.losses import gpu_kernel
 from hdmlib.losses.base import HeatmapLoss, number_between, one_of
 from hdmlib.losses.suppliers import POSITIVE_SUPPLIERS, SUPPLIERS, make_suppliers, pull_back, scores, through_scores
 from hdmlib.transport.cost import Cost
@@ -70,8 +70,9 @@ def _matching(
     An operator of its own, so that ``torch.compile`` takes it as it is.
     """
     matching = Matching(Problem(epsilon, regulariser, Cost(cost, tau)), suppliers, mass_floor, likelihood)
-    if gpu_kernel.is_supported(heatmaps, points.shape[1], matching):
-        return gpu_kernel.solve(heatmaps, points, shares, matching, otherwise=_solve)
+    kernel = accelerator("hdmlib.losses.gpu_kernel") if heatmaps.is_cuda else None
+    if kernel is not None and kernel.is_supported(heatmaps, points.shape[1], matching):
+        return kernel.solve(heatmaps, points, shares, matching, otherwise=_solve)
     return _solve(heatmaps, points, shares, matching)
 
 

@@ -9,6 +9,10 @@ Importing this module imports numba (half a second) and its first call compiles 
 
 from __future__ import annotations
 
+import warnings
+from collections.abc import Callable
+from typing import Any
+
 import numba
 import numpy as np
 from numpy.typing import NDArray
@@ -17,8 +21,24 @@ from numpy.typing import NDArray
 MAX_EVALUATIONS = 40
 # Longest step in b / eps, as in newton.py.
 LONGEST_STEP = 20.0
-# Sums may be taken in any order: what makes them fit a processor's vectors. NaN and infinity keep their meaning.
-_compiled = numba.njit(cache=True, nogil=True, error_model="numpy", fastmath={"reassoc", "contract", "arcp", "nsz"})
+
+
+def _compiled(function: Callable[..., Any]) -> Callable[..., Any]:
+    """Compile at the first call, and keep the result on disk: beside this file or in the user's cache folder.
+
+    Sums may be taken in any order, which fits them to a processor's vectors. NaN and infinity keep their meaning.
+    """
+    options = {"nogil": True, "error_model": "numpy", "fastmath": {"reassoc", "contract", "arcp", "nsz"}}
+    try:
+        return numba.njit(cache=True, **options)(function)
+    except RuntimeError:  # no folder can be written
+        warnings.warn(
+            "no folder for compiled code can be written, so that each process spends some seconds on compiling the "
+            "transport loops: set NUMBA_CACHE_DIR to one that can",
+            RuntimeWarning,
+            stacklevel=1,  # one place for all functions, so that it is shown once
+        )
+        return numba.njit(**options)(function)
 
 
 @_compiled

@@ -24,18 +24,16 @@ other two leave unsettled. ``debiased.py`` adds the transport of S to itself.
 
 from __future__ import annotations
 
-import importlib
 import math
 import warnings
 from dataclasses import dataclass, field
-from functools import lru_cache
-from types import ModuleType
 from typing import Any
 
 import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
+from hdmlib.extras import accelerator
 from hdmlib.transport.cost import Cost, block_corners
 from hdmlib.transport.debiased import self_potential, self_value
 from hdmlib.transport.newton import maximise
@@ -51,6 +49,7 @@ MOST_SPREAD = 20.0
 CELLS_AT_ONCE = {"cpu": 110_000, "cuda": 5_000_000}
 # Devices that can hold the float64 numbers of the solver; maps on any other are solved on the CPU.
 SOLVER_DEVICES = frozenset(CELLS_AT_ONCE)
+CPU_LOOPS = "hdmlib.transport.cpu_loops"
 
 
 class TransportWarning(RuntimeWarning):
@@ -171,9 +170,19 @@ def solve(
     return _solve(suppliers, points, weights, Problem(float(epsilon), regulariser, Cost(cost, float(tau))), tolerance)
 
 
-@torch.no_grad()
-@torch.compiler.disable
 def _solve(suppliers: Tensor, points: Tensor, weights: Tensor, problem: Problem, tolerance: float | None) -> Solution:
+    """The solver as ``torch.compile`` finds it: a call that is not traced.
+
+    As a decorator, ``torch.compiler.disable`` would import the compiler, for a second, whether or not it is in use.
+    """
+    solver = torch.compiler.disable(_solve_batch) if torch.compiler.is_compiling() else _solve_batch
+    return solver(suppliers, points, weights, problem, tolerance)
+
+
+@torch.no_grad()
+def _solve_batch(
+    suppliers: Tensor, points: Tensor, weights: Tensor, problem: Problem, tolerance: float | None
+) -> Solution:
     _check(suppliers, points, weights)
     *batch, height, width = suppliers.shape
     count = points.shape[-2]
@@ -210,7 +219,6 @@ def _check(suppliers: Tensor, points: Tensor, weights: Tensor) -> None:
 
 
 @torch.no_grad()
-@torch.compiler.disable
 def solve_maps(
     maps: Tensor, points: Tensor, weights: Tensor, problem: Problem, tolerance: float | None = None
 ) -> Solution:
@@ -283,19 +291,10 @@ def maps_at_once(maps: Tensor) -> int:
 # ------------------------------------------------------------------------------------------------- compiled loops
 
 
-@lru_cache(maxsize=1)
-def _loops() -> ModuleType | None:
-    """The compiled loops, imported when first needed; ``None`` without numba."""
-    try:
-        return importlib.import_module("hdmlib.transport.cpu_loops")
-    except (ImportError, RuntimeError):  # the latter: no folder can be written to keep the compiled code in
-        return None
-
-
 def _fits_cpu_loops(maps: Tensor, problem: Problem) -> bool:
     """Whether the compiled loops serve blocks of demanders on these maps."""
     size = maps.shape[-2], maps.shape[-1]
-    return maps.device.type == "cpu" and problem.is_easy(size) and _loops() is not None
+    return maps.device.type == "cpu" and problem.is_easy(size) and accelerator(CPU_LOOPS) is not None
 
 
 def _solve_in_loops(maps: Tensor, corners: Tensor, weights: Tensor, problem: Problem, tolerance: float) -> Solution:
@@ -303,7 +302,7 @@ def _solve_in_loops(maps: Tensor, corners: Tensor, weights: Tensor, problem: Pro
 
     The error is NaN or above the tolerance for maps on which Newton's method did not settle without stages.
     """
-    loops = _loops()
+    loops = accelerator(CPU_LOOPS)
     assert loops is not None
     cost, epsilon, size, like = problem.cost, problem.epsilon, tuple(maps.shape[1:]), (maps.dtype, maps.device)
     supply, block = maps.numpy(), corners.numpy()

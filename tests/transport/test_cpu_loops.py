@@ -1,5 +1,7 @@
 """The compiled loops against the path that needs none."""
 
+import subprocess
+import sys
 from functools import partial
 
 import pytest
@@ -27,7 +29,7 @@ def both(monkeypatch, supply, epsilon, **options):
     assert problem._fits_cpu_loops(supply, Problem(epsilon, cost=Cost(options.get("cost", "euclidean"), 2.0)))
     quick = solve(*given, **options)
     with monkeypatch.context() as without:
-        without.setattr(problem, "_loops", lambda: None)
+        without.setattr(problem, "accelerator", lambda module: None)
         return quick, solve(*given, **options)
 
 
@@ -80,3 +82,23 @@ def test_a_map_of_nan_does_not_spoil_its_neighbours():
         spoilt = problem.solve_maps(supply, *demanders(joints, SIZE), Problem(0.25, cost=Cost("euclidean")))
     others = [0, 1, 3, 4, 5]
     assert torch.equal(spoilt.gradient[others], sound.gradient[others])
+
+
+def test_without_a_folder_for_compiled_code_they_are_compiled_all_the_same_and_warn_once():
+    # numba looks for a folder by its locators
+    program = """
+import warnings, numba.core.caching
+numba.core.caching.CacheImpl._locator_classes = []
+import torch
+from hdmlib import MatchingLoss
+from hdmlib.extras import accelerator
+with warnings.catch_warnings(record=True) as caught:
+    warnings.simplefilter("default")
+    for _ in range(2):
+        MatchingLoss()(torch.rand(1, 2, 8, 8), torch.full((1, 2, 2), 3.5), torch.ones(1, 2))
+assert accelerator("hdmlib.transport.cpu_loops").maximise.signatures
+print(*[w.message for w in caught if "NUMBA_CACHE_DIR" in str(w.message)], sep=chr(10))
+"""
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    assert len(done.stdout.splitlines()) == 1, done.stdout
