@@ -12,8 +12,8 @@ from scipy.io import savemat
 from typer.testing import CliRunner
 
 from hdmlib import evaluation, published
-from hdmlib.__main__ import app
 from hdmlib.benchmark import coco_results, evaluate, evaluate_coco, evaluate_mpii, mpii_scores
+from hdmlib.cli import app
 from hdmlib.config import ConfigError, make_config
 from hdmlib.data.coco import find_coco, read_coco, read_detections
 from hdmlib.data.crops import Frame, Region, invert, transform

@@ -69,3 +69,10 @@ def test_a_name_of_the_training_extra_is_refused_in_one_line(core, name):
     assert done.returncode == 1
     last = done.stderr.splitlines()[-1]
     assert re.fullmatch(rf"ImportError: hdmlib\.{name} needs \w+, .*: pip install 'hdmlib\[train\]'", last), done.stderr
+
+
+def test_the_command_line_names_its_extra_without_a_traceback(core):
+    done = core("-m", "hdmlib", "parameters")
+    assert done.returncode == 2
+    assert done.stderr.count("\n") == 1
+    assert "pip install 'hdmlib[train]'" in done.stderr

@@ -14,7 +14,7 @@ from PIL import Image
 from typer.testing import CliRunner
 
 import hdmlib
-from hdmlib.__main__ import app
+from hdmlib.cli import app
 from hdmlib.config import make_config
 from hdmlib.data.crops import Frame, invert, transform
 from hdmlib.data.intake import read_image

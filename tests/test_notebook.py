@@ -7,7 +7,7 @@ from IPython.utils.capture import capture_output
 from typer.testing import CliRunner
 
 from hdmlib import paths
-from hdmlib.__main__ import app, config_from
+from hdmlib.cli import app, config_from
 from hdmlib.config import ConfigError
 from hdmlib.notebook import notebook_config, progress
 from hdmlib.paths import PROJECT_ROOT, caller_folder, from_caller

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 import torch
 
-from hdmlib.__main__ import config_from
+from hdmlib.cli import config_from
 from hdmlib.config import ConfigError, make_config
 from hdmlib.experiments.launch import words_of
 from hdmlib.experiments.runs import run
