@@ -1,0 +1,207 @@
+"""What all losses share: reductions, optional weights, ignored joints, guards against inputs that are a mistake."""
+
+import warnings
+
+import pytest
+import torch
+
+from hdmlib.losses import LOSSES, MatchingLoss, build_loss, visibility_weights
+from hdmlib.losses.guards import FEWEST_JOINTS
+
+SIZE = (12, 10)
+
+
+def batch(people=3, joints=4, seed=0):
+    generator = torch.Generator().manual_seed(seed)
+    heatmaps = torch.randn(people, joints, *SIZE, generator=generator)
+    places = torch.rand(people, joints, 2, generator=generator) * torch.tensor([9.0, 11.0])
+    return heatmaps, places, (torch.rand(people, joints, generator=generator) > 0.2).float()
+
+
+# ------------------------------------------------------------------------------------------------------- reductions
+
+
+@pytest.mark.parametrize("name", LOSSES)
+def test_reductions_agree_with_the_unreduced_losses(name):
+    heatmaps, joints, weights = batch()
+    losses = build_loss(name, reduction="none")(heatmaps, joints, weights)
+    assert losses.shape == (3, 4)
+    assert (losses[weights == 0] == 0).all()
+    people = losses.mean(dim=1) if name.endswith("mse") else losses.sum(dim=1)
+    torch.testing.assert_close(build_loss(name)(heatmaps, joints, weights), people.mean())
+    torch.testing.assert_close(
+        build_loss(name, reduction="joint_mean")(heatmaps, joints, weights), losses.sum() / weights.sum()
+    )
+    torch.testing.assert_close(
+        build_loss(name, reduction="per_joint")(heatmaps, joints, weights), losses.sum(0) / weights.sum(0)
+    )
+
+
+@pytest.mark.parametrize("name", LOSSES)
+def test_the_joint_mean_does_not_grow_with_the_number_of_joints(name):
+    heatmaps, joints, _ = batch(2, 3)
+    loss = build_loss(name, reduction="joint_mean")
+    few = loss(heatmaps, joints)
+    many = loss(heatmaps.repeat(1, 7, 1, 1), joints.repeat(1, 7, 1))
+    torch.testing.assert_close(many, few)
+
+
+def descend(reduction, count, steps=40, lr=2.0):
+    """Gradient descent on one map that ``count`` joints share."""
+    joint = torch.tensor([4.3, 6.6])
+    loss = MatchingLoss(cost="euclidean", epsilon=0.25, reduction=reduction)
+    shared = torch.zeros(1, 1, *SIZE, requires_grad=True)
+    for _ in range(steps):
+        loss(shared.expand(1, count, *SIZE), joint.expand(1, count, 2)).backward()
+        with torch.no_grad():
+            shared -= lr * shared.grad
+            shared.grad = None
+    return shared.detach()
+
+
+def test_one_learning_rate_serves_any_number_of_joints():
+    torch.testing.assert_close(descend("joint_mean", 133), descend("joint_mean", 17), rtol=1e-4, atol=1e-4)
+    assert (descend("mean", 133) - descend("mean", 17)).abs().max() > 1  # the sum over joints grows with K
+
+
+def test_an_unknown_reduction_is_named():
+    with pytest.raises(ValueError, match="reduction 'sum' is not known; known: mean, joint_mean, per_joint, none"):
+        MatchingLoss(reduction="sum")
+
+
+# ---------------------------------------------------------------------------------------------------------- weights
+
+
+@pytest.mark.parametrize("name", LOSSES)
+def test_without_weights_every_joint_is_labelled(name):
+    heatmaps, joints, weights = batch()
+    loss = build_loss(name)
+    assert torch.equal(loss(heatmaps, joints), loss(heatmaps, joints, torch.ones_like(weights)))
+
+
+def test_cocos_flags_become_weights():
+    assert visibility_weights(torch.tensor([[0, 1, 2]])).tolist() == [[0, 1, 1]]
+
+
+@pytest.mark.parametrize("name", LOSSES)
+@pytest.mark.parametrize("value", [float("nan"), float("inf"), -float("inf"), 1e38])
+def test_a_zero_weight_joint_spoils_nothing_whatever_its_map_holds(name, value):
+    heatmaps, joints, weights = batch()
+    weights[1, 2] = 0
+    loss = build_loss(name)
+    sound = heatmaps.clone().requires_grad_()
+    expected = loss(sound, joints, weights)
+    expected.backward()
+    spoilt = heatmaps.clone()
+    spoilt[1, 2] = value
+    spoilt.requires_grad_()
+    found = loss(spoilt, joints, weights)
+    found.backward()
+    assert torch.equal(found, expected)
+    assert torch.equal(spoilt.grad, sound.grad)
+
+
+# -------------------------------------------------------------------------------------------------- empty and absurd
+
+
+@pytest.mark.parametrize("name", LOSSES)
+@pytest.mark.parametrize("reduction", ["mean", "joint_mean"])
+def test_an_empty_batch_is_0_with_a_gradient(name, reduction):
+    heatmaps = torch.zeros(0, 4, *SIZE, requires_grad=True)
+    value = build_loss(name, reduction=reduction)(heatmaps, torch.zeros(0, 4, 2), torch.zeros(0, 4))
+    assert value == 0
+    value.backward()
+    assert heatmaps.grad.shape == heatmaps.shape
+
+
+@pytest.mark.parametrize("name", LOSSES)
+def test_a_batch_of_unlabelled_joints_is_0_with_a_gradient(name):
+    heatmaps, joints, weights = batch()
+    heatmaps.requires_grad_()
+    value = build_loss(name, reduction="joint_mean")(heatmaps, joints, 0 * weights)
+    value.backward()
+    assert value == 0
+    assert (heatmaps.grad == 0).all()
+
+
+@pytest.mark.parametrize("shape", [(2, 0, 8, 8), (2, 3, 0, 8), (2, 3, 8, 0)])
+def test_maps_without_joints_or_cells_are_refused(shape):
+    with pytest.raises(ValueError, match="have no joint or no cell"):
+        MatchingLoss()(torch.zeros(shape), torch.zeros(*shape[:2], 2), torch.ones(shape[:2]))
+
+
+@pytest.mark.parametrize("name", LOSSES)
+@pytest.mark.parametrize(
+    ("what", "message"),
+    [("heatmaps", "heatmaps hold NaN or infinity"), ("weights", "weights must be finite and not negative")],
+)
+def test_numbers_that_are_not_finite_are_refused_by_name(name, what, message):
+    heatmaps, joints, weights = batch()
+    weights[0, 0] = 1
+    if what == "heatmaps":
+        heatmaps[0, 0, 3, 3] = float("nan")
+    else:
+        weights[0, 0] = float("nan")
+    with pytest.raises(ValueError, match=message):
+        build_loss(name)(heatmaps, joints, weights)
+
+
+@pytest.mark.parametrize("name", LOSSES)
+def test_negative_weights_are_refused(name):
+    heatmaps, joints, weights = batch()
+    with pytest.raises(ValueError, match="weights must be finite and not negative"):
+        build_loss(name)(heatmaps, joints, weights - 1)
+
+
+# ----------------------------------------------------------------------------------------------------------- guards
+
+
+@pytest.mark.parametrize("name", ["matching", "cross_entropy", "soft_argmax"])
+def test_softmaxed_maps_are_noticed_once(name):
+    heatmaps, joints, weights = batch()
+    loss, maps = build_loss(name), heatmaps.flatten(2).softmax(-1).view_as(heatmaps)
+    with pytest.warns(UserWarning, match="distributions already"):
+        loss(maps, joints, weights)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        for _ in range(4):
+            loss(maps, joints, weights)
+
+
+@pytest.mark.parametrize("options", [{"suppliers": "relu_plain"}, {"suppliers": "relu"}])
+def test_softmaxed_maps_suit_relu_suppliers(options):
+    heatmaps, joints, weights = batch()
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        MatchingLoss(**options)(heatmaps.flatten(2).softmax(-1).view_as(heatmaps), joints, weights)
+
+
+@pytest.mark.parametrize("name", LOSSES)
+def test_joints_in_pixels_are_noticed(name):
+    heatmaps, joints, _ = batch(3, FEWEST_JOINTS)
+    with pytest.warns(UserWarning, match="most joints lie outside the heatmap"):
+        build_loss(name)(heatmaps, 4 * joints + 20)
+
+
+def test_joints_that_are_not_finite_are_noticed_and_ignored():
+    heatmaps, joints, weights = batch()
+    weights[:] = 1
+    joints[0, 1] = float("nan")
+    without = weights.clone()
+    without[0, 1] = 0
+    with pytest.warns(UserWarning, match="hold NaN or infinity and are ignored"):
+        value = MatchingLoss()(heatmaps, joints, weights)
+    assert value == MatchingLoss()(heatmaps, joints, without)
+
+
+def test_a_mistake_that_comes_later_is_still_noticed():
+    heatmaps, joints, weights = batch()
+    loss = MatchingLoss()
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        for _ in range(5):
+            loss(heatmaps, joints, weights)
+    loss(heatmaps, joints, weights)
+    loss(heatmaps, joints, weights)
+    with pytest.raises(ValueError, match="NaN or infinity"):  # the 8th call is inspected
+        loss(heatmaps * float("nan"), joints, weights + 1)
