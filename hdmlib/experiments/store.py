@@ -166,7 +166,11 @@ class Store:
         home = next((other for other, records in self.stages().items() if name in records), stage)
         path = self.reference / f"{home}.jsonl"
         lines = path.read_text().splitlines() if path.exists() else []
-        records = {record.name: record for record in map(parse_record, lines)} | {name: run.record}
+        try:
+            records = {record.name: record for record in map(parse_record, lines)}
+        except ValueError as error:
+            raise ValueError(f"{path} has a damaged line ({error}); mend or remove it before publishing") from None
+        records[name] = run.record
         text = "".join(record_line(records[each]) + "\n" for each in sorted(records))
         for artefact in keep:
             target = self.reference / f"{name}.{ARTEFACTS[artefact]}"
