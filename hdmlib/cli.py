@@ -9,7 +9,6 @@ from typing import Annotated, Any
 
 import typer
 
-from hdmlib import plots
 from hdmlib.benchmark import evaluate
 from hdmlib.config import PATH_FIELDS, Config, ConfigError, make_config, unknown_name
 from hdmlib.data.dataset import DataError
@@ -17,13 +16,15 @@ from hdmlib.data.sources import Data
 from hdmlib.experiments.estimate import estimate
 from hdmlib.experiments.examples import predict_examples
 from hdmlib.experiments.runs import Run, record_of, run
-from hdmlib.experiments.store import find_record, publish_record
+from hdmlib.experiments.store import ARTEFACTS, Store
 from hdmlib.experiments.training import TrainingDiverged
 from hdmlib.inference import predict
 from hdmlib.notebook import epoch_line, progress
 from hdmlib.paths import from_caller
+from hdmlib.plots import people, save_figure, use_style
 from hdmlib.presets import PRESETS
-from hdmlib.study.stages import STAGES
+from hdmlib.study.results import publish as publish_run
+from hdmlib.study.stages import RENAMED_STAGES, STAGES
 
 app = typer.Typer(
     add_completion=False, no_args_is_help=True, help="Train pose networks with the matching loss and its controls."
@@ -36,7 +37,7 @@ def train(
         list[str] | None, typer.Argument(metavar="[NAME=VALUE]...", help="parameters; see `parameters`")
     ] = None,
 ) -> None:
-    """Train one run, or go on with it, or show it if it is finished."""
+    """Train one run, resume it, or show it if it is finished."""
     result = _run(values or [])
     memory = result.record.peak_memory
     typer.echo(f"{'trained' if result.trained else 'finished earlier'}: {result.folder}")
@@ -52,14 +53,15 @@ def gallery(
     ] = None,
     count: Annotated[int, typer.Option(help="how many people")] = 4,
 ) -> None:
-    """Draw what a run makes of the first validation people; trains the run first if need be."""
+    """Draw a run's predictions for the first validation people; trains the run first if need be."""
     result = _run(values or [])
-    seen = predict_examples(result.config, result.model(), result.data.val, count)
-    plots.use_style()
-    figure = plots.prediction_gallery(
-        seen.pictures, seen.maps, seen.predicted, seen.joints, seen.weights, result.data.val.skeleton, seen.close_ups
-    )
-    plots.save_figure(figure, to.parent, to.stem)
+    shown = predict_examples(result.config, result.model(), result.data.val, count)
+    use_style()
+    figure = people.prediction_gallery(
+        shown.pictures, shown.maps, shown.predicted, shown.joints, shown.weights, result.data.val.skeleton,
+        shown.close_ups,
+    )  # fmt: skip
+    save_figure(figure, to.parent, to.stem)
 
 
 @app.command("predict")
@@ -72,10 +74,10 @@ def predict_photo(
     ] = None,
     to: Annotated[Path | None, typer.Option(help="where to draw it: a PNG and, beside it, the PDF")] = None,
 ) -> None:
-    """Find a person's joints on a photo: prints each with its place in pixels and its confidence."""
+    """Find a person's joints on a photo: prints the position of each in pixels and its confidence."""
     try:
         if to is not None and photo.is_dir():
-            raise ValueError("to: draws one photo; give the photo instead of the folder")
+            raise ValueError("to: draws one photo; pass the photo instead of the folder")
         for found in predict(photo, None if box is None else [box], checkpoint=checkpoint):
             typer.echo(found.path)
             for name, (x, y), confidence in zip(
@@ -83,11 +85,11 @@ def predict_photo(
             ):
                 typer.echo(f"  {name:16} {x:8.1f} {y:8.1f} {confidence:6.2f}")
             if to is not None:
-                plots.use_style()
-                figure = plots.people_on_photo(
+                use_style()
+                figure = people.people_on_photo(
                     found.photo, found.boxes, found.joints, found.skeleton, heat=found.heat()
                 )
-                plots.save_figure(figure, to.parent, to.stem)
+                save_figure(figure, to.parent, to.stem)
     except (OSError, ValueError) as error:
         typer.echo(f"error: {error}", err=True)
         raise typer.Exit(2) from None
@@ -102,7 +104,7 @@ def evaluate_checkpoint(
 ) -> None:
     """Evaluate a checkpoint as COCO or MPII does, beside the published row of its setting.
 
-    Say loss=gaussian_mse for the checkpoints of HRNet and mmpose: the loss decides how heatmaps are read.
+    Give loss=gaussian_mse for the checkpoints of HRNet and mmpose: the loss decides how heatmaps are read.
     """
     try:
         report = evaluate(config_from(values), to=None if to is None else from_caller(to), progress=progress)
@@ -113,23 +115,23 @@ def evaluate_checkpoint(
 
 
 def _run(values: list[str]) -> Run:
-    """The run that the words ask for; what is wrong with them becomes one line on stderr and exit status 2."""
+    """The run of these words; an error becomes one line on stderr and exit status 2."""
     try:
         config = config_from(values)
 
-        def tell_cost(data: Data) -> None:
+        def print_estimate(data: Data) -> None:
             if config.model != "hrnet_nano":  # hours to days
                 typer.echo(estimate(config, data))
 
         return run(
-            config, weights=True, before=tell_cost, progress=progress,
+            config, weights=True, before=print_estimate, progress=progress,
             report=lambda line: typer.echo(epoch_line(line)),
         )  # fmt: skip
     except (ConfigError, DataError, TrainingDiverged, OSError, ValueError) as error:
         typer.echo(f"error: {error}", err=True)
         raise typer.Exit(2) from None
     except KeyboardInterrupt:
-        typer.echo("stopped: what is finished is saved, and the same command goes on after it", err=True)
+        typer.echo("interrupted: finished steps are saved, and the same command resumes", err=True)
         raise typer.Exit(130) from None
 
 
@@ -140,30 +142,33 @@ def run_study(
         list[str] | None, typer.Argument(metavar="[NAME=VALUE]...", help="parameters that all runs share")
     ] = None,
     jobs: Annotated[int, typer.Option(min=1, help="how many runs at a time")] = 1,
-    publish: Annotated[bool, typer.Option(help="keep the records among the reference records, too")] = False,
+    publish: Annotated[bool, typer.Option(help="add the records to the reference records")] = False,
     keep: Annotated[
-        list[str] | None, typer.Option(help="with --publish, what else to keep of each run: predictions, model")
+        list[str] | None, typer.Option(help="with --publish, what else to add of each run: predictions, model")
     ] = None,
 ) -> None:
-    """Train the runs of a stage of the study, those that have no record yet."""
+    """Train the runs of a stage of the study that have no record yet."""
+    stage = RENAMED_STAGES.get(stage, stage)
     try:
         if stage not in STAGES:
             raise ConfigError(f"stage {unknown_name(stage, STAGES)}")
+        for artefact in keep or ():
+            if artefact not in ARTEFACTS:
+                raise ConfigError(f"keep: {unknown_name(artefact, ARTEFACTS)}")
         trials = list(STAGES[stage](**given_values(values or [])))
+        stored = [Store.of(trial.config).find(trial.config) for trial in trials]
     except ConfigError as error:
         typer.echo(f"error: {error}", err=True)
         raise typer.Exit(2) from None
-    finished = [find_record(trial.config) for trial in trials]
     with ProcessPoolExecutor(jobs, mp_context=multiprocessing.get_context("spawn"), max_tasks_per_child=1) as pool:
-        waiting = [
-            None if record else pool.submit(record_of, trial.config)
-            for trial, record in zip(trials, finished, strict=True)
+        queue = [
+            None if found else pool.submit(record_of, trial.config) for trial, found in zip(trials, stored, strict=True)
         ]
-        for trial, record, job in zip(trials, finished, waiting, strict=True):
-            record = record or job.result()
+        for trial, found, job in zip(trials, stored, queue, strict=True):
+            record = found.record if found else job.result()
             typer.echo(f"{trial.config.loss:14} {trial.label:30} {epoch_line(record.epochs[-1])}")
             if publish:
-                publish_record(trial.config, record, keep or ())
+                publish_run(stage, trial.config, keep or ())
 
 
 @app.command()

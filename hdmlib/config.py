@@ -1,7 +1,7 @@
-"""What a run is: every number of a recipe in one checked, frozen object, and the named presets.
+"""What a run is: every number of a recipe in one checked, frozen object.
 
-In: a preset's name and whatever the user sets beside it (notebook parameters, ``NAME=VALUE`` on the command line).
-Out: a :class:`Config`. Nothing is read from disk here; two equal configs mean the same experiment.
+In: the name of a preset and the values that the user sets (notebook parameters, ``NAME=VALUE`` on the command line).
+Out: a :class:`Config`. Nothing is read from disk here; two equal configs are the same experiment.
 """
 
 from __future__ import annotations
@@ -22,54 +22,60 @@ ModelName = Literal["hrnet_nano", "hrnet_w32", "hrnet_w48"]
 DatasetName = Literal["synthetic", "coco", "mpii"]
 DecoderName = Literal["argmax", "quarter", "barycentre", "mean", "dark", "transport"]
 
-# Raised whenever the same config would give other numbers, so that old records are not taken for new ones.
+# Increased whenever the same config would give other numbers, so that old records are not found for new runs.
 RECIPE_VERSION = 1
 
 # Where a run is computed and kept, not what it computes: these do not enter its name.
 MACHINE_FIELDS = frozenset(
     {"data_root", "device", "processes", "compile", "workers", "cache_photos", "threads", "run_dir", "resume"}
 )
-# What `hdmlib.benchmark` alone asks for, of a network that is trained already.
+# Used by `hdmlib.benchmark` alone, for a network that is trained already.
 EVALUATION_FIELDS = frozenset({"boxes", "checkpoint"})
+# Added after the first records were committed: left out of a run's identity while they have their default, so that a
+# new field does not rename earlier runs.
+ADDED_FIELDS: frozenset[str] = frozenset()
 PATH_FIELDS = frozenset({"data_root", "run_dir", "pretrained"}) | EVALUATION_FIELDS
 
 
 class ConfigError(ValueError):
-    """A parameter that is unknown or has a value out of range; the message lists what is known."""
+    """A parameter that is unknown or out of range; the message lists the known ones."""
 
 
 class Config(BaseModel):
-    """One training run, complete: what is learned from what, how, and where it is computed.
+    """One complete training run: loss, model, data, optimisation, evaluation and machine.
 
-    Lengths are pixels of the network's input unless said otherwise; ``None`` means "decided by the loss" (``lr``,
+    Lengths are in pixels of the network's input unless stated otherwise. ``None`` means "decided by the loss" (``lr``,
     ``decoder``) or "by the machine" (``device``, ``threads``, ``workers``).
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid", protected_namespaces=(), validate_default=True)
 
-    preset: str = Field("laptop", description="the recipe that the other values start from")
+    preset: str = Field("laptop", description="the recipe that supplies the other values")
 
     # --- loss and model
-    loss: LossName = Field("matching", description="what is minimised")
-    loss_options: dict[str, Any] = Field(default_factory=dict, description="arguments of the loss, as build_loss takes")
+    loss: LossName = Field("matching", description="the loss that is minimised")
+    loss_options: dict[str, Any] = Field(default_factory=dict, description="arguments of the loss, as for build_loss")
     model: ModelName = Field("hrnet_nano", description="the network")
-    pretrained: Path | None = Field(None, description="ImageNet weights of the backbone, by path")
+    pretrained: Path | None = Field(None, description="file with ImageNet weights of the backbone")
 
     # --- data
     dataset: DatasetName = Field("synthetic", description="synthetic: the embedded people; coco, mpii: by format")
     data_root: Path | None = Field(None, description="folder of the dataset; not needed for synthetic")
     train_split: str = Field("train", min_length=1, description="name of the training split")
     val_split: str = Field("val", min_length=1, description="name of the validation split")
-    train_people: int | None = Field(None, ge=1, description="use only the first so many training people")
-    val_people: int | None = Field(None, ge=1, description="use only the first so many validation people")
-    val_offset: int = Field(0, ge=0, description="leave out the first so many validation people: those of a tuning")
+    train_people: int | None = Field(None, ge=1, description="use only this many training people, the first ones")
+    val_people: int | None = Field(None, ge=1, description="use only this many validation people, the first ones")
+    val_offset: int = Field(0, ge=0, description="skip this many validation people at the start: those of a tuning")
     label_noise: float = Field(
-        0.0, ge=0, le=10, description="noise on the training joints, drawn once: its deviation, in the lengths of PCK"
+        0.0,
+        ge=0,
+        le=10,
+        description="standard deviation of noise on the training joints, drawn once, in PCK's reference lengths",
     )
     image_size: int = Field(256, ge=64, le=1024, description="synthetic: side of a picture in pixels")
     data_seed: int = Field(0, ge=0, description="synthetic: seed of the generator")
     pck_reference: Literal["head", "torso", "box"] | None = Field(
-        None, description="the length that PCK is measured in; None: head where the data has one, else box"
+        None, description="reference length of PCK; None: head where the data has one, else box"
     )
 
     # --- crop and augmentation
@@ -82,27 +88,29 @@ class Config(BaseModel):
     flip_probability: float = Field(0.5, ge=0, le=1)
     half_body_probability: float = Field(0.0, ge=0, le=1)
     half_body_randn: bool = Field(
-        True, description="half body as HRNet draws it: the upper one where randn() < 0.5, so 69 of 100; false: 50"
+        True, description="half body as in HRNet: the upper half if randn() < 0.5, P = 0.69; false: P = 0.5"
     )
 
     # --- optimisation
     epochs: int = Field(12, ge=1)
-    batch_size: int = Field(32, ge=1, description="people a step, in all processes together")
+    batch_size: int = Field(32, ge=1, description="people per step, in all processes together")
     optimiser: Literal["adam", "adamw"] = "adamw"
     lr: float | None = Field(None, gt=0, lt=1, description="peak learning rate; None: the loss's own in this preset")
     weight_decay: float = Field(1e-4, ge=0)
     apply_weight_decay: bool = Field(
-        True, description="false: HRNet's published runs, whose file says 1e-4 but whose Adam was never given it"
+        True, description="false: as in HRNet's published runs, which configure 1e-4 but never pass it to Adam"
     )
     schedule: Literal["cosine", "step"] = "cosine"
-    warmup_epochs: float = Field(1.0, ge=0, description="linear rise of the rate, in epochs")
-    milestones: tuple[int, ...] = Field((), description="step schedule: the rate falls tenfold after these epochs")
+    warmup_epochs: float = Field(1.0, ge=0, description="epochs over which the rate rises linearly")
+    milestones: tuple[int, ...] = Field((), description="step schedule: epochs after which the rate falls tenfold")
     drop_one_epoch_early: bool = Field(
-        False, description="true: HRNet's code under torch 1.1 and later, where 170 and 200 come out as 169 and 199"
+        False, description="true: as HRNet's code behaves since torch 1.1, where 170 and 200 become 169 and 199"
     )
     clip_norm: float | None = Field(None, gt=0, description="largest norm of the gradient")
-    warm_start_epochs: int = Field(0, ge=0, description="first epochs, trained with the Gaussian MSE at its own rate")
-    initial_bias: float = Field(0.0, ge=-100, le=100, description="what every heatmap is before training")
+    warm_start_epochs: int = Field(
+        0, ge=0, description="number of first epochs that are trained with the Gaussian MSE at its own rate"
+    )
+    initial_bias: float = Field(0.0, ge=-100, le=100, description="value of every heatmap before training")
     precision: Literal["float32", "bf16"] = Field("float32", description="bf16: autocast, on a GPU only")
     seed: int = Field(0, ge=0)
 
@@ -122,18 +130,18 @@ class Config(BaseModel):
         description="processes to train in on this machine, one a GPU; None: as many as torchrun started",
     )
     compile: bool = Field(False, description="torch.compile the network: a slow start, then faster steps on a GPU")
-    workers: int | None = Field(None, ge=0, description="data-loading processes; None: one core is left for training")
-    cache_photos: bool = Field(False, description="decode every photo once and keep it, 3 bytes a pixel")
+    workers: int | None = Field(None, ge=0, description="data-loading processes; None: all cores but one, at most 8")
+    cache_photos: bool = Field(False, description="decode every photo once and keep it in memory, 3 bytes per pixel")
     threads: int | None = Field(None, ge=1, description="torch threads on a CPU; None: as torch chooses")
     run_dir: Path | None = Field(None, description="where runs are kept; None: $HDMLIB_RUNS, else runs/")
     resume: bool = Field(
-        True, description="go on where this run stopped; false: begin again, the old one is kept aside"
+        True, description="resume this run where it stopped; false: start again, the earlier run is renamed"
     )
 
     @field_validator("loss_options", "milestones", mode="before")
     @classmethod
     def _from_text(cls, value: Any) -> Any:
-        # papermill and the command line hand lists and dictionaries over as text
+        # papermill and the command line pass lists and dictionaries as text
         if isinstance(value, str):
             try:
                 return json.loads(value)
@@ -161,12 +169,15 @@ class Config(BaseModel):
         return self.input_width, self.input_height
 
     def identity(self, data: str) -> dict[str, Any]:
-        """What the numbers of a run depend on: data, recipe and this config without what is of the machine or later.
+        """Everything that the numbers of a run depend on: this config's fields of training and validation, the data,
+        the recipe.
 
         Args:
-            data: Fingerprint of the dataset, so that a folder can move and an edited file is noticed.
+            data: Fingerprint of the dataset: it stays the same when a folder moves and changes with an annotation.
         """
         fields = self.model_dump(mode="json", exclude={*MACHINE_FIELDS, *EVALUATION_FIELDS, "preset"})
+        defaults = Config().model_dump(mode="json")
+        fields = {name: value for name, value in fields.items() if name not in ADDED_FIELDS or value != defaults[name]}
         return {**fields, "data": data, "recipe": RECIPE_VERSION}
 
     def run_name(self, data: str) -> str:
@@ -177,7 +188,7 @@ class Config(BaseModel):
 
 
 def make_config(preset: str = "laptop", **values: Any) -> Config:
-    """A preset with the given values in place of its own.
+    """A preset, with the given values replacing its own.
 
     Args:
         preset: A name of :data:`PRESETS`.
@@ -193,10 +204,11 @@ def make_config(preset: str = "laptop", **values: Any) -> Config:
     if unknown:
         raise ConfigError("\n".join(f"parameter {unknown_name(name, Config.model_fields)}" for name in unknown))
     fields = {**PRESETS[preset], "preset": preset, **given}
-    if fields.get("dataset", "synthetic") != "synthetic":  # a preset says how many people to draw, not to leave out
+    if fields.get("dataset", "synthetic") != "synthetic":  # a preset's counts are of people to draw
         fields |= {name: given.get(name) for name in ("train_people", "val_people")}
-    fields["lr"] = fields.get("lr") or LEARNING_RATES.get(fields.get("loss", "matching"))
-    if "loss_options" not in given:  # a preset may hold options for each loss, keyed by its name
+    if fields.get("lr") is None:
+        fields["lr"] = LEARNING_RATES.get(fields.get("loss", "matching"))
+    if "loss_options" not in given:  # a preset holds the options of several losses, by name
         by_loss = fields.get("loss_options", {})
         fields["loss_options"] = by_loss.get(fields.get("loss", "matching"), {})
     try:
@@ -213,7 +225,7 @@ def unknown_name(name: str, known: Any) -> str:
 
 
 def _explain(detail: Any) -> str:
-    """One line for one pydantic error: the parameter, what was given, what is allowed."""
+    """One line for one pydantic error: the parameter, the problem and the given value."""
     name = str(detail["loc"][0])
     if detail["type"] == "literal_error":
         field = Config.model_fields[name].annotation

@@ -1,4 +1,4 @@
-"""Files that are there whole or not at all."""
+"""Files that exist completely or not at all."""
 
 from __future__ import annotations
 
@@ -11,16 +11,16 @@ _UNFINISHED = "unfinished-"
 
 
 def write_atomically(path: Path, data: bytes) -> None:
-    """Write a file so that it is there whole or not at all, also when the process is killed or the disk is full.
+    """Write a file completely or not at all, even when the process is killed or the disk is full.
 
     Raises:
-        OSError: The folder cannot be written; the message names it. What stood at ``path`` is untouched.
+        OSError: The folder cannot be written; the message names it. An earlier file at ``path`` is untouched.
     """
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.{_UNFINISHED}")
     except OSError as error:
-        raise OSError(f"cannot write in {path.parent}: {error.strerror}; choose another run_dir") from error
+        raise OSError(f"cannot write in {path.parent}: {error.strerror}; choose another folder") from error
     try:
         with os.fdopen(handle, "wb") as file:
             file.write(data)
@@ -31,11 +31,11 @@ def write_atomically(path: Path, data: bytes) -> None:
     except BaseException as error:
         Path(temporary).unlink(missing_ok=True)
         if isinstance(error, OSError):
-            raise OSError(f"could not finish {path}: {error.strerror}; the file before it is untouched") from error
+            raise OSError(f"could not finish {path}: {error.strerror}; an earlier file there is untouched") from error
         raise
 
 
 def remove_leftovers(folder: Path) -> None:
-    """Remove what :func:`write_atomically` could not finish in a folder because its process was killed."""
+    """Remove the unfinished files of :func:`write_atomically` whose process was killed."""
     for path in folder.glob(f".*.{_UNFINISHED}*"):
         path.unlink(missing_ok=True)

@@ -1,7 +1,7 @@
-"""Photos of one's own: a photo, perhaps with people's boxes, and a checkpoint in; joints, confidence and heatmaps out.
+"""Photos of your own: a photo, perhaps with boxes of people, and a checkpoint in; joints, confidence and heatmaps out.
 
-What happens to a box here is what happens to a validation person in ``training.predict``: the same crop, the same
-readout of the heatmaps, the same decoder, so that the joints are those which the scores of a run are taken from.
+A box goes through the same crop and the same :class:`hdmlib.reader.Reader` as a person in validation, so its joints are
+those that a run is scored by.
 """
 
 from __future__ import annotations
@@ -17,58 +17,53 @@ import cv2
 import numpy as np
 import torch
 from numpy.typing import ArrayLike, NDArray
-from torch import Tensor, nn
 
 from hdmlib.config import Config, make_config
 from hdmlib.data.coco import box_region
 from hdmlib.data.crops import Frame, Region, invert, transform
 from hdmlib.data.intake import FARTHEST, LONGEST_SIDE, image_problem
-from hdmlib.decoding import decode
+from hdmlib.experiments.engine import build_reader
 from hdmlib.experiments.record import load_record
-from hdmlib.losses.base import HeatmapLoss
-from hdmlib.losses.registry import build_loss
 from hdmlib.models.checkpoints import CheckpointError, load_weights
 from hdmlib.models.hrnet import build_model
-from hdmlib.reader import heatmaps_of
+from hdmlib.reader import Reader
 from hdmlib.skeletons import Skeleton, skeleton_from_names
 
-# What a folder is searched for.
-PHOTO_ENDINGS = (".jpg", ".jpeg", ".png", ".bmp", ".tif", ".tiff", ".webp")
+# Endings of the files that are read from a folder.
+FOLDER_ENDINGS = (".jpg", ".jpeg", ".png", ".bmp", ".tif", ".tiff", ".webp")
 # https://..., also after pathlib has joined its slashes; C:/... is a path.
 ADDRESS = re.compile(r"[a-z][a-z0-9+.-]+:/", re.IGNORECASE)
-# Crops that go through the network together; bounds the memory that a crowd takes.
+# Crops that go through the network together: a limit on the memory that a crowd takes.
 CROPS_AT_ONCE = 32
-# In a run's identity, but no part of its config.
+# In a run's identity, but not in its config.
 NOT_CONFIG = ("data", "recipe")
 
 
 @dataclass(frozen=True, eq=False)
 class Network:
-    """A trained network with all that is needed to use it.
+    """A trained network with everything needed to use it.
 
     Attributes:
-        config: Its input size and coordinate rule, its loss with options, its decoder, and whether to test flipped.
-        model: The weights, in evaluation mode, on the device where they are used.
-        loss: What it was trained with, which knows how its heatmaps are read.
+        config: Its input size, coordinate rule, loss, decoder and flip test.
+        reader: The network, in evaluation mode, on its device, and the way its heatmaps are read.
         skeleton: Its K joints.
     """
 
     config: Config
-    model: nn.Module
-    loss: HeatmapLoss
+    reader: Reader
     skeleton: Skeleton
 
 
 @dataclass(frozen=True, eq=False)
 class PhotoPrediction:
-    """What a network says of the N people on one photo. Pixels, with (0, 0) the centre of the photo's first pixel.
+    """What a network finds on one photo with N people. Pixels; (0, 0) is the centre of the photo's first pixel.
 
     Attributes:
         path: The photo's file, ``None`` if it came as an array.
         photo: (H, W, 3) uint8 RGB, upright.
         boxes: (N, 4) x, y, width, height.
         joints: (N, K, 2) as (x, y).
-        confidence: (N, K): the share of the map's mass around the joint for losses that normalise it, else the peak.
+        confidence: (N, K), as :class:`hdmlib.reader.Reading` defines it.
         heatmaps: (N, K, h, w) float32, as they are decoded.
         to_cells: (N, 2, 3) affines from the photo's pixels to each person's heatmap cells.
         skeleton: The K joints; ``skeleton.joints`` are their names.
@@ -89,7 +84,7 @@ class PhotoPrediction:
         heat = np.zeros((height, width), np.float32)
         peaks = np.maximum(self.heatmaps.max(axis=(2, 3), keepdims=True), np.finfo(np.float32).tiny)
         for cells, affine in zip((self.heatmaps / peaks).max(axis=1), self.to_cells, strict=True):
-            # the affine leads from the result to the source, as this flag wants it
+            # the affine maps the result to the source, which is what this flag expects
             placed = cv2.warpAffine(cells, affine, (width, height), flags=cv2.INTER_LINEAR | cv2.WARP_INVERSE_MAP)
             np.maximum(heat, placed, out=heat)
         return heat
@@ -110,20 +105,20 @@ def open_network(
 ) -> Network:
     """A network from the folder of a finished run, or from a file of weights.
 
-    A run's record tells what its network is. A file of weights does not: ``model``, ``input_size``, ``loss`` and
-    ``skeleton`` are then needed.
+    A run's record describes its network. A file of weights does not: ``model``, ``input_size``, ``loss`` and
+    ``skeleton`` are then required.
 
     Args:
         checkpoint: A run's folder, or a file of weights: official HRNet, mmpose or our own.
         model: Name of the network, as in ``build_model``. File only, like the next four.
         input_size: Width and height of its input in pixels.
-        loss: What it was trained with, as in ``build_loss``: ``gaussian_mse`` for HRNet's and mmpose's weights.
+        loss: The loss it was trained with, as in ``build_loss``: ``gaussian_mse`` for HRNet's and mmpose's weights.
         loss_options: Arguments of that loss.
-        coordinates: ``hrnet`` (the default: published weights know no other), ``center`` or ``udp``.
-        skeleton: The joints. For a run its joints' names tell them; give it where they do not tell the flip pairs or
-            the limbs.
+        coordinates: ``hrnet`` (the default, which published weights were trained with), ``center`` or ``udp``.
+        skeleton: The joints. For a run it is derived from the joints' names; pass it if the names do not determine the
+            flip pairs or the limbs.
         decoder: Method of :func:`hdmlib.decode`; by default the run's, or the loss's own.
-        flip_test: Whether to average with the mirrored crop; by default as the run was evaluated, for a file false.
+        flip_test: Whether to average with the mirrored crop; by default as in the run's validation, for a file false.
         device: ``cpu``, ``cuda``, ``cuda:1``, ``mps``.
 
     Raises:
@@ -146,7 +141,6 @@ def open_network(
         fields, weights = _of_file(path, described, skeleton), path
     overrides = {"decoder": decoder, "flip_test": flip_test}
     config = make_config(**fields | {name: value for name, value in overrides.items() if value is not None})
-    trained = build_loss(config.loss, **config.loss_options)
     network = build_model(config.model, num_joints=len(skeleton))
     try:
         load_weights(network, weights)
@@ -154,16 +148,16 @@ def open_network(
         raise CheckpointError(
             f"{error}\n  (here: model={config.model!r} and {len(skeleton)} joints, those of skeleton {skeleton.name!r})"
         ) from None
-    # the memory layout that training evaluates in
+    # the memory layout that training validates in
     network = network.to(device, memory_format=torch.channels_last).eval()
-    return Network(config, network, trained, skeleton)
+    return Network(config, build_reader(config, network, skeleton), skeleton)
 
 
 def _of_run(folder: Path, described: Mapping[str, Any], skeleton: Skeleton | None) -> tuple[dict[str, Any], Skeleton]:
     """The config's fields and the joints of a finished run."""
-    told_twice = [name for name, value in described.items() if value is not None]
-    if told_twice:
-        raise ValueError(f"{', '.join(told_twice)}: the record in {folder} tells; leave it out for a run's folder")
+    repeated = [name for name, value in described.items() if value is not None]
+    if repeated:
+        raise ValueError(f"{', '.join(repeated)}: given by the record in {folder}; leave it out for a run's folder")
     for needed in ("record.json", "model.safetensors"):
         if not (folder / needed).is_file():
             raise FileNotFoundError(
@@ -180,13 +174,13 @@ def _of_run(folder: Path, described: Mapping[str, Any], skeleton: Skeleton | Non
 
 
 def _of_file(path: Path, described: Mapping[str, Any], skeleton: Skeleton | None) -> dict[str, Any]:
-    """The config's fields for a file of weights, from what its user says."""
+    """The config's fields for a file of weights, from the caller's arguments."""
     if not path.is_file():
         raise FileNotFoundError(f"checkpoint: no run's folder and no weights file {path}")
-    told = {**described, "skeleton": skeleton}
-    missing = [name for name in ("model", "input_size", "loss", "skeleton") if told[name] is None]
+    given = {**described, "skeleton": skeleton}
+    missing = [name for name in ("model", "input_size", "loss", "skeleton") if given[name] is None]
     if missing:
-        raise ValueError(f"{', '.join(missing)}: needed, too; {path} holds weights, and not how they are used")
+        raise ValueError(f"{', '.join(missing)}: required, because {path} holds weights and no description of them")
     size = described["input_size"]
     if len(size) != 2:
         raise ValueError(f"input_size: is (width, height) in pixels, got {size!r}")
@@ -209,31 +203,31 @@ def predict(
 ) -> list[PhotoPrediction]:
     """Find the joints of people on a photo, or on each photo of a folder.
 
-    A file's photo is turned upright as its EXIF tag says, which readers of datasets do not do; boxes and joints are in
+    A photo file is turned upright by its EXIF orientation, which readers of datasets do not do; boxes and joints are in
     the pixels of the upright photo.
 
     Args:
-        image: A file, a folder of photos, or (H, W, 3) uint8 RGB. No address on the network.
+        image: A file, a folder of photos, or (H, W, 3) uint8 RGB. Web addresses are refused.
         boxes: (N, 4) x, y, width, height in pixels, one per person; they may reach beyond the photo. ``None``: the
             whole photo is one person. For a folder only ``None``.
-        checkpoint: A run's folder, a file of weights, or what :func:`open_network` made of it: to be read once for
+        checkpoint: A run's folder, a file of weights, or the result of :func:`open_network`, which is read once for
             many calls.
-        **settings: Arguments of :func:`open_network`: what a file of weights does not tell, ``flip_test``, ``device``.
+        **settings: Arguments of :func:`open_network`: the description of a file of weights, ``flip_test``, ``device``.
 
     Returns:
-        One prediction per photo, a folder's in the order of their names.
+        One prediction per photo, those of a folder in the order of their names.
 
     Raises:
         FileNotFoundError: There is no such photo, folder or checkpoint.
         CheckpointError: The weights cannot be read or do not fit.
-        ValueError: The image is none, a box is empty or lies outside the photo, or as :func:`open_network`.
+        ValueError: The image cannot be used, a box is empty or lies outside the photo, or as :func:`open_network`.
     """
     photos = _photos(image)
     if boxes is not None and not isinstance(image, np.ndarray) and Path(image).expanduser().is_dir():
         raise ValueError("boxes: belong to one photo; for a folder call predict for each photo with its boxes")
     if isinstance(checkpoint, Network):
         if settings:
-            raise ValueError(f"{', '.join(settings)}: the network is open already; say so to open_network")
+            raise ValueError(f"{', '.join(settings)}: the network is open already; pass it to open_network")
         network = checkpoint
     else:
         network = open_network(checkpoint, **settings)
@@ -241,7 +235,7 @@ def predict(
 
 
 def _photos(image: str | os.PathLike[str] | NDArray[np.uint8]) -> Sequence[Path | NDArray[np.uint8]]:
-    """The photos that are meant, files still unread but looked at: what is wrong with one is told before long work."""
+    """The photos as arrays or checked paths: an unusable file is reported before the network runs."""
     if isinstance(image, np.ndarray):
         if image.ndim != 3 or image.shape[2] != 3 or image.dtype != np.uint8 or 0 in image.shape:
             raise ValueError(f"image: an array must be (H, W, 3) uint8 RGB, got {image.shape} {image.dtype}")
@@ -251,14 +245,14 @@ def _photos(image: str | os.PathLike[str] | NDArray[np.uint8]) -> Sequence[Path 
     if not isinstance(image, str | os.PathLike):
         raise ValueError(f"image: a file, a folder or a numpy array is needed, got {type(image).__name__}")
     if ADDRESS.match(str(image)):
-        raise ValueError(f"image: {image} is an address on the network; save the photo and give its path")
+        raise ValueError(f"image: {image} is a web address; save the photo and pass its path")
     path = Path(image).expanduser()
     files = [path]
     if path.is_dir():
-        named = (file for file in path.iterdir() if file.suffix.lower() in PHOTO_ENDINGS)
+        named = (file for file in path.iterdir() if file.suffix.lower() in FOLDER_ENDINGS)
         files = sorted(file for file in named if file.is_file() and not file.name.startswith("."))
         if not files:
-            raise ValueError(f"image: no photo in the folder {path}; looked for {', '.join(PHOTO_ENDINGS)}")
+            raise ValueError(f"image: no photo in the folder {path}; looked for {', '.join(FOLDER_ENDINGS)}")
     elif not path.exists():
         raise FileNotFoundError(f"image: no file {path}")
     for file in files:
@@ -277,7 +271,7 @@ def _read_upright(path: Path) -> NDArray[np.uint8]:
 def _boxes(boxes: ArrayLike | None, photo: NDArray[np.uint8]) -> NDArray[np.float64]:
     """Checked boxes (N, 4) on a photo."""
     height, width = photo.shape[:2]
-    if boxes is None:  # from the first pixel's centre to the last one's, as readers of datasets clip
+    if boxes is None:  # from the centre of the first pixel to that of the last, as dataset readers clip boxes
         return np.array([[0, 0, max(width - 1, 1), max(height - 1, 1)]], np.float64)
     try:
         array = np.asarray(boxes, dtype=np.float64)
@@ -293,16 +287,15 @@ def _boxes(boxes: ArrayLike | None, photo: NDArray[np.uint8]) -> NDArray[np.floa
         f"lies outside the photo of {width} x {height}": (array[:, :2] > (width - 1, height - 1)).any(axis=1)
         | (array[:, :2] + array[:, 2:] < 0).any(axis=1),
     }
-    for problem, found in problems.items():
-        if found.any():
-            first = int(found.argmax())
+    for problem, wrong in problems.items():
+        if wrong.any():
+            first = int(wrong.argmax())
             raise ValueError(f"boxes: number {first}, {array[first].tolist()}, {problem}")
     return array
 
 
-@torch.no_grad()
 def _predict_photo(network: Network, source: Path | NDArray[np.uint8], boxes: ArrayLike | None) -> PhotoPrediction:
-    """Crop each box, run the network, decode, and bring the joints back to the photo."""
+    """Crop each box, read the crops, and map the joints back to the photo."""
     path = source if isinstance(source, Path) else None
     photo = _read_upright(source) if isinstance(source, Path) else source
     config, checked = network.config, _boxes(boxes, photo)
@@ -310,18 +303,11 @@ def _predict_photo(network: Network, source: Path | NDArray[np.uint8], boxes: Ar
     to_input = [frame.to_input(Region(centre, size)) for centre, size in zip(*box_region(checked), strict=True)]
     crops = np.array([frame.crop(photo, affine) for affine in to_input], np.uint8)
     images = torch.from_numpy(crops.reshape(-1, config.input_height, config.input_width, 3)).permute(0, 3, 1, 2)
-    parts = [_read_heatmaps(network, some) for some in images.split(CROPS_AT_ONCE)]
-    heatmaps, cells, confidence = (torch.cat(tensors).cpu().numpy() for tensors in zip(*parts, strict=True))
+    device = next(network.reader.model.parameters()).device
+    readings = [network.reader(some.to(device)) for some in images.split(CROPS_AT_ONCE)]
+    _, heatmaps, cells, confidence = (torch.cat(parts).cpu().numpy() for parts in zip(*readings, strict=True))
     to_cells = np.array([frame.to_cells(affine) for affine in to_input]).reshape(-1, 2, 3)
     joints = transform(cells, invert(to_cells))
     return PhotoPrediction(
         path, photo, checked, joints, confidence.astype(np.float64), heatmaps, to_cells, network.skeleton
     )
-
-
-def _read_heatmaps(network: Network, images: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    """Of crops (B, 3, H, W): heatmaps to be read (B, K, h, w), joints (B, K, 2) in cells, confidence (B, K)."""
-    config, loss = network.config, network.loss
-    images = images.to(next(network.model.parameters()).device)
-    _, maps = heatmaps_of(config, network.model, loss, images, network.skeleton.flip_order)
-    return maps, *decode(maps, method=config.decoder or loss.decoder, confidence=loss.confidence)

@@ -1,19 +1,28 @@
-"""One reader from images to coordinates."""
+"""From images to coordinates: uint8 crops in; raw heatmaps, readout, joints in heatmap cells and confidence out.
+
+    images -> normalise -> network -> readout of the loss (averaged with the mirrored crop's) -> decoder
+
+Validation, the galleries, ``predict`` and the notebooks all read a network through this one class.
+"""
 
 from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
 
-from hdmlib.config import Config
+from hdmlib.decoding import decode
+from hdmlib.losses.base import HeatmapLoss
 
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
-
 IMAGENET_STD = (0.229, 0.224, 0.225)
 
 
-def normalise(images: torch.Tensor) -> torch.Tensor:
-    """Crops as the networks take them: scaled to 0 .. 1, less ImageNet's mean, over its deviation.
+def normalise(images: Tensor) -> Tensor:
+    """Crops as the networks expect them: scaled to 0 .. 1, less ImageNet's mean, over its standard deviation.
 
     Args:
         images: (B, 3, H, W) uint8 RGB, on any device.
@@ -25,25 +34,75 @@ def normalise(images: torch.Tensor) -> torch.Tensor:
     return images / (255 * std) - mean / std
 
 
-def heatmaps_of(config: Config, model: nn.Module, loss: nn.Module, images: Tensor, flip_order: tuple[int, ...]):
-    """Heatmaps of a batch as the network puts them out, and as they are to be read.
+class Reading(NamedTuple):
+    """What a network finds on B crops.
 
-    Args:
-        config: For the flip test and the coordinate rule.
-        model: The network.
-        loss: The loss it was trained with, which knows how its heatmaps are read.
-        images: (B, 3, H, W) uint8 crops.
-        flip_order: The joints' permutation under a mirror.
-
-    Returns:
-        Raw heatmaps (B, K, H/4, W/4), and their readout, in a flip test averaged with that of the mirrored crops.
+    Attributes:
+        raw: (B, K, h, w) heatmaps as the network outputs them.
+        maps: (B, K, h, w) heatmaps as they are decoded: the loss's readout, with a flip test the mean of both crops'.
+        cells: (B, K, 2) joints as (x, y) in heatmap cells.
+        confidence: (B, K): the share of the map's mass around the joint for losses that normalise the map, else the
+            value of its peak.
     """
-    inputs = normalise(images)
-    raw = model(inputs).float()
-    maps = loss.readout(raw)
-    if config.flip_test:
-        mirrored = loss.readout(model(inputs.flip(-1)).float()).flip(-1)[:, list(flip_order)]
-        if config.coordinates == "hrnet":  # cell = pixel / 4 does not commute with the mirror; HRNet shifts by one cell
-            mirrored = torch.cat([mirrored[..., :1], mirrored[..., :-1]], dim=-1)
-        maps = (maps + mirrored) / 2
-    return raw, maps
+
+    raw: Tensor
+    maps: Tensor
+    cells: Tensor
+    confidence: Tensor
+
+
+@dataclass(frozen=True, eq=False)
+class Reader:
+    """A network and the way its heatmaps are read.
+
+    Attributes:
+        model: (B, 3, H, W) normalised crops -> (B, K, H/4, W/4) heatmaps.
+        loss: The loss that the network was trained with; it defines readout, default decoder and confidence.
+        flip_order: (K,) permutation of the joints under a mirror.
+        decoder: Method of :func:`hdmlib.decode`; ``None``: the loss's own.
+        flip_test: Whether to average the readout with that of the mirrored crop.
+        coordinates: ``center``, ``hrnet`` or ``udp``: how pixels map to heatmap cells.
+    """
+
+    model: nn.Module
+    loss: HeatmapLoss
+    flip_order: Sequence[int]
+    decoder: str | None = None
+    flip_test: bool = False
+    coordinates: str = "center"
+
+    @property
+    def method(self) -> str:
+        """The decoding method in use."""
+        return self.decoder or self.loss.decoder
+
+    @torch.no_grad()
+    def __call__(self, images: Tensor) -> Reading:
+        """Read (B, 3, H, W) uint8 crops, on the network's device."""
+        inputs = normalise(images)
+        raw = self.model(inputs).float()
+        maps = self.loss.readout(raw)
+        if self.flip_test:
+            maps = (maps + self._mirrored(inputs)) / 2
+        return Reading(raw, maps, *self.decode(maps))
+
+    def decode(self, maps: Tensor, method: str | None = None, confidence: str | None = None) -> tuple[Tensor, Tensor]:
+        """Decode maps that have been read already.
+
+        Args:
+            maps: (B, K, h, w), as :attr:`Reading.maps`.
+            method: Method of :func:`hdmlib.decode`; ``None``: the reader's own.
+            confidence: ``peak`` or ``mass``; ``None``: the loss's own.
+
+        Returns:
+            Joints (B, K, 2) in heatmap cells and confidence (B, K).
+        """
+        method = method or self.method
+        return decode(maps, method, confidence or self.loss.confidence, **self.loss.decoder_options(method))
+
+    def _mirrored(self, inputs: Tensor) -> Tensor:
+        """Readout (B, K, h, w) of the mirrored crops, mirrored back, left and right joints swapped."""
+        maps = self.loss.readout(self.model(inputs.flip(-1)).float()).flip(-1)[:, list(self.flip_order)]
+        if self.coordinates == "hrnet":  # cell = pixel / 4 does not commute with the mirror; HRNet shifts by one cell
+            maps = torch.cat([maps[..., :1], maps[..., :-1]], dim=-1)
+        return maps

@@ -6,7 +6,7 @@ Run by hand, on one thread, on a machine that does nothing else:
 
 Every solver gets the same 68 maps of 64 x 48 and returns value and gradient at a marginal error of at most 1e-5. POT
 and GeomLoss are told beforehand how many iterations that takes (or, where they do not reach it, the most tried). The
-record (figures/records/bench_matching.json, or the path in HDM_BENCH_RECORD) is what notebook 01 shows.
+record (figures/results/bench_matching.json, or the path in HDM_BENCH_RECORD) is what notebook 01 shows.
 """
 
 import json
@@ -25,7 +25,7 @@ from hdmlib.transport.problem import solve
 
 MAPS, SIZE, ERROR = 68, (64, 48), 1e-5
 EPSILONS = (1.0, 0.25, 0.1)
-DEFAULT_RECORD = Path(__file__).parents[1] / "figures" / "records" / "bench_matching.json"
+DEFAULT_RECORD = Path(__file__).parents[1] / "figures" / "results" / "bench_matching.json"
 
 
 @pytest.fixture(scope="module")

@@ -8,7 +8,6 @@ import cv2
 import numpy as np
 import pytest
 import torch
-from hdmlib.training import predict as evaluate_people
 from matplotlib.collections import PathCollection
 from PIL import Image
 from typer.testing import CliRunner
@@ -18,7 +17,7 @@ from hdmlib.cli import app
 from hdmlib.config import make_config
 from hdmlib.data.crops import Frame, invert, transform
 from hdmlib.data.intake import read_image
-from hdmlib.experiments.engine import build_losses, evaluation_loader, start_engine
+from hdmlib.experiments.prediction import predict_people
 from hdmlib.experiments.runs import run
 from hdmlib.inference import open_network, predict
 from hdmlib.models.checkpoints import CheckpointError, export_hrnet
@@ -56,9 +55,7 @@ def boxes(smoke, crowd):
 def test_a_person_comes_out_as_in_the_evaluation(smoke, flip_test):
     config = smoke.config.model_copy(update={"flip_test": flip_test})
     people = smoke.data.val.subset(range(8))
-    evaluated = evaluate_people(
-        config, smoke.model(), build_losses(config), evaluation_loader(config, people), people, start_engine(config)
-    )
+    evaluated = predict_people(config, smoke.model(), people)
     network = open_network(smoke.folder, flip_test=flip_test)
     for i in range(len(people)):
         [found] = predict(people.image_path(i), people.boxes[[i]], checkpoint=network)
@@ -203,8 +200,8 @@ def test_images_that_are_none(smoke, photo, tmp_path):
     torn.write_bytes(photo.read_bytes()[:2000])
     (tmp_path / "empty").mkdir()
     for image, told in [
-        ("https://example.org/photo.jpg", "address on the network"),
-        (Path("https://example.org/photo.jpg"), "address on the network"),
+        ("https://example.org/photo.jpg", "is a web address"),
+        (Path("https://example.org/photo.jpg"), "is a web address"),
         (text, r"text\.jpg: photo unreadable"),
         (torn, r"torn\.jpg: photo unreadable or truncated"),
         (tmp_path, r"text\.jpg: photo unreadable"),  # one of a folder's
@@ -228,13 +225,13 @@ def test_checkpoints_that_are_none(smoke, tmp_path):
         open_network(tmp_path / "nowhere")
     with pytest.raises(FileNotFoundError, match=r"no record\.json in it; give the folder of a finished run"):
         open_network(tmp_path)
-    with pytest.raises(ValueError, match=r"model, input_size, loss, skeleton: needed, too; .*holds weights"):
+    with pytest.raises(ValueError, match=r"model, input_size, loss, skeleton: required, because .*holds weights"):
         open_network(weights)
     with pytest.raises(CheckpointError, match=r"predicts 17 joints, the model 16(.|\n)*16 joints, those of .*mpii-16"):
         open_network(weights, skeleton=MPII_16, **described)
     with pytest.raises(ValueError, match=r"skeleton: 'mpii-16' has 16 joints, the run .* predicts 17: nose, left_eye"):
         open_network(smoke.folder, skeleton=MPII_16)
-    with pytest.raises(ValueError, match=r"model: the record in .* tells; leave it out"):
+    with pytest.raises(ValueError, match=r"model: given by the record in .*; leave it out"):
         open_network(smoke.folder, model="hrnet_w32")
     with pytest.raises(ValueError, match=r"input_size: is \(width, height\)"):
         open_network(weights, skeleton=COCO_17, **described | {"input_size": (64,)})

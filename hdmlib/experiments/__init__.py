@@ -1,16 +1,16 @@
-"""From a config to a record: training, and what a run leaves behind."""
+"""From a config to a record: training, validation, and the files of a run."""
 
 from hdmlib.experiments.record import Record
 from hdmlib.experiments.runs import Run, model_of, predictions_of, record_of, run
-from hdmlib.experiments.store import REFERENCE_RECORDS, find_record
+from hdmlib.experiments.store import REFERENCE_RECORDS, Store
 from hdmlib.experiments.training import TrainingDiverged
 
 __all__ = [
     "REFERENCE_RECORDS",
     "Record",
     "Run",
+    "Store",
     "TrainingDiverged",
-    "find_record",
     "model_of",
     "predictions_of",
     "record_of",

@@ -1,7 +1,7 @@
-"""What makes a training go on where it stopped: the checkpoint, and Ctrl-C that waits for the end of a step.
+"""What lets a training resume: one checkpoint file, and Ctrl-C that waits for the end of a step.
 
-A checkpoint is one file, replaced whole, read as data only (no pickled code). After an epoch it holds what the next one
-depends on; after Ctrl-C also how far into its epoch the training is.
+The file is replaced as a whole and read as data only (no pickled code). After an epoch it holds what the next one
+depends on; after Ctrl-C also the position within the epoch.
 """
 
 from __future__ import annotations
@@ -27,11 +27,11 @@ CHECKPOINT = "last.pt"
 
 @dataclass
 class TrainingState:
-    """What of a training is behind.
+    """How far a training has come.
 
     Attributes:
-        epochs: Lines of the finished epochs.
-        steps: Steps of the epoch after them.
+        epochs: Lines of the finished epochs; epoch 0 is the untrained network.
+        steps: Finished steps of the current epoch.
         total: Sum of the losses of these steps.
     """
 
@@ -40,29 +40,29 @@ class TrainingState:
     total: float = 0.0
 
 
-class Stopped(KeyboardInterrupt):
-    """Ctrl-C was pressed, and the step is finished and saved."""
+class Interrupted(KeyboardInterrupt):
+    """Ctrl-C was pressed; the step was finished and saved."""
 
 
 class Interruption:
-    """While it is open, Ctrl-C only sets ``asked``; a second one interrupts at once, as usual.
+    """A context in which the first Ctrl-C only sets ``requested``; the second one interrupts at once, as usual.
 
-    Where signals cannot be handled, outside the main thread, nothing changes.
+    Outside the main thread, where signals cannot be handled, it does nothing.
     """
 
     def __init__(self) -> None:
-        self.asked = False
+        self.requested = False
         self._usual = signal.getsignal(signal.SIGINT)
 
     def __enter__(self) -> Interruption:
-        self._handle(self._ask)
+        self._handle(self._request)
         return self
 
     def __exit__(self, *error: object) -> None:
         self._handle(self._usual)
 
-    def _ask(self, number: int, frame: FrameType | None) -> None:
-        self.asked = True
+    def _request(self, number: int, frame: FrameType | None) -> None:
+        self.requested = True
         self._handle(self._usual)
 
     def _handle(self, handler: Any) -> None:
@@ -70,38 +70,42 @@ class Interruption:
             signal.signal(signal.SIGINT, handler)
 
 
-def save_checkpoint(folder: Path, model: nn.Module, optimiser: Any, done: TrainingState) -> None:
-    """Write everything that the rest of the training depends on, in one file that is replaced whole.
+def save_checkpoint(folder: Path, model: nn.Module, optimiser: Any, state: TrainingState) -> None:
+    """Write everything that the rest of the training depends on.
 
     Raises:
-        OSError: The folder cannot be written; the checkpoint before is untouched.
+        OSError: The folder cannot be written; the previous checkpoint is untouched.
     """
-    state = {
+    content = {
         "model": model.state_dict(),
         "optimiser": optimiser.state_dict(),
-        "history": json.dumps([line.model_dump() for line in done.epochs]),
-        "steps": done.steps,
-        "total": done.total,
+        "history": json.dumps([line.model_dump() for line in state.epochs]),
+        "steps": state.steps,
+        "total": state.total,
     }
     buffer = io.BytesIO()
-    torch.save(state, buffer)
+    torch.save(content, buffer)
     write_atomically(folder / CHECKPOINT, buffer.getvalue())
 
 
 def load_checkpoint(folder: Path, model: nn.Module, optimiser: Any, device: torch.device) -> TrainingState:
-    """Bring model and optimiser to where the folder's checkpoint left them; without one nothing is done yet.
+    """Restore model and optimiser from the folder's checkpoint; without one the training starts at the beginning.
 
     Raises:
-        ValueError: The file is torn, of another network, or holds more than data; the message names it and the remedy.
+        ValueError: The file is damaged, belongs to another network, or holds more than data; the message names the file
+            and the remedy.
     """
     path = folder / CHECKPOINT
     if not path.exists():
         return TrainingState()
     try:
-        state = torch.load(path, map_location=device, weights_only=True)
-        model.load_state_dict(state["model"])
-        optimiser.load_state_dict(state["optimiser"])
-        return TrainingState([Epoch(**line) for line in json.loads(state["history"])], state["steps"], state["total"])
+        content = torch.load(path, map_location=device, weights_only=True)
+        model.load_state_dict(content["model"])
+        optimiser.load_state_dict(content["optimiser"])
+        epochs = [Epoch(**line) for line in json.loads(content["history"])]
+        return TrainingState(epochs, content["steps"], content["total"])
     except (pickle.UnpicklingError, RuntimeError, KeyError, ValueError, EOFError, OSError) as error:
         reason = str(error).splitlines()[0]
-        raise ValueError(f"cannot resume from {path}: {reason}; pass resume=false to begin again beside it") from error
+        raise ValueError(
+            f"cannot resume from {path}: {reason}; resume=false starts again and keeps this run"
+        ) from error

@@ -1,4 +1,4 @@
-"""Device, precision and processes of a run: a config in, an Accelerate engine, losses and loaders out."""
+"""What a config asks for, as objects: the Accelerate engine, the losses, the loaders and the reader of a run."""
 
 from __future__ import annotations
 
@@ -15,15 +15,18 @@ from hdmlib.config import Config, ConfigError
 from hdmlib.data.augmentation import HALF_BODY_UPPER, Augmentation
 from hdmlib.data.dataset import PoseDataset
 from hdmlib.data.loader import make_loader
+from hdmlib.losses.base import HeatmapLoss
 from hdmlib.losses.registry import LOSSES, build_loss
+from hdmlib.reader import Reader
+from hdmlib.skeletons import Skeleton
 
 
 def start_engine(config: Config) -> Accelerator:
-    """The engine on the device that the config names; in each of several processes that torchrun or Accelerate started.
+    """The engine on the config's device; every process that torchrun or Accelerate started calls it.
 
     Raises:
-        ConfigError: The device is unknown or not on this machine, the precision does not fit it, or the batch cannot be
-            shared by the processes.
+        ConfigError: The device is unknown or not on this machine, it does not support the precision, or the batch
+            cannot be split evenly among the processes.
     """
     there = {"cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available(), "cpu": True}
     device = config.device or next(name for name, usable in there.items() if usable)
@@ -39,21 +42,29 @@ def start_engine(config: Config) -> Accelerator:
     engine = Accelerator(
         cpu=device == "cpu",
         mixed_precision="bf16" if config.precision == "bf16" else "no",
-        # the batch of the config is that of all processes together, so a recipe has the same steps on any number
+        # the config's batch is that of all processes together, so a recipe takes the same steps on any number of them
         dataloader_config=DataLoaderConfiguration(split_batches=True),
     )
     if config.batch_size % engine.num_processes:
-        raise ConfigError(f"batch_size: {config.batch_size} cannot be shared by {engine.num_processes} processes alike")
+        raise ConfigError(
+            f"batch_size: {config.batch_size} cannot be split evenly among {engine.num_processes} processes"
+        )
     return engine
 
 
-def build_losses(config: Config) -> dict[str, nn.Module]:
+def build_losses(config: Config) -> dict[str, HeatmapLoss]:
     """Every loss of the registry: the trained one with the run's options, the others with their defaults.
 
     Raises:
-        ValueError: An option that the loss does not know or that is out of range.
+        ValueError: An option is unknown to the loss or out of range.
     """
     return {name: build_loss(name, **(config.loss_options if name == config.loss else {})) for name in LOSSES}
+
+
+def build_reader(config: Config, model: nn.Module, skeleton: Skeleton) -> Reader:
+    """The reader of a network that was trained, or is evaluated, with this config."""
+    loss = build_loss(config.loss, **config.loss_options).eval()
+    return Reader(model, loss, skeleton.flip_order, config.decoder, config.flip_test, config.coordinates)
 
 
 def augmentation_of(config: Config) -> Augmentation:
@@ -69,22 +80,19 @@ def augmentation_of(config: Config) -> Augmentation:
 
 
 def training_loader(config: Config, people: PoseDataset) -> DataLoader:
+    """Augmented crops in an order of each epoch's own."""
     return make_loader(
         people, config.input_size, coordinates=config.coordinates, augmentation=augmentation_of(config), shuffle=True,
-        batch_size=config.batch_size, seed=config.seed, workers=_workers(config),
-        cache=config.cache_photos,
+        batch_size=config.batch_size, seed=config.seed, workers=_workers(config), cache=config.cache_photos,
     )  # fmt: skip
 
 
 def evaluation_loader(config: Config, people: PoseDataset) -> DataLoader:
-    """The people in their order, not augmented."""
+    """Crops in the dataset's order, not augmented."""
     return make_loader(
-        people,
-        config.input_size,
-        coordinates=config.coordinates,
-        batch_size=config.batch_size,
+        people, config.input_size, coordinates=config.coordinates, batch_size=config.batch_size,
         workers=_workers(config),
-    )
+    )  # fmt: skip
 
 
 def _workers(config: Config) -> int:

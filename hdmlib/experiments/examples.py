@@ -1,4 +1,4 @@
-"""A few people as arrays for figures: what training is given, and what a network makes of people it has not seen."""
+"""A few people as arrays for figures: training crops with their targets, predictions of a network with the truth."""
 
 from __future__ import annotations
 
@@ -13,24 +13,22 @@ from hdmlib.config import Config
 from hdmlib.data.crops import Frame
 from hdmlib.data.dataset import PoseDataset
 from hdmlib.data.loader import make_loader
-from hdmlib.decoding import decode
-from hdmlib.experiments.engine import augmentation_of, build_losses
+from hdmlib.experiments.engine import augmentation_of, build_reader
 from hdmlib.heatmaps import demanders, gaussian_map
-from hdmlib.reader import heatmaps_of
 from hdmlib.skeletons import Skeleton
 
-# Joints whose own heatmaps are worth a look: easy, hard, and easily confused with the other side.
+# Joints whose own heatmaps are shown: easy, hard, and easily confused with the other side.
 CLOSE_UPS = ("nose", "head_top", "left_wrist", "right_knee")
 
 
 @dataclass(frozen=True)
 class Examples:
-    """N crops with what the losses aim at.
+    """N crops with the targets of the losses.
 
     Attributes:
         pictures: (N, H, W, 3) uint8.
         joints: (N, K, 2) in pixels of the crops.
-        weights: (N, K), 0 where a joint is not asked for.
+        weights: (N, K), 0 for unlabelled joints and those outside the crop.
         targets: Name of a target -> (N, H/4, W/4), all joints in one map.
     """
 
@@ -42,13 +40,13 @@ class Examples:
 
 @dataclass(frozen=True)
 class PredictedExamples:
-    """N crops with what a network says of them; arrays as in :class:`Examples`.
+    """N crops with the predictions of a network; arrays as in :class:`Examples`.
 
     Attributes:
         pictures, joints, weights: The crops and their annotation.
         predicted: (N, K, 2) decoded joints in pixels of the crops.
         maps: (N, K, H/4, W/4) heatmaps as they are decoded.
-        close_ups: Indices of a few joints worth a closer look.
+        close_ups: Indices of a few joints to be shown one by one.
     """
 
     pictures: NDArray[np.uint8]
@@ -72,17 +70,14 @@ def training_examples(config: Config, people: PoseDataset, count: int, sigma: fl
     return Examples(pictures, pixels, weights.numpy(), {name: maps.numpy() for name, maps in targets.items()})
 
 
-@torch.no_grad()
 def predict_examples(config: Config, model: nn.Module, people: PoseDataset, count: int) -> PredictedExamples:
-    """What a network makes of the first ``count`` people, not augmented."""
+    """Predictions for the first ``count`` people, not augmented."""
     batch = _batch(config, people, count, augmented=False)
-    loss = build_losses(config)[config.loss]
-    _, maps = heatmaps_of(config, model.eval(), loss, batch["image"], people.skeleton.flip_order)
-    cells, _ = decode(maps, method=config.decoder or loss.decoder, confidence=loss.confidence)
+    reading = build_reader(config, model.eval(), people.skeleton)(batch["image"])
     pictures, pixels = _pictures(config, batch)
-    predicted = Frame(config.input_size, config.coordinates).input_points(cells.double().numpy())
+    predicted = Frame(config.input_size, config.coordinates).input_points(reading.cells.double().numpy())
     return PredictedExamples(
-        pictures, pixels, batch["weights"].numpy(), predicted, maps.numpy(), _close_ups(people.skeleton)
+        pictures, pixels, batch["weights"].numpy(), predicted, reading.maps.numpy(), _close_ups(people.skeleton)
     )
 
 
@@ -101,7 +96,7 @@ def _pictures(config: Config, batch: dict[str, Tensor]) -> tuple[NDArray[np.uint
 
 
 def _drawn(points: Tensor, shares: Tensor, weights: Tensor, size: tuple[int, int]) -> Tensor:
-    """Demanders of all joints as one map (N, h, w): each cell the largest share that any joint demands there."""
+    """Demanders of all joints as one map (N, h, w): each cell holds the largest share that any joint demands there."""
     maps = torch.zeros(len(points), size[0] * size[1])
     x, y = points.round().long().clamp(min=0).unbind(dim=-1)
     cell = (y.clamp(max=size[0] - 1) * size[1] + x.clamp(max=size[1] - 1)).flatten(1)

@@ -1,41 +1,42 @@
-"""What a network says of the people of a dataset."""
+"""A reader and people in; joints, confidence, losses and measures of every person out, and their scores."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 import torch
 from accelerate import Accelerator
+from accelerate.utils import concatenate, recursively_apply
 from numpy.typing import NDArray
 from torch import nn
 
 from hdmlib.config import Config
 from hdmlib.data.crops import invert, transform
 from hdmlib.data.dataset import PoseDataset
-from hdmlib.decoding import decode
-from hdmlib.experiments.engine import build_losses, evaluation_loader, start_engine
+from hdmlib.experiments.engine import build_losses, build_reader, evaluation_loader, start_engine
 from hdmlib.experiments.record import Evaluation
+from hdmlib.losses.base import HeatmapLoss
 from hdmlib.metrics.compactness import compactness
 from hdmlib.metrics.scores import PCKReference, score
-from hdmlib.reader import heatmaps_of
+from hdmlib.reader import Reader
 from hdmlib.theory import theorem_terms
 
 
 @dataclass(frozen=True)
 class Prediction:
-    """What a network says of N people.
+    """What a network finds on N people.
 
     Attributes:
         joints: (N, K, 2) in pixels of each person's photo.
-        confidence: (N, K): the share of the map's mass around the joint for losses that normalise it, else the peak.
+        confidence: (N, K), as :class:`hdmlib.reader.Reading` defines it.
         losses: Mean over the people of every loss of the registry, on the raw heatmaps.
-        measures: (N, K) each: how compact a joint's heatmap is, as ``metrics.compactness`` names it, and the terms of
-            Theorem 1, as ``theory`` names them.
-        by_decoder: Joints and confidence as other decoders read them from the same heatmaps.
+        measures: (N, K) each: compactness of a joint's heatmap (``metrics.compactness``) and the terms of Theorem 1
+            (``theory``).
+        by_decoder: Method -> joints and confidence decoded from the same heatmaps.
     """
 
     joints: NDArray[np.float64]
@@ -47,45 +48,41 @@ class Prediction:
 
 @torch.no_grad()
 def predict_loader(
-    config: Config,
-    model: nn.Module,
-    losses: dict[str, nn.Module],
-    loader: Any,
-    people: PoseDataset,
+    reader: Reader,
+    losses: Mapping[str, HeatmapLoss],
+    loader: Iterable[Mapping[str, torch.Tensor]],
     engine: Accelerator,
     decoders: Sequence[str] = (),
 ) -> Prediction:
     """Run the network over a loader in the dataset's order, decode, and take every loss and measure.
 
     Args:
-        config: The run.
-        model: The network, as the engine prepared it.
-        losses: As :func:`build_losses` gives them.
+        reader: Its network as the engine prepared it; set to evaluation mode, as are the losses.
+        losses: As :func:`build_losses` returns them.
         loader: Batches of all people, prepared likewise.
-        people: Whom the loader shows.
-        engine: Gathers what several processes saw.
-        decoders: Those to read the heatmaps with besides the run's own.
+        engine: Gathers the results of several processes.
+        decoders: Methods to decode the heatmaps with besides the reader's own.
     """
-    model.eval()
-    trained, gaussian = losses[config.loss].eval(), losses["gaussian_mse"]
-    own = config.decoder or trained.decoder
+    reader.model.eval()
+    for loss in losses.values():
+        loss.eval()
     batches = []
     for batch in loader:
-        raw, maps = heatmaps_of(config, model, trained, batch["image"], people.skeleton.flip_order)
-        joints, weights = batch["joints"], batch["weights"]
-        decoded = {name: decode(maps, method=name, confidence=trained.confidence) for name in {own, *decoders}}
-        seen = {
-            "losses": {name: loss.per_person(raw, joints, weights) for name, loss in losses.items()},
-            "measures": compactness(maps) | vars(theorem_terms(raw, joints, gaussian.sigma)),
-            "decoded": decoded,
+        reading, joints, weights = reader(batch["image"]), batch["joints"], batch["weights"]
+        terms = theorem_terms(reading.raw, joints, losses["gaussian_mse"].sigma)
+        results = {
+            "losses": {name: loss.per_person(reading.raw, joints, weights) for name, loss in losses.items()},
+            "measures": compactness(reading.maps) | vars(terms),
+            "decoded": {name: reader.decode(reading.maps, name) for name in decoders}
+            | {reader.method: (reading.cells, reading.confidence)},
             "affine": batch["affine"],
         }
-        batches.append(engine.gather_for_metrics(seen))
-    joined = _joined(batches)
-    to_photo = invert(joined["affine"])
-    by_decoder = {name: (transform(cells, to_photo), score) for name, (cells, score) in joined["decoded"].items()}
-    means = {name: float(values.mean()) for name, values in joined["losses"].items()}
-    return Prediction(*by_decoder[own], means, joined["measures"], by_decoder)
+        batches.append(engine.gather_for_metrics(results))
+    people = recursively_apply(lambda values: values.double().cpu().numpy(), concatenate(batches))
+    to_photo = invert(people["affine"])
+    by_decoder = {name: (transform(cells, to_photo), sure) for name, (cells, sure) in people["decoded"].items()}
+    means = {name: float(values.mean()) for name, values in people["losses"].items()}
+    return Prediction(*by_decoder[reader.method], means, people["measures"], by_decoder)
 
 
 def predict_people(
@@ -96,36 +93,39 @@ def predict_people(
     decoders: Sequence[str] = (),
     progress: Callable[..., Any] | None = None,
 ) -> Prediction:
-    """The same of a network that is trained already, on the device that the config names."""
+    """Predict the people of a dataset with a trained network, on the config's device.
+
+    Args:
+        config: Input, loss, decoder, flip test, device.
+        model: The network.
+        people: N people.
+        decoders: Methods to decode the heatmaps with besides the run's own.
+        progress: Wraps the loop over batches: ``progress(iterable, total=, desc=)``.
+    """
     engine = start_engine(config)
     model, loader = engine.prepare(model, evaluation_loader(config, people))
-    losses = build_losses(config)
     batches = progress(loader, total=len(loader), desc="evaluation") if progress else loader
-    return predict_loader(config, model, losses, batches, people, engine, decoders)
-
-
-def _joined(parts: list[Any]) -> Any:
-    """Batches of one structure, of dictionaries and tuples, as that structure of whole float64 arrays."""
-    first = parts[0]
-    if isinstance(first, dict):
-        return {name: _joined([part[name] for part in parts]) for name in first}
-    if isinstance(first, tuple):
-        return tuple(_joined(list(part)) for part in zip(*parts, strict=True))
-    return torch.cat(parts).double().cpu().numpy()
+    return predict_loader(build_reader(config, model, people.skeleton), build_losses(config), batches, engine, decoders)
 
 
 def validate(
     config: Config,
-    model: nn.Module,
-    losses: dict[str, nn.Module],
-    loader: Any,
+    reader: Reader,
+    losses: Mapping[str, HeatmapLoss],
+    loader: Iterable[Mapping[str, torch.Tensor]],
     people: PoseDataset,
-    ruler: PCKReference,
     engine: Accelerator,
 ) -> Evaluation:
-    """Every loss and every metric on a dataset; arguments as for :func:`predict_loader`, and the ruler of PCK."""
-    prediction = predict_loader(config, model, losses, loader, people, engine)
-    scores = score(people, prediction.joints, prediction.confidence, config.input_size, ruler)
+    """Every loss, metric and measure of a network on the people of a loader.
+
+    Args:
+        config: Input size and reference length of PCK.
+        reader, losses, loader, engine: As for :func:`predict_loader`.
+        people: The loader's people.
+    """
+    prediction = predict_loader(reader, losses, loader, engine)
+    reference = PCKReference.of(people, config.pck_reference)
+    scores = score(people, prediction.joints, prediction.confidence, config.input_size, reference)
     per_joint = {
         label: [None if math.isnan(v) else v for v in values.tolist()] for label, values in scores.per_joint.items()
     }

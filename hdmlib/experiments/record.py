@@ -1,7 +1,7 @@
-"""What a run leaves behind: a record with its config, its curves, its scores and the machine it ran on.
+"""The result of a run: a record of its config, curves, scores and machine. Records in, JSON out, and back.
 
-A record is plain JSON, checked when it is read. Records are named by the hash of the run's identity (``config.py``), so
-a record that exists answers the same question again without training.
+JSON is validated when it is read. A record is named by the hash of the run's identity (``config.py``), so that the same
+run is found again instead of being trained again.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from hdmlib.files import write_atomically
 
@@ -22,15 +22,15 @@ PACKAGES = ("torch", "numpy", "opencv-python-headless", "accelerate")
 
 
 class Evaluation(BaseModel):
-    """The validation people seen through one state of the network.
+    """What one state of the network achieves on the validation people.
 
     Attributes:
-        losses: Every loss of the registry on the raw heatmaps, mean over people; only the trained one is on its own
-            ground.
-        metrics: As ``metrics.scores`` names them; without those that this data has no ground for.
-        per_joint: For each PCK threshold the percentage of each joint, ``None`` where no one has the joint labelled.
-        measures: Means over the labelled joints of how compact their heatmaps are and of the terms of Theorem 1, as
-            ``metrics.compactness`` and ``theory`` name them.
+        losses: Every loss of the registry on the raw heatmaps, mean over people.
+        metrics: As ``metrics.scores`` names them, without those that are undefined for this data.
+        per_joint: For each PCK threshold the percentage of each joint, ``None`` where the joint is never labelled;
+            empty for the middle epochs of a published record.
+        measures: Means over the labelled joints of the heatmaps' compactness (``metrics.compactness``) and of the terms
+            of Theorem 1 (``theory``).
     """
 
     model_config = ConfigDict(extra="forbid")
@@ -53,10 +53,19 @@ class Epoch(BaseModel):
 
 
 class Record(BaseModel):
-    """A finished run; ``seconds`` is unknown for one that was interrupted.
+    """A finished run.
 
-    ``peak_memory`` in GiB is that of the GPU if one is used, else that of the process so far.
-    ``by_decoder`` holds the metrics of the last epoch as each decoder reads the same heatmaps.
+    Attributes:
+        name: Readable name with the hash of the identity.
+        identity: Everything that the numbers depend on (``Config.identity``).
+        joints: Names of the K joints.
+        people: Number of people by split, ``train`` and ``val``.
+        left_out: People or annotations that were left out, by split and reason.
+        epochs: One line per epoch, epoch 0 first.
+        by_decoder: Method -> metrics of the last epoch as this method decodes the heatmaps.
+        seconds: Wall time of the training; ``None`` if it was interrupted.
+        peak_memory: Largest memory in GiB, of the GPU if one is used, else of the process.
+        machine: Hardware and versions.
     """
 
     model_config = ConfigDict(extra="forbid")
@@ -66,7 +75,7 @@ class Record(BaseModel):
     joints: list[str]
     people: dict[str, int]
     left_out: dict[str, dict[str, int]]
-    epochs: list[Epoch]
+    epochs: list[Epoch] = Field(min_length=1)
     by_decoder: dict[str, dict[str, float]]
     seconds: float | None
     peak_memory: float | None = None
@@ -79,7 +88,7 @@ class Record(BaseModel):
 
     @property
     def final(self) -> Evaluation:
-        """Scores after the last epoch: none is picked by its score, since the same people are reported on."""
+        """Scores after the last epoch; no epoch is selected by its score, since the same people are reported on."""
         return self.epochs[-1].validation
 
 
@@ -91,7 +100,7 @@ def machine() -> dict[str, str]:
 
 
 def peak_memory() -> float | None:
-    """Most memory in GiB that this process has had, on the GPU if it uses one; ``None`` where nobody counts."""
+    """Largest memory in GiB of this process, on the GPU if it uses one; ``None`` where it is not counted."""
     if torch.cuda.is_available() and torch.cuda.max_memory_allocated():
         return torch.cuda.max_memory_allocated() / 2**30
     try:
@@ -109,17 +118,38 @@ def save_record(record: Record, path: Path) -> None:
 
 
 def load_record(path: Path) -> Record:
-    """Read a record.
+    """Read what :func:`save_record` wrote.
 
     Raises:
         ValueError: The file is not a record; the message names it and the remedy.
+        OSError: The file cannot be read.
     """
     try:
-        return Record.model_validate_json(path.read_bytes())
+        return parse_record(path.read_bytes())
+    except ValueError as error:
+        raise ValueError(f"{path} is not a run's record ({error}); delete it and run again") from None
+
+
+def parse_record(text: bytes | str) -> Record:
+    """A record from its JSON.
+
+    Raises:
+        ValueError: It is not a record; the message says which part is wrong.
+    """
+    try:
+        return Record.model_validate_json(text)
     except ValidationError as error:
         first = error.errors()[0]
-        place = ".".join(map(str, first["loc"])) or "the file"
-        raise ValueError(f"{path} is not a run's record ({place}: {first['msg']}); delete it and run again") from None
+        place = ".".join(map(str, first["loc"])) or "the whole"
+        raise ValueError(f"{place}: {first['msg']}") from None
+
+
+def record_line(record: Record) -> str:
+    """A record as one line of compact JSON, ``per_joint`` kept for the first and the last epoch only."""
+    content = _rounded(record.model_dump(mode="json"))
+    for epoch in content["epochs"][1:-1]:
+        epoch["validation"]["per_joint"] = {}
+    return json.dumps(content, separators=(",", ":"))
 
 
 def _rounded(value: Any) -> Any:

@@ -1,11 +1,11 @@
-"""Fit a network with one of the losses and measure it after every epoch.
+"""Fit a network with one of the losses and validate it after every epoch.
 
-Config and people in; a trained network, its curves and a folder that survives being killed out. The loop runs on
-Hugging Face Accelerate, which brings devices, mixed precision and several processes.
+Config and people in; a trained network and its curves out, and a folder from which a killed training resumes. The loop
+runs on Hugging Face Accelerate, which handles devices, mixed precision and several processes.
 
 On one machine with one CPU thread the same config gives the same numbers, bit for bit, interrupted or not: only the
 initial weights are drawn here, and the loader's order and augmentation are functions of (seed, epoch, person). With
-other thread counts, machines or GPUs the last digits differ, and training amplifies that.
+other thread counts, machines or GPUs the last digits differ, and training amplifies the difference.
 """
 
 from __future__ import annotations
@@ -22,21 +22,21 @@ from torch import nn
 
 from hdmlib.config import Config
 from hdmlib.data.sources import Data
-from hdmlib.experiments.checkpoint import Interruption, Stopped, TrainingState, load_checkpoint, save_checkpoint
-from hdmlib.experiments.engine import build_losses, evaluation_loader, start_engine, training_loader
+from hdmlib.experiments.checkpoint import Interrupted, Interruption, TrainingState, load_checkpoint, save_checkpoint
+from hdmlib.experiments.engine import build_losses, build_reader, evaluation_loader, start_engine, training_loader
 from hdmlib.experiments.prediction import validate
 from hdmlib.experiments.record import Epoch
 from hdmlib.files import remove_leftovers
-from hdmlib.metrics.scores import PCKReference
+from hdmlib.losses.base import HeatmapLoss
 from hdmlib.models.checkpoints import load_weights, save_weights
-from hdmlib.models.hrnet import build_model
+from hdmlib.models.hrnet import HRNet, build_model
 from hdmlib.presets import LEARNING_RATES
 from hdmlib.reader import normalise
 
 # The network of the epoch with the best validation score, for use; what is reported is the last.
 BEST = "best.safetensors"
 
-# Steps between two looks at whether the loss is finite; each look makes the CPU wait for the GPU.
+# Steps between two checks that the loss is finite; each check makes the CPU wait for the GPU.
 CHECK_EVERY = 20
 
 
@@ -51,23 +51,24 @@ def fit(
     *,
     progress: Callable[..., Any] | None = None,
     report: Callable[[Epoch], None] | None = None,
-) -> tuple[nn.Module, list[Epoch]]:
-    """Train, evaluating before the first epoch and after each; go on from the folder's checkpoint if there is one.
+) -> tuple[HRNet, list[Epoch]]:
+    """Train, validating before the first epoch and after each; resume from the folder's checkpoint if there is one.
 
     Args:
         config: The run.
         data: People of both splits.
         folder: Where the checkpoint is kept; created if need be.
         progress: Wraps the loop over an epoch's batches: ``progress(iterable, total=, desc=)``.
-        report: Called with each epoch's line, also with those that were trained before.
+        report: Called with the line of each epoch, those from before a resume included.
 
     Returns:
         The network after the last epoch, on the training device, and the lines of epochs 0, 1, ..., ``config.epochs``.
 
     Raises:
-        ConfigError: A device or weights that cannot be used.
+        ConfigError: The device cannot be used.
+        CheckpointError: The pretrained weights cannot be used.
         TrainingDiverged: The loss became infinite or NaN.
-        Stopped: Ctrl-C; the step is finished and saved (several processes keep their finished epochs).
+        Interrupted: Ctrl-C; the step is finished and saved (several processes keep their finished epochs).
         OSError: The folder cannot be written.
         ValueError: The checkpoint in the folder cannot be read.
     """
@@ -75,77 +76,72 @@ def fit(
     folder.mkdir(parents=True, exist_ok=True)
     if engine.is_main_process:
         remove_leftovers(folder)
-    torch.manual_seed(config.seed)
-    model = build_model(config.model, num_joints=len(data.train.skeleton))
-    nn.init.constant_(model.final_layer.bias, config.initial_bias)
-    if config.pretrained is not None:
-        load_weights(model, config.pretrained, backbone_only=True)
+    bare = _untrained(config, len(data.train.skeleton))
     train_loader, val_loader = training_loader(config, data.train), evaluation_loader(config, data.val)
     order = train_loader.sampler
-    model = model.to(memory_format=torch.channels_last)  # a fifth faster on a CPU, more on a GPU
-    optimiser = _optimiser(config, model)
-    model, optimiser, train_loader, val_loader = engine.prepare(model, optimiser, train_loader, val_loader)
+    optimiser = _optimiser(config, bare)
+    model, optimiser, train_loader, val_loader = engine.prepare(bare, optimiser, train_loader, val_loader)
+    bare = engine.unwrap_model(model)
     if config.compile:
         model.compile()
-    losses = build_losses(config)
-    ruler = PCKReference.of(data.val, config.pck_reference)
-    bare = engine.unwrap_model(model)
-    done = load_checkpoint(folder, bare, optimiser, engine.device)
-    for line in done.epochs if report else ():
+    losses, reader = build_losses(config), build_reader(config, model, data.val.skeleton)
+    state = load_checkpoint(folder, bare, optimiser, engine.device)
+    for line in state.epochs if report else ():
         report(line)
 
     with Interruption() if engine.num_processes == 1 else nullcontext() as interruption:
-        for epoch in range(len(done.epochs), config.epochs + 1):  # epoch 0 only looks at the untrained network
+        for epoch in range(len(state.epochs), config.epochs + 1):  # epoch 0 only validates the untrained network
             train_loader.set_epoch(epoch)
-            mean_loss = None
+            train_loss = None
             if epoch > 0:
-                order.start = done.steps * config.batch_size
+                order.start = state.steps * config.batch_size
                 loss = losses["gaussian_mse" if epoch <= config.warm_start_epochs else config.loss]
                 try:
-                    mean_loss = _train_epoch(
-                        config, model, loss, optimiser, train_loader, done, engine, interruption, progress
+                    train_loss = _train_epoch(
+                        config, model, loss, optimiser, train_loader, state, engine, interruption, progress
                     )
-                except Stopped:
-                    save_checkpoint(folder, bare, optimiser, done)
+                except Interrupted:
+                    save_checkpoint(folder, bare, optimiser, state)
                     raise
-            evaluation = validate(config, model, losses, val_loader, data.val, ruler, engine)
-            line = Epoch(epoch=epoch, lr=_rate(config, epoch), train_loss=mean_loss, validation=evaluation)
-            best = _score(line) > max(map(_score, done.epochs), default=-math.inf)
-            done = TrainingState([*done.epochs, line])
+            validation = validate(config, reader, losses, val_loader, data.val, engine)
+            line = Epoch(epoch=epoch, lr=_rate(config, epoch), train_loss=train_loss, validation=validation)
+            best = _score(line) > max(map(_score, state.epochs), default=-math.inf)
+            state = TrainingState([*state.epochs, line])
             if engine.is_main_process:
                 if best:
                     save_weights(bare, folder / BEST)
-                save_checkpoint(folder, bare, optimiser, done)
+                save_checkpoint(folder, bare, optimiser, state)
                 if report:
                     report(line)
-    return bare, done.epochs
+    return bare, state.epochs
 
 
 def _train_epoch(
     config: Config,
     model: nn.Module,
-    loss: nn.Module,
+    loss: HeatmapLoss,
     optimiser: Any,
     loader: Any,
-    done: TrainingState,
+    state: TrainingState,
     engine: Accelerator,
     interruption: Interruption | None,
     progress: Callable[..., Any] | None,
 ) -> float:
-    """The rest of an epoch, whose first ``done.steps`` steps are behind; returns the mean loss of all its steps.
+    """Train from step ``state.steps`` of the current epoch to its end; returns the mean loss of all its steps.
 
     Raises:
-        Stopped: ``interruption`` was asked for; ``done`` counts the finished steps.
+        Interrupted: Ctrl-C was pressed; ``state`` counts the finished steps.
     """
     model.train()
     loss.train()
-    epoch, steps = len(done.epochs), len(loader)
-    batches = progress(loader, total=steps - done.steps, desc=f"epoch {epoch}") if progress else loader
-    total = torch.tensor(done.total, device=engine.device)
-    for step, batch in enumerate(batches, done.steps):
+    epoch, steps = len(state.epochs), len(loader)
+    batches = progress(loader, total=steps - state.steps, desc=f"epoch {epoch}") if progress else loader
+    total = torch.tensor(state.total, device=engine.device)
+    for step, batch in enumerate(batches, state.steps):
+        time = epoch - 1 + step / steps
         for group in optimiser.param_groups:
-            group["lr"] = _rate(config, epoch - 1 + step / steps)
-        loss.set_progress((epoch - 1 + step / steps) / config.epochs)
+            group["lr"] = _rate(config, time)
+        loss.set_progress(time / config.epochs)
         heatmaps = model(normalise(batch["image"]))
         value = loss(heatmaps, batch["joints"], batch["weights"])
         engine.backward(value)
@@ -155,18 +151,26 @@ def _train_epoch(
         optimiser.zero_grad(set_to_none=True)
         total += value.detach()
         last = step == steps - 1
-        stop = interruption is not None and interruption.asked and not last
+        stop = interruption is not None and interruption.requested and not last
         if (last or stop or step % CHECK_EVERY == 0) and not math.isfinite(total.item()):
             raise TrainingDiverged(
                 f"the {config.loss} loss is {value.item()} in epoch {epoch}, at or before step {step + 1} of {steps}; "
                 f"lower lr (now {config.lr:g}) or set clip_norm; earlier epochs are saved"
             )
         if stop:
-            done.steps, done.total = step + 1, total.item()
-            raise Stopped(
-                f"stopped after step {step + 1} of {steps} in epoch {epoch}; the same call goes on from there"
-            )
+            state.steps, state.total = step + 1, total.item()
+            raise Interrupted(f"interrupted after step {step + 1} of {steps} in epoch {epoch}; the same call resumes")
     return engine.reduce(total, reduction="mean").item() / steps
+
+
+def _untrained(config: Config, joints: int) -> HRNet:
+    """The network before training, its weights drawn from the config's seed or, but for the head, pretrained."""
+    torch.manual_seed(config.seed)
+    model = build_model(config.model, num_joints=joints)
+    nn.init.constant_(model.final_layer.bias, config.initial_bias)
+    if config.pretrained is not None:
+        load_weights(model, config.pretrained, backbone_only=True)
+    return model.to(memory_format=torch.channels_last)  # a fifth faster on a CPU, more on a GPU
 
 
 def _optimiser(config: Config, model: nn.Module) -> torch.optim.Optimizer:
@@ -188,5 +192,5 @@ def _rate(config: Config, time: float) -> float:
 
 
 def _score(line: Epoch) -> float:
-    """What the best epoch is chosen by: the share of joints found at the coarse threshold."""
+    """The score that selects the best epoch: PCK at the coarse threshold."""
     return line.validation.metrics[next(iter(line.validation.per_joint))]

@@ -1,4 +1,4 @@
-"""The figures of the study: notebooks 03, 04, 05 and 07. Tables from ``analysis.py`` come in, figures go out."""
+"""Figures of a training and of the study: tables of ``study.analysis`` in, figures out."""
 
 from __future__ import annotations
 
@@ -11,11 +11,10 @@ import seaborn as sns
 from matplotlib.figure import Figure
 from numpy.typing import NDArray
 
-from hdmlib.experiments.record import Record
 from hdmlib.plots.people import overlay, show_picture
 from hdmlib.plots.style import LOSS_LABEL, LOSS_STYLE
 
-# The paper's cost to the letter is a lighter matching.
+# The cost of the supplement is drawn as a lighter matching.
 STYLES = {**LOSS_STYLE, "matching, plain distance": {"color": "#e58a8d", "linestyle": (0, (3, 1)), "marker": "P"}}
 LABELS = {**LOSS_LABEL, "matching, plain distance": "matching, plain distance"}
 _TRUTH = {"marker": "+", "color": "#4cc9f0", "markersize": 10, "markeredgewidth": 1.8, "linestyle": "none"}
@@ -30,9 +29,9 @@ def loss_against_score(curves: Mapping[str, pd.DataFrame], metric: str, first: i
     """Fig. 2: over the epochs, the validation loss and the score; a panel for each loss, a line for each seed.
 
     Args:
-        curves: Label -> rows as ``analysis.curves`` gives them.
+        curves: Label -> rows as ``analysis.curves`` returns them.
         metric: The score, larger is better.
-        first: Epoch to begin with.
+        first: First epoch shown.
     """
     figure, panels = plt.subplots(1, len(curves), figsize=(4.7 * len(curves), 3.3), layout="constrained", squeeze=False)
     for axes, (label, table) in zip(panels[0], curves.items(), strict=True):
@@ -53,9 +52,9 @@ def terms_by_epoch(curve: pd.DataFrame, metric: str, first: int = 1) -> Figure:
     """Theorem 1's terms over the epochs of one run, and the score above them.
 
     Args:
-        curve: Rows of one run, as ``analysis.curves`` gives them.
+        curve: Rows of one run, as ``analysis.curves`` returns them.
         metric: The score.
-        first: Epoch to begin with.
+        first: First epoch shown.
     """
     curve = curve[curve["epoch"] >= first]
     figure, (upper, lower) = plt.subplots(
@@ -77,7 +76,7 @@ def grid_of_scores(tables: Mapping[str, pd.DataFrame], title: str = "") -> Figur
 
     Args:
         tables: Metric -> frame with losses as index, decoders as columns, mean over the seeds as values.
-        title: Of the whole figure.
+        title: Title of the whole figure.
     """
     figure, panels = plt.subplots(
         1, len(tables), figsize=(4.4 * len(tables) + 0.8, 3.1), layout="constrained", squeeze=False
@@ -122,12 +121,12 @@ def scores_with_seeds(table: pd.DataFrame, metrics: Sequence[str], group: str = 
 
 
 def changes(table: pd.DataFrame, metrics: Sequence[str], reference: str) -> Figure:
-    """What each change to a recipe does: a row per change, its trials as dots, the best of them filled.
+    """Effect of each change to a recipe: a row per change, its trials as dots, the best of them filled.
 
     Args:
         table: A row per trial with the columns ``change`` and the metrics.
         metrics: Columns to show, larger is better unless they end in ``error``.
-        reference: The change that is none; its best is drawn through as a line.
+        reference: The unchanged recipe; its best trial is drawn as a line through all rows.
     """
     order = list(dict.fromkeys(table["change"]))
     figure, panels = plt.subplots(
@@ -153,8 +152,8 @@ def by_difficulty(tables: Mapping[str, pd.DataFrame], xlabel: str, metric: str) 
 
     Args:
         tables: Title -> frame with the bins as index (their labels as strings) and losses as columns.
-        xlabel: What the bins are of.
-        metric: What the values are.
+        xlabel: Name of the binned quantity.
+        metric: Name of the values, with their unit.
     """
     figure, panels = plt.subplots(
         1, len(tables), figsize=(4.6 * len(tables) + 1.4, 3.3), layout="constrained", squeeze=False
@@ -169,11 +168,11 @@ def by_difficulty(tables: Mapping[str, pd.DataFrame], xlabel: str, metric: str) 
 
 
 def reliability_diagram(tables: Mapping[str, pd.DataFrame], least: int = 20) -> Figure:
-    """How often joints of a confidence are found, a line for each loss; on the diagonal it is a probability.
+    """Share of joints found against their confidence, a line for each loss; on the diagonal it is a probability.
 
     Args:
-        tables: Label -> table as ``analysis.reliability`` gives it.
-        least: Joints that a bin needs to be drawn.
+        tables: Label -> table as ``analysis.reliability`` returns it.
+        least: Smallest number of joints of a bin that is drawn.
     """
     figure, axes = plt.subplots(figsize=(6.4, 3.9), layout="constrained")
     axes.plot([0, 1], [0, 1], color="#555555", linewidth=1, linestyle=":")
@@ -190,7 +189,7 @@ def bars(table: pd.DataFrame, titles: Mapping[str, str]) -> Figure:
 
     Args:
         table: Labels as index.
-        titles: Column -> what it is, with its unit.
+        titles: Column -> title of its panel, with the unit.
     """
     figure, panels = plt.subplots(1, len(titles), figsize=(3.7 * len(titles), 3.3), layout="constrained", squeeze=False)
     for axes, (column, title) in zip(panels[0], titles.items(), strict=True):
@@ -222,7 +221,7 @@ def heatmaps_by_loss(
         maps: Label -> (N, h, w) heatmaps of the joints shown.
         predicted: Label -> (N, 2) decoded joints in pixels of the crops.
         truth: (N, 2) annotation likewise.
-        titles: N names of the joints.
+        titles: (N,) names of the joints.
     """
     figure, grid = plt.subplots(
         len(pictures), 1 + len(maps), figsize=(2.0 * (1 + len(maps)), 2.12 * len(pictures)), layout="constrained",
@@ -240,24 +239,23 @@ def heatmaps_by_loss(
     return figure
 
 
-def training_curves(record: Record) -> Figure:
-    """Training and validation loss on the left, PCK on the right, by epoch."""
-    loss = record.identity["loss"]
-    style = LOSS_STYLE[loss]
-    epochs = [e.epoch for e in record.epochs]
+def training_curves(curve: pd.DataFrame) -> Figure:
+    """Training and validation loss on the left, PCK on the right, by epoch.
+
+    Args:
+        curve: Rows of one run, as ``analysis.curves`` returns them, its label the name of a loss.
+    """
+    loss = curve["label"].iloc[0]
+    style, trained = LOSS_STYLE[loss], curve["training loss"].notna()
     figure, (left, right) = plt.subplots(1, 2, figsize=(9.5, 3.2), layout="constrained")
-    left.plot(
-        epochs[1:],
-        [e.train_loss for e in record.epochs[1:]],
-        **{**style, "marker": "", "alpha": 0.55},
-        label="training",
-    )
-    left.plot(epochs, [e.validation.losses[loss] for e in record.epochs], **style, label="validation")
+    training = {**style, "marker": "", "alpha": 0.55}
+    left.plot(curve["epoch"][trained], curve["training loss"][trained], **training, label="training")
+    left.plot(curve["epoch"], curve["own loss"], **style, label="validation")
     left.set(xlabel="epoch", ylabel="loss", title=f"{LOSS_LABEL[loss]} loss")
     left.legend()
-    for label, marker, dash in zip(record.final.per_joint, "os", ("-", "--"), strict=True):
-        values = [e.validation.metrics[label] for e in record.epochs]
-        right.plot(epochs, values, color=style["color"], marker=marker, linestyle=dash, label=label)
+    scores = [name for name in curve if name.startswith("PCK")]
+    for label, marker, dash in zip(scores, "os", ("-", "--"), strict=True):
+        right.plot(curve["epoch"], curve[label], color=style["color"], marker=marker, linestyle=dash, label=label)
     right.set(xlabel="epoch", ylabel="validation joints found (%)", title="accuracy", ylim=(0, 100))
     right.legend()
     return figure

@@ -1,4 +1,4 @@
-"""The study behind notebooks 03, 04, 05 and 07: which runs it is made of, and what their records say."""
+"""The study behind notebooks 03, 04, 05 and 07: the runs it consists of, and the tables of their records."""
 
 from hdmlib.study.results import records_of
 from hdmlib.study.stages import SEEDS, STAGES, Trial

@@ -1,6 +1,6 @@
-"""From the records of a study to the numbers that a claim is judged by. Records in, tables out; nothing is trained.
+"""Records of a study in, tables out: the numbers that a claim is judged by. Nothing is trained here.
 
-Runs of one seed saw the same people in the same order, so losses are compared within a seed: differences are paired.
+Runs of one seed see the same people in the same order, so losses are compared within a seed: differences are paired.
 """
 
 from __future__ import annotations
@@ -10,7 +10,7 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
-from scipy.stats import spearmanr, t
+from scipy.stats import bootstrap, spearmanr, ttest_1samp
 
 from hdmlib.data.dataset import PoseDataset
 from hdmlib.experiments.record import Evaluation, Record
@@ -24,16 +24,17 @@ def curves(records: Mapping[str, Sequence[Record]]) -> pd.DataFrame:
         records: Label -> runs that differ in the seed.
 
     Returns:
-        Columns ``label``, ``seed``, ``epoch``, ``own loss`` (the validation loss that the run minimises), every metric,
-        and every measure of the heatmaps under its name with ``map: `` before it.
+        Columns ``label``, ``seed``, ``epoch``, ``training loss`` (NaN for epoch 0), ``own loss`` (the trained loss on
+        the validation people), every metric, and every measure of the heatmaps, its name prefixed with ``map: ``.
     """
     rows = []
     for label, runs in records.items():
         for record in runs:
             for line in record.epochs:
-                own = line.validation.losses[record.identity["loss"]]
-                run = {"label": label, "seed": record.identity["seed"], "epoch": line.epoch, "own loss": own}
-                rows.append({**run, **line.validation.metrics, **_measures(line.validation)})
+                run = {"label": label, "seed": record.identity["seed"], "epoch": line.epoch}
+                training = float("nan") if line.train_loss is None else line.train_loss
+                losses = {"training loss": training, "own loss": line.validation.losses[record.identity["loss"]]}
+                rows.append({**run, **losses, **line.validation.metrics, **_measures(line.validation)})
     return pd.DataFrame(rows)
 
 
@@ -57,18 +58,18 @@ def _measures(evaluation: Evaluation) -> dict[str, float]:
     return {f"map: {name}": value for name, value in evaluation.measures.items()}
 
 
-def joint_errors(people: PoseDataset, joints: NDArray[np.floating], ruler: PCKReference) -> NDArray[np.float64]:
-    """Distance of each predicted joint from its annotation in the lengths of the ruler.
+def joint_errors(people: PoseDataset, joints: NDArray[np.floating], reference: PCKReference) -> NDArray[np.float64]:
+    """Distance of each predicted joint from its annotation, in the person's reference lengths.
 
     Args:
         people: N people.
         joints: (N, K, 2) predictions in pixels of each person's photo.
-        ruler: What PCK is measured with.
+        reference: The reference length of each person.
 
     Returns:
-        (N, K), NaN where a joint is not labelled or the person has no such length.
+        (N, K), NaN where a joint is unlabelled or the person has no such length.
     """
-    errors = np.linalg.norm(joints - people.joints, axis=2) / ruler.lengths[:, None]
+    errors = np.linalg.norm(joints - people.joints, axis=2) / reference.lengths[:, None]
     return np.where(people.visibility > 0, errors, np.nan)
 
 
@@ -76,9 +77,12 @@ def by_bin(values: Mapping[str, NDArray[np.floating]], bins: NDArray[np.integer]
     """Mean of each label's values in each bin.
 
     Args:
-        values: Label -> array of any shape; NaN is left out.
-        bins: Number of the bin of each entry, the same shape; a negative number for none.
-        names: Of the bins, in order.
+        values: Label -> array of any shape; NaN is ignored.
+        bins: Number of each entry's bin, the same shape; entries with a negative number are ignored.
+        names: Names of the bins, in order.
+
+    Returns:
+        A row per bin, a column per label; NaN for an empty bin.
     """
     means: dict[str, list[float]] = {}
     for label, array in values.items():
@@ -89,19 +93,19 @@ def by_bin(values: Mapping[str, NDArray[np.floating]], bins: NDArray[np.integer]
 
 
 def reliability(confidence: NDArray[np.floating], found: NDArray[np.bool_], bins: int = 10) -> pd.DataFrame:
-    """How often a joint of a given confidence is found: equal, if the confidence is a probability.
+    """How often joints of a given confidence are found; both are equal if the confidence is a probability.
 
     Args:
-        confidence: Any shape; above 1, as the peak of a heatmap may be, counts as 1.
-        found: Whether each of them is, the same shape.
-        bins: Equal parts of 0 to 1.
+        confidence: Any shape; values above 1, as the peak of a heatmap may have, are clipped.
+        found: Whether each joint is found, the same shape.
+        bins: Number of equal intervals from 0 to 1.
 
     Returns:
         A row per bin that is not empty: mean ``confidence``, share ``found``, number of ``joints``.
     """
-    sure = np.clip(np.ravel(confidence), 0, 1)
-    table = pd.DataFrame({"confidence": sure, "found": np.ravel(found), "joints": 1})
-    number = np.minimum((sure * bins).astype(int), bins - 1)
+    clipped = np.clip(np.ravel(confidence), 0, 1)
+    table = pd.DataFrame({"confidence": clipped, "found": np.ravel(found), "joints": 1})
+    number = np.minimum((clipped * bins).astype(int), bins - 1)
     return table.groupby(number).agg({"confidence": "mean", "found": "mean", "joints": "sum"})
 
 
@@ -113,13 +117,13 @@ def calibration_error(table: pd.DataFrame) -> float:
 def paired_differences(
     table: pd.DataFrame, metrics: Sequence[str], reference: str, level: float = 0.95
 ) -> pd.DataFrame:
-    """What each label is better or worse by than the reference, seed by seed.
+    """Difference of each label from a reference label, paired by seed.
 
     Args:
-        table: As :func:`final_scores` gives it.
+        table: As :func:`final_scores` returns it.
         metrics: Columns to compare.
-        reference: A label.
-        level: Of the interval, Student's t over the seeds.
+        reference: The label to compare with.
+        level: Confidence level of the interval, Student's t over the seeds.
 
     Returns:
         Index label and metric; columns ``difference``, ``low``, ``high`` (NaN with one seed) and ``seeds``.
@@ -141,33 +145,40 @@ def mean_interval(values: NDArray[np.float64], level: float = 0.95) -> tuple[flo
     mean = float(np.mean(values))
     if len(values) < 2:
         return mean, float("nan"), float("nan")
-    half = t.ppf(0.5 + level / 2, len(values) - 1) * np.std(values, ddof=1) / np.sqrt(len(values))
-    return mean, mean - float(half), mean + float(half)
+    low, high = ttest_1samp(values, 0).confidence_interval(level)
+    return mean, float(low), float(high)
 
 
 def agreement(
     curve: pd.DataFrame, metric: str, first: int = 2, last: int = 15, *, least: float = 0.0, draws: int = 2000
 ) -> dict[str, float]:
-    """How a run's validation loss and its score go together over the epochs ``first`` to ``last`` (Fig. 2).
+    """How closely a run's validation loss and its score move together over the epochs ``first`` to ``last`` (Fig. 2).
 
     Args:
-        curve: The rows of one run, as :func:`curves` gives them.
+        curve: The rows of one run, as :func:`curves` returns them.
         metric: The score, larger is better.
         first, last: Epochs, both included.
-        least: By how much the loss must fall to have fallen, as a share of its range over these epochs.
-        draws: Of the bootstrap over epochs, with a fixed seed.
+        least: The smallest decrease of the loss that counts, as a share of its range over these epochs.
+        draws: Resamples of the bootstrap over epochs, drawn with a fixed seed.
 
     Returns:
         ``rho``: Spearman's rank correlation of loss and score, -1 if the score rises whenever the loss falls; ``low``
-        and ``high``, its 95 % bootstrap interval; ``loss fell``: number of epochs whose loss is below that of the one
-        before; ``of these worse``: how many of them have a lower score.
+        and ``high``, its 95 % percentile bootstrap interval; ``loss fell``: number of epochs whose loss is below that
+        of the previous epoch; ``of these worse``: how many of them have a lower score.
     """
     part = curve[(curve["epoch"] >= first) & (curve["epoch"] <= last)].sort_values("epoch")
     loss, score = part["own loss"].to_numpy(), part[metric].to_numpy()
-    rho = spearmanr(loss, score).statistic
-    picks = np.random.default_rng(0).integers(len(loss), size=(draws, len(loss)))
-    drawn = [spearmanr(loss[p], score[p]).statistic for p in picks if len(set(loss[p])) > 1 and len(set(score[p])) > 1]
-    low, high = np.percentile(drawn, [2.5, 97.5])
+    low, high = bootstrap(
+        (loss, score), _rank_correlation, paired=True, vectorized=False, n_resamples=draws, method="percentile",
+        random_state=np.random.default_rng(0),
+    ).confidence_interval  # fmt: skip
     fell = np.diff(loss) < -least * np.ptp(loss)
     worse = fell & (np.diff(score) < 0)
-    return {"rho": rho, "low": low, "high": high, "loss fell": int(fell.sum()), "of these worse": int(worse.sum())}
+    found = {"rho": _rank_correlation(loss, score), "low": float(low), "high": float(high)}
+    return {**found, "loss fell": int(fell.sum()), "of these worse": int(worse.sum())}
+
+
+def _rank_correlation(loss: NDArray[np.floating], score: NDArray[np.floating]) -> float:
+    """Spearman's rho; 0 where either is constant, as in some resamples of a few epochs."""
+    constant = np.ptp(loss) == 0 or np.ptp(score) == 0
+    return 0.0 if constant else float(spearmanr(loss, score).statistic)

@@ -1,13 +1,22 @@
-"""From stages to records."""
+"""From stages to records, and from records to the tables of ``figures/results``, one row a run."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
+from pathlib import Path
 from typing import Any
 
+import pandas as pd
+
+from hdmlib.config import Config
 from hdmlib.experiments.record import Record
 from hdmlib.experiments.runs import record_of
-from hdmlib.study.stages import Trial
+from hdmlib.experiments.store import Store
+from hdmlib.files import write_atomically
+from hdmlib.paths import PROJECT_ROOT
+from hdmlib.study.stages import STAGES, Trial
+
+RESULTS = PROJECT_ROOT / "figures" / "results"
 
 
 def records_of(trials: Iterable[Trial], progress: Callable[..., Any] | None = None) -> dict[str, list[Record]]:
@@ -16,3 +25,51 @@ def records_of(trials: Iterable[Trial], progress: Callable[..., Any] | None = No
     for trial in trials:
         records.setdefault(trial.label, []).append(record_of(trial.config, progress))
     return records
+
+
+def publish(stage: str, config: Config, keep: Sequence[str] = (), results: Path = RESULTS) -> None:
+    """Copy the finished run of a config to the reference runs, and write the tables of the stages it belongs to.
+
+    Args:
+        stage: The stage that was run.
+        config: The run.
+        keep: Artefacts to copy with the record: ``model``, ``predictions``.
+        results: Folder of the tables.
+
+    Raises:
+        ValueError: As :meth:`Store.publish` raises it.
+    """
+    store = Store.of(config)
+    with store.publishing():
+        run = store.find(config)
+        if run is None:  # its data lies in data_root: by name, which holds the data's fingerprint
+            run = store.own(record_of(config).name)
+        store.publish(stage, run, keep)
+        for name in {stage, *store.stages()}:
+            write_table(name, store, results)
+
+
+def write_table(stage: str, store: Store, results: Path = RESULTS) -> None:
+    """Write the table of a stage, unless it is up to date."""
+    path, text = results / f"{stage}.csv", stage_table(stage, store).to_csv(index=False, float_format="%.6g")
+    if not path.exists() or path.read_text() != text:
+        write_atomically(path, text.encode())
+
+
+def stage_table(stage: str, store: Store) -> pd.DataFrame:
+    """The reference runs of a stage: those of its trials, in their order, then any others that were published with it.
+
+    Returns:
+        One row per run: ``label`` (empty for a run that is no trial of the stage), ``loss``, ``seed``, ``lr``,
+        ``record`` (its name), the metrics after the last epoch as the run's own decoder reads the heatmaps.
+    """
+    trials = STAGES[stage]() if stage in STAGES else ()
+    found = [(trial.label, run.record) for trial in trials if (run := store.find_published(trial.config))]
+    named = {record.name for _, record in found}
+    others = [("", record) for name, record in store.stages().get(stage, {}).items() if name not in named]
+    return pd.DataFrame.from_records([_row(label, record) for label, record in (*found, *others)])
+
+
+def _row(label: str, record: Record) -> dict[str, Any]:
+    run = {name: record.identity[name] for name in ("loss", "seed", "lr")}
+    return {"label": label, **run, "record": record.name, **record.final.metrics}

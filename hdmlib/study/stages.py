@@ -1,17 +1,17 @@
-"""The study behind notebooks 03, 04, 05 and 07: which runs it is made of. Stages in, configs out; nothing runs here.
+"""The study behind notebooks 03, 04, 05 and 07: which runs it consists of. Stages in, configs out; nothing runs here.
 
     formulation   matching with one thing changed at a time, on the tuning people
-    joint         what the cost that won there goes best with
+    cost          the saturating cost that won there: its length, epsilon and the other choices, changed together
     tuning        every loss, nine trials each, on the tuning people: the learning rate and, where it has one, a width
-    finals        every loss as tuned, five seeds, on the people that are reported on
-    photo_tuning  every loss at half, the same and twice its rate on real photos, on half of their validation people,
-                  and the length and the epsilon of matching
-    photos        the finals on real photos, on the other half (both need data_root: a folder in COCO's format)
+    finals        every loss as tuned, five seeds, on the reported people
+    photo_tuning  every loss at half, the same and twice its rate on one half of the validation people of real photos;
+                  for matching also the length of the cost and epsilon
+    photos        the finals on the other half (both need data_root: a folder in COCO's format)
     conditions    few people, noisy annotations, small pictures: which loss suffers more
     larger        three times the people, three times the epochs: does a loss that learns slowly end higher?
     gpu_demo      HRNet-W32 with each loss, for one large GPU; on photos with dataset=coco data_root=DIR epochs=25
 
-``python -m hdmlib study STAGE`` trains what has no record yet.
+``python -m hdmlib study STAGE`` trains the runs that have no record yet.
 """
 
 from __future__ import annotations
@@ -25,9 +25,9 @@ from hdmlib.config import Config, make_config
 from hdmlib.presets import LEARNING_RATES
 
 SEEDS = (0, 1, 2, 3, 4)
-# Tuning and formulation: half the epochs, other people than those reported on.
+# Tuning and formulation: half the epochs, and people that are not reported on.
 TUNING = {"epochs": 8, "val_offset": 0, "val_people": 250}
-# What the formulation starts from, every option said, so that a new default does not rename a run.
+# The formulation's starting point, every option given, so that a new default does not rename a run.
 MATCHING = {
     "suppliers": "softmax", "regulariser": "entropy", "epsilon": 0.25, "cost": "euclidean", "demanders": "subpixel",
 }  # fmt: skip
@@ -38,7 +38,7 @@ class Trial:
     """One run of the study.
 
     Attributes:
-        label: What is special about it, in the words of a figure.
+        label: What distinguishes it, in the words of a figure.
         config: The run.
     """
 
@@ -46,7 +46,7 @@ class Trial:
     config: Config
 
 
-# What is changed, one thing at a time: label -> (options of the loss, fields of the config).
+# One change each: label -> (options of the loss, fields of the config).
 VARIANTS: dict[str, tuple[dict[str, Any], dict[str, Any]]] = {
     "the start": ({}, {}),
     "suppliers relu": ({"suppliers": "relu"}, {}),
@@ -78,14 +78,14 @@ VARIANTS: dict[str, tuple[dict[str, Any], dict[str, Any]]] = {
 
 
 def formulation(**values: Any) -> Iterator[Trial]:
-    """Matching with one thing changed, each change at three learning rates."""
+    """Matching with one change, each at three learning rates."""
     for label, (options, fields) in VARIANTS.items():
         for lr in (6e-3, 1.2e-2, 2.4e-2):
             yield _trial(f"{label}, lr {lr:g}", "matching", {**MATCHING, **options}, lr, **fields, **values)
 
 
-def joint(**values: Any) -> Iterator[Trial]:
-    """What the saturating cost goes best with: its length, epsilon and the other choices, changed together."""
+def cost(**values: Any) -> Iterator[Trial]:
+    """The saturating cost: its length and epsilon together, then the other choices again."""
     rate = 1.2e-2
     for tau, epsilon in product((0.5, 1.0, 2.0, 4.0), (0.05, 0.1, 0.25, 0.5)):
         options = {**MATCHING, "cost": "saturating", "tau": tau, "epsilon": epsilon}
@@ -120,8 +120,8 @@ def tuning(**values: Any) -> Iterator[Trial]:
             yield _trial(f"lr {lr:g}", loss, {}, lr, **values)
 
 
-# The finals, by the name they have in figures: loss, options, rate. All as tuned, and all said, so that a new default
-# does not rename a run. "matching, plain distance" is the paper's cost to the letter, at its own best rate.
+# The finals, by their label in figures: loss, options, rate. All as tuned, every option given, so that a new default
+# does not rename a run. "matching, plain distance" has the cost of the supplement, at its own best rate.
 FINALISTS: dict[str, tuple[str, dict[str, Any], float]] = {
     "matching": ("matching", {**MATCHING, "cost": "saturating", "tau": 1.0, "epsilon": 0.05}, 6e-3),
     "matching, plain distance": ("matching", MATCHING, 1.2e-2),
@@ -133,7 +133,7 @@ FINALISTS: dict[str, tuple[str, dict[str, Any], float]] = {
 
 
 def finals(seeds: Sequence[int] = SEEDS, **values: Any) -> Iterator[Trial]:
-    """Every loss as tuned, with its defaults, on people that no tuning has seen."""
+    """Every loss as tuned, on people that no tuning has seen."""
     for seed, (label, (loss, options, lr)) in product(seeds, FINALISTS.items()):
         fields = {"preset": "study", **values, "loss": loss, "loss_options": options, "lr": lr, "seed": seed}
         yield Trial(label, make_config(**fields))
@@ -144,9 +144,9 @@ PHOTOS = {"dataset": "coco", "val_people": 250}
 
 
 def photo_tuning(**values: Any) -> Iterator[Trial]:
-    """Whether what was tuned on drawn people suits photos: half and twice of each rate, other lengths and epsilons.
+    """Whether the values tuned on drawn people suit photos: half and twice each rate, other lengths and epsilons.
 
-    The number of trials is the same for every loss but matching, whose cost asks for its own look.
+    Every loss has the same number of trials, except matching, whose cost has two more parameters.
     """
     for label, (loss, options, lr) in FINALISTS.items():
         for factor in (0.5, 1.0, 2.0):
@@ -162,13 +162,13 @@ def photos(seeds: Sequence[int] = SEEDS, **values: Any) -> Iterator[Trial]:
     yield from finals(seeds, **{**PHOTOS, **values})
 
 
-# Where the paper's argument, or common sense, expects one loss to suffer more than another.
+# Conditions that may harm one loss more than another.
 CONDITIONS: dict[str, dict[str, Any]] = {
     "300 people": {"train_people": 300, "epochs": 40},
     "noisy annotations": {"label_noise": 0.25},
     "64 x 64 pixels": {"input_width": 64, "input_height": 64},
 }
-# Where a loss that learns slowly may catch up.
+# Conditions in which a loss that learns slowly may catch up.
 LARGER: dict[str, dict[str, Any]] = {"6,000 people": {"train_people": 6000}, "45 epochs": {"epochs": 45}}
 
 
@@ -178,14 +178,14 @@ def conditions(seeds: Sequence[int] = SEEDS[:3], **values: Any) -> Iterator[Tria
 
 
 def larger(seeds: Sequence[int] = SEEDS[:1], **values: Any) -> Iterator[Trial]:
-    """Matching, with both costs, and its two rivals, trained with more."""
+    """Matching, with both costs, and its two rivals, with more people or more epochs."""
     yield from _under(
         LARGER, ("matching", "matching, plain distance", "gaussian_mse", "cross_entropy"), seeds, **values
     )
 
 
 def gpu_demo(**values: Any) -> Iterator[Trial]:
-    """Every loss, once. The rates are a quarter of the small network's, which gives the Gaussian HRNet's 1e-3."""
+    """Every loss once, at a quarter of the small network's rate, which gives the Gaussian HRNet's 1e-3."""
     for loss, lr in LEARNING_RATES.items():
         yield Trial(loss, make_config(**{"preset": "gpu_demo", "lr": lr / 4, **values, "loss": loss}))
 
@@ -200,9 +200,10 @@ def _under(
 
 
 STAGES = {
-    "formulation": formulation, "joint": joint, "tuning": tuning, "finals": finals, "photo_tuning": photo_tuning,
+    "formulation": formulation, "cost": cost, "tuning": tuning, "finals": finals, "photo_tuning": photo_tuning,
     "photos": photos, "conditions": conditions, "larger": larger, "gpu_demo": gpu_demo,
 }  # fmt: skip
+RENAMED_STAGES = {"joint": "cost"}  # earlier name -> name
 
 
 def _trial(label: str, loss: str, options: dict[str, Any], lr: float, **values: Any) -> Trial:

@@ -4,12 +4,11 @@ import json
 import sys
 
 import torch
-from hdmlib.training import evaluate
 
 from hdmlib.config import make_config
 from hdmlib.data.sources import open_data
-from hdmlib.experiments.engine import build_losses, evaluation_loader, start_engine, training_loader
-from hdmlib.metrics.scores import PCKReference
+from hdmlib.experiments.engine import build_losses, build_reader, evaluation_loader, start_engine, training_loader
+from hdmlib.experiments.prediction import validate
 from hdmlib.models.hrnet import build_model
 from hdmlib.reader import normalise
 
@@ -29,7 +28,7 @@ for batch in train:
         model.eval()  # batch statistics are each process's own, as in HRNet
         engine.backward(losses["matching"](model(normalise(batch["image"])), batch["joints"], batch["weights"]))
         gradient = torch.cat([p.grad.flatten() for p in parameters if p.grad is not None])
-scores = evaluate(config, model, losses, val, data.val, PCKReference.of(data.val), engine)
+scores = validate(config, build_reader(config, model, data.val.skeleton), losses, val, data.val, engine)
 if engine.is_main_process:
     probes = gradient[:: max(1, len(gradient) // 500)].tolist()
     found = {"processes": engine.num_processes, "seen": seen, "gradient": probes, "scores": scores.model_dump()}

@@ -99,7 +99,7 @@ def test_processes_that_torchrun_has_started_start_no_others(tmp_path, monkeypat
 
 def test_what_is_wrong_in_the_processes_is_told(tmp_path):
     config = make_config("smoke", device="cpu", batch_size=15, run_dir=tmp_path, processes=2, resume=False)
-    with pytest.raises(ChildProcessError, match="batch_size: 15 cannot be shared by 2 processes alike"):
+    with pytest.raises(ChildProcessError, match="batch_size: 15 cannot be split evenly among 2 processes"):
         run(config)
 
 
@@ -107,4 +107,4 @@ def test_a_batch_that_cannot_be_shared_is_refused(tmp_path):
     words = ("train", "preset=smoke", "device=cpu", "batch_size=15", f"run_dir={tmp_path}", "resume=false")
     done = subprocess.run(launched(2, "-m", "hdmlib", *words), capture_output=True, text=True, timeout=300, check=False)
     assert done.returncode != 0
-    assert "batch_size: 15 cannot be shared by 2 processes alike" in done.stderr
+    assert "batch_size: 15 cannot be split evenly among 2 processes" in done.stderr

@@ -2,7 +2,7 @@
 
 Three kills here; by hand as many as wanted:
 
-    HDMLIB_KILLS=25 python -m pytest tests/test_killed.py -p no:xdist -o addopts=--import-mode=importlib -s
+    HDMLIB_KILLS=25 python -m pytest tests/experiments/test_killed.py -p no:xdist -o addopts=--import-mode=importlib -s
 """
 
 import os
@@ -74,7 +74,7 @@ def test_ctrl_c_saves_what_is_finished_and_says_how_to_go_on(tmp_path):
     process.send_signal(signal.SIGINT)
     _, complaint = process.communicate(timeout=60)
     assert process.returncode == 130
-    assert "the same command goes on" in complaint
+    assert "the same command resumes" in complaint
     assert "Traceback" not in complaint
     resumed, _ = finish(tmp_path / "parts")
     assert load_record(resumed / "record.json").epochs == load_record(whole / "record.json").epochs

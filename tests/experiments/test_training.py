@@ -12,19 +12,25 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from hdmlib.training import evaluate, predict
 from safetensors.torch import load_file
 
-from hdmlib import training
+from hdmlib import reader
 from hdmlib.config import ConfigError, make_config
 from hdmlib.data.sources import open_data
 from hdmlib.decoding import METHODS
-from hdmlib.experiments.checkpoint import Stopped
-from hdmlib.experiments.engine import build_losses, evaluation_loader, start_engine
-from hdmlib.experiments.prediction import predict_people
+from hdmlib.experiments import training
+from hdmlib.experiments.checkpoint import Interrupted
+from hdmlib.experiments.engine import (
+    augmentation_of,
+    build_losses,
+    build_reader,
+    evaluation_loader,
+    start_engine,
+)
+from hdmlib.experiments.prediction import predict_loader, predict_people, validate
 from hdmlib.experiments.record import load_record
 from hdmlib.experiments.runs import run
-from hdmlib.experiments.store import REFERENCE_RECORDS
+from hdmlib.experiments.store import REFERENCE_RECORDS, Store
 from hdmlib.experiments.training import TrainingDiverged, fit
 from hdmlib.files import write_atomically
 from hdmlib.losses.matching import MatchingLoss
@@ -108,8 +114,9 @@ def test_ctrl_c_finishes_the_step_and_the_rest_comes_out_the_same(data, tmp_path
     whole, history = fit(config, data, tmp_path / "whole")
     with monkeypatch.context() as pressed:
         ctrl_c = CtrlC(batch)
-        pressed.setattr(training, "normalise", lambda images, real=training.normalise: ctrl_c() or real(images))
-        with pytest.raises(Stopped, match=f"after step {steps} of 4 in epoch {epochs}"):
+        for module in (training, reader):
+            pressed.setattr(module, "normalise", lambda images, real=reader.normalise: ctrl_c() or real(images))
+        with pytest.raises(Interrupted, match=f"after step {steps} of 4 in epoch {epochs}"):
             fit(config, data, tmp_path / "parts")
     assert signal.getsignal(signal.SIGINT) is usual
     resumed, resumed_history = fit(config, data, tmp_path / "parts")
@@ -121,7 +128,7 @@ def test_ctrl_c_finishes_the_step_and_the_rest_comes_out_the_same(data, tmp_path
 def test_ctrl_c_does_not_save_a_network_that_is_lost(data, tmp_path, monkeypatch):
     config = smoke(tmp_path, epochs=2)
     _, history = fit(config, data, tmp_path / "whole")
-    real, seen = training.normalise, []
+    real, seen = reader.normalise, []
 
     def spoilt(images):
         seen.append(1)
@@ -131,7 +138,8 @@ def test_ctrl_c_does_not_save_a_network_that_is_lost(data, tmp_path, monkeypatch
         return real(images)
 
     with monkeypatch.context() as lost:
-        lost.setattr(training, "normalise", spoilt)
+        for module in (training, reader):
+            lost.setattr(module, "normalise", spoilt)
         with pytest.raises(TrainingDiverged, match="in epoch 2"):
             fit(config, data, tmp_path / "parts")
     assert fit(config, data, tmp_path / "parts")[1] == history
@@ -163,11 +171,11 @@ def test_a_loss_that_is_not_finite_stops_the_run_and_keeps_the_last_epoch(data, 
     config = smoke(tmp_path, epochs=3)
     real = training._train_epoch
 
-    def poisoned(config, model, loss, optimiser, loader, done, *rest):
-        if len(done.epochs) == 2:
+    def poisoned(config, model, loss, optimiser, loader, state, *rest):
+        if len(state.epochs) == 2:
             with torch.no_grad():
                 model.final_layer.weight.fill_(float("inf"))
-        return real(config, model, loss, optimiser, loader, done, *rest)
+        return real(config, model, loss, optimiser, loader, state, *rest)
 
     monkeypatch.setattr(training, "_train_epoch", poisoned)
     with pytest.raises(TrainingDiverged, match=r"matching loss is .* in epoch 2.*lower lr"):
@@ -179,7 +187,8 @@ def test_a_loss_that_is_not_finite_stops_the_run_and_keeps_the_last_epoch(data, 
 
 def test_the_ground_truth_as_heatmaps_scores_perfectly(data, tmp_path):
     """From crop to cells, through decoding, back to the photo: the targets themselves would find every joint."""
-    config = smoke(tmp_path, loss="gaussian_mse", decoder="dark", input_width=128, input_height=128)
+    options = {"loss": "gaussian_mse", "loss_options": {"sigma": 2.0}, "decoder": "dark"}
+    config = smoke(tmp_path, input_width=128, input_height=128, **options)
     loader = evaluation_loader(config, data.val)
     batches = list(loader)
 
@@ -190,14 +199,14 @@ def test_the_ground_truth_as_heatmaps_scores_perfectly(data, tmp_path):
             batch = batches[self.calls]
             self.calls += 1
             size = (images.shape[-2] // 4, images.shape[-1] // 4)
-            return training.build_losses(config)["gaussian_mse"].target(batch["joints"], size)
+            return build_losses(config)["gaussian_mse"].target(batch["joints"], size)
 
-    engine = start_engine(config)
-    prediction = predict(config, Oracle(), build_losses(config), loader, data.val, engine)
-    asked = torch.cat([batch["weights"] for batch in batches]).numpy() > 0
-    error = np.linalg.norm(prediction.joints - data.val.joints, axis=2)[asked]
+    engine, losses = start_engine(config), build_losses(config)
+    prediction = predict_loader(build_reader(config, Oracle(), data.val.skeleton), losses, loader, engine)
+    labelled = torch.cat([batch["weights"] for batch in batches]).numpy() > 0
+    error = np.linalg.norm(prediction.joints - data.val.joints, axis=2)[labelled]
     assert np.median(error) < 0.05
-    scores = evaluate(config, Oracle(), build_losses(config), loader, data.val, PCKReference.of(data.val), engine)
+    scores = validate(config, build_reader(config, Oracle(), data.val.skeleton), losses, loader, data.val, engine)
     assert scores.metrics["PCKh@0.5"] > 97  # joints beyond the crop's border cannot be found
     assert scores.metrics["AP"] > 90
 
@@ -222,7 +231,7 @@ def test_the_published_recipes_never_give_their_weight_decay_to_adam(applied, de
 @pytest.mark.parametrize(("randn", "upper"), [(None, 0.6915), (False, 0.5)])
 def test_how_often_half_a_body_is_the_upper_half(randn, upper):
     config = make_config("coco_w32_256x192", half_body_randn=randn)
-    assert training.augmentation_of(config).half_body_upper == pytest.approx(upper, abs=1e-4)
+    assert augmentation_of(config).half_body_upper == pytest.approx(upper, abs=1e-4)
 
 
 @pytest.mark.parametrize(
@@ -358,7 +367,7 @@ def test_a_disk_that_fills_up_leaves_the_last_good_checkpoint(data, tmp_path):
 
     handler = signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
     try:
-        with pytest.raises(OSError, match=r"could not finish .*last\.pt.*the file before it is untouched"):
+        with pytest.raises(OSError, match=r"could not finish .*last\.pt.*an earlier file there is untouched"):
             fit(config, data, tmp_path / "run", report=fill_up)
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, before)
@@ -392,7 +401,7 @@ def test_a_record_that_is_none_is_named(tmp_path):
 def test_a_reference_record_comes_out_again(tmp_path):
     """The committed smoke record, retrained here: records cannot drift away from the code unseen."""
     trained = run(smoke(tmp_path), weights=True).record
-    reference = load_record(REFERENCE_RECORDS / f"{trained.name}.json")
+    reference = Store(tmp_path, REFERENCE_RECORDS).published(trained.name).record
     for ours, theirs in zip(trained.epochs, reference.epochs, strict=True):
         for name, value in theirs.validation.losses.items():
             assert ours.validation.losses[name] == pytest.approx(value, rel=2e-2), name

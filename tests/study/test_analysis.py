@@ -5,9 +5,8 @@ import pandas as pd
 import pytest
 
 from hdmlib.config import make_config
-from hdmlib.experiments.record import load_record
 from hdmlib.experiments.runs import record_of
-from hdmlib.experiments.store import REFERENCE_RECORDS
+from hdmlib.experiments.store import Store
 from hdmlib.study.analysis import (
     agreement,
     by_bin,
@@ -81,9 +80,10 @@ def test_one_value_has_no_interval():
 
 
 def test_tables_of_a_real_record(tmp_path):
-    record = record_of(make_config("smoke", run_dir=tmp_path))
+    config = make_config("smoke", run_dir=tmp_path)
+    record = record_of(config)
     records = {"matching": [record]}
-    assert record == load_record(REFERENCE_RECORDS / f"{record.name}.json")
+    assert record == Store.of(config).published(record.name).record
     table = curves(records)
     assert list(table["epoch"]) == [0, 1, 2]
     assert table["own loss"].iloc[-1] == record.final.losses["matching"]

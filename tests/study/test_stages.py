@@ -33,7 +33,7 @@ def test_every_loss_has_as_many_trials():
 
 def test_nobody_is_reported_on_who_was_tuned_on():
     people = PRESETS["study"]["val_offset"]
-    for trial in (*study.formulation(), *study.joint(), *study.tuning(), *study.photo_tuning()):
+    for trial in (*study.formulation(), *study.cost(), *study.tuning(), *study.photo_tuning()):
         assert trial.config.val_offset == 0
         assert trial.config.val_people <= people
     for trial in (*study.finals(), *study.photos(), *study.conditions(), *study.larger()):
