@@ -12,18 +12,24 @@ import torch
 from accelerate import Accelerator
 from accelerate.utils import concatenate, recursively_apply
 from numpy.typing import NDArray
-from torch import nn
+from torch import Tensor, nn
 
 from hdmlib.config import Config
 from hdmlib.data.crops import invert, transform
 from hdmlib.data.dataset import PoseDataset
+from hdmlib.decoding import CONFIDENCES
 from hdmlib.experiments.engine import build_losses, build_reader, evaluation_loader, start_engine
 from hdmlib.experiments.record import Evaluation
+from hdmlib.heatmaps import inside
 from hdmlib.losses.base import HeatmapLoss
+from hdmlib.losses.controls import GaussianMSE
 from hdmlib.metrics.compactness import compactness
 from hdmlib.metrics.scores import PCKReference, score
-from hdmlib.reader import Reader
+from hdmlib.reader import Reader, Reading
 from hdmlib.theory import theorem_terms
+
+# Method -> joints (N, K, 2) in pixels of each person's photo and confidence (N, K).
+Decoded = Mapping[str, tuple[NDArray[np.float64], NDArray[np.float64]]]
 
 
 @dataclass(frozen=True)
@@ -34,16 +40,18 @@ class Prediction:
         joints: (N, K, 2) in pixels of each person's photo.
         confidence: (N, K), as :class:`hdmlib.reader.Reading` defines it.
         losses: Mean over the people of every loss of the registry, on the raw heatmaps.
-        measures: (N, K) each: compactness of a joint's heatmap (``metrics.compactness``) and the terms of Theorem 1
-            (``theory``).
+        measures: (N, K) each, NaN for joints that are unlabelled or outside the heatmap: compactness of the heatmap
+            (``metrics.compactness``) and the terms of Theorem 1 for the Gaussian that is trained (``theory``).
         by_decoder: Method -> joints and confidence decoded from the same heatmaps.
+        other_confidence: The same with the other kind of confidence (peak or mass) than the loss's own.
     """
 
     joints: NDArray[np.float64]
     confidence: NDArray[np.float64]
     losses: dict[str, float]
     measures: dict[str, NDArray[np.float64]]
-    by_decoder: dict[str, tuple[NDArray[np.float64], NDArray[np.float64]]]
+    by_decoder: Decoded
+    other_confidence: Decoded
 
 
 @torch.no_grad()
@@ -66,23 +74,38 @@ def predict_loader(
     reader.model.eval()
     for loss in losses.values():
         loss.eval()
+    [other] = set(CONFIDENCES) - {reader.loss.confidence}
     batches = []
     for batch in loader:
         reading, joints, weights = reader(batch["image"]), batch["joints"], batch["weights"]
-        terms = theorem_terms(reading.raw, joints, losses["gaussian_mse"].sigma)
         results = {
             "losses": {name: loss.per_person(reading.raw, joints, weights) for name, loss in losses.items()},
-            "measures": compactness(reading.maps) | vars(terms),
+            "measures": _measures(reading, joints, weights, losses["gaussian_mse"]),
             "decoded": {name: reader.decode(reading.maps, name) for name in decoders}
             | {reader.method: (reading.cells, reading.confidence)},
+            "other confidence": {name: reader.decode(reading.maps, name, other) for name in decoders},
             "affine": batch["affine"],
         }
         batches.append(engine.gather_for_metrics(results))
     people = recursively_apply(lambda values: values.double().cpu().numpy(), concatenate(batches))
     to_photo = invert(people["affine"])
-    by_decoder = {name: (transform(cells, to_photo), sure) for name, (cells, sure) in people["decoded"].items()}
+    by_decoder, other_confidence = (
+        {name: (transform(cells, to_photo), sure) for name, (cells, sure) in people.get(kind, {}).items()}
+        for kind in ("decoded", "other confidence")
+    )
     means = {name: float(values.mean()) for name, values in people["losses"].items()}
-    return Prediction(*by_decoder[reader.method], means, people["measures"], by_decoder)
+    return Prediction(*by_decoder[reader.method], means, people["measures"], by_decoder, other_confidence)
+
+
+def _measures(reading: Reading, joints: Tensor, weights: Tensor, gaussian: HeatmapLoss) -> dict[str, Tensor]:
+    """(B, K) each; NaN for joints that are unlabelled or outside the map."""
+    assert isinstance(gaussian, GaussianMSE)
+    terms = theorem_terms(reading.raw, joints, gaussian.sigma, on_grid=gaussian.rounded)
+    measured = (weights > 0) & inside(joints, (reading.raw.shape[2], reading.raw.shape[3]))
+    return {
+        name: torch.where(measured.to(values.device), values, torch.nan)
+        for name, values in (compactness(reading.maps) | vars(terms)).items()
+    }
 
 
 def predict_people(
@@ -129,6 +152,5 @@ def validate(
     per_joint = {
         label: [None if math.isnan(v) else v for v in values.tolist()] for label, values in scores.per_joint.items()
     }
-    labelled = people.visibility > 0
-    measures = {name: float(values[labelled].mean()) for name, values in prediction.measures.items()}
+    measures = {name: float(np.nanmean(values)) for name, values in prediction.measures.items()}
     return Evaluation(losses=prediction.losses, metrics=scores.known, per_joint=per_joint, measures=measures)

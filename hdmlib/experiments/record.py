@@ -63,6 +63,8 @@ class Record(BaseModel):
         left_out: People or annotations that were left out, by split and reason.
         epochs: One line per epoch, epoch 0 first.
         by_decoder: Method -> metrics of the last epoch as this method decodes the heatmaps.
+        other_confidence: The same with the other kind of confidence (peak or mass) than the loss's own; empty in
+            records from before it was measured.
         seconds: Wall time of the training; ``None`` if it was interrupted.
         peak_memory: Largest memory in GiB, of the GPU if one is used, else of the process.
         machine: Hardware and versions.
@@ -77,6 +79,7 @@ class Record(BaseModel):
     left_out: dict[str, dict[str, int]]
     epochs: list[Epoch] = Field(min_length=1)
     by_decoder: dict[str, dict[str, float]]
+    other_confidence: dict[str, dict[str, float]] = {}
     seconds: float | None
     peak_memory: float | None = None
     machine: dict[str, str]

@@ -23,7 +23,7 @@ from hdmlib.data.sources import Data, open_data
 from hdmlib.decoding import METHODS
 from hdmlib.experiments.engine import build_losses
 from hdmlib.experiments.launch import train_in_processes
-from hdmlib.experiments.prediction import Prediction, predict_people
+from hdmlib.experiments.prediction import Decoded, Prediction, predict_people
 from hdmlib.experiments.record import Epoch, Record, machine, peak_memory
 from hdmlib.experiments.store import Store, StoredRun
 from hdmlib.experiments.training import fit
@@ -136,6 +136,13 @@ def _train(
 
 def _record(config: Config, data: Data, epochs: list[Epoch], prediction: Prediction, seconds: float | None) -> Record:
     reference = PCKReference.of(data.val, config.pck_reference)
+
+    def scores(decoded: Decoded) -> dict[str, dict[str, float]]:
+        return {
+            method: score(data.val, joints, confidence, config.input_size, reference).known
+            for method, (joints, confidence) in sorted(decoded.items())
+        }
+
     return Record(
         name=config.run_name(data.fingerprint),
         identity=config.identity(data.fingerprint),
@@ -143,10 +150,8 @@ def _record(config: Config, data: Data, epochs: list[Epoch], prediction: Predict
         people={"train": len(data.train), "val": len(data.val)},
         left_out={"train": dict(data.train.left_out), "val": dict(data.val.left_out)},
         epochs=epochs,
-        by_decoder={
-            method: score(data.val, joints, confidence, config.input_size, reference).known
-            for method, (joints, confidence) in sorted(prediction.by_decoder.items())
-        },
+        by_decoder=scores(prediction.by_decoder),
+        other_confidence=scores(prediction.other_confidence),
         seconds=seconds,
         peak_memory=peak_memory(),
         machine=machine(),
