@@ -22,7 +22,7 @@ from torch import Tensor, nn
 from hdmlib.config import Config, make_config
 from hdmlib.data.coco import box_region
 from hdmlib.data.crops import Frame, Region, invert, transform
-from hdmlib.data.intake import FARTHEST, LONGEST_SIDE, image_problem
+from hdmlib.data.intake import FARTHEST, LONGEST_SIDE, PHOTO_ENDINGS, image_problem
 from hdmlib.decoding import decode
 from hdmlib.experiments.record import load_record
 from hdmlib.losses.base import HeatmapLoss
@@ -32,8 +32,6 @@ from hdmlib.models.hrnet import build_model
 from hdmlib.reader import heatmaps_of
 from hdmlib.skeletons import Skeleton, skeleton_from_names
 
-# What a folder is searched for.
-PHOTO_ENDINGS = (".jpg", ".jpeg", ".png", ".bmp", ".tif", ".tiff", ".webp")
 # https://..., also after pathlib has joined its slashes; C:/... is a path.
 ADDRESS = re.compile(r"[a-z][a-z0-9+.-]+:/", re.IGNORECASE)
 # Crops that go through the network together; bounds the memory that a crowd takes.
