@@ -21,7 +21,7 @@ from numpy.typing import ArrayLike, NDArray
 from hdmlib.config import Config, make_config
 from hdmlib.data.coco import box_region
 from hdmlib.data.crops import Frame, Region, invert, transform
-from hdmlib.data.intake import FARTHEST, LONGEST_SIDE, image_problem
+from hdmlib.data.intake import FARTHEST, LONGEST_SIDE, PHOTO_ENDINGS, image_problem
 from hdmlib.experiments.engine import build_reader
 from hdmlib.experiments.record import load_record
 from hdmlib.models.checkpoints import CheckpointError, load_weights
@@ -29,8 +29,6 @@ from hdmlib.models.hrnet import build_model
 from hdmlib.reader import Reader
 from hdmlib.skeletons import Skeleton, skeleton_from_names
 
-# Endings of the files that are read from a folder.
-FOLDER_ENDINGS = (".jpg", ".jpeg", ".png", ".bmp", ".tif", ".tiff", ".webp")
 # https://..., also after pathlib has joined its slashes; C:/... is a path.
 ADDRESS = re.compile(r"[a-z][a-z0-9+.-]+:/", re.IGNORECASE)
 # Crops that go through the network together: a limit on the memory that a crowd takes.
@@ -249,10 +247,10 @@ def _photos(image: str | os.PathLike[str] | NDArray[np.uint8]) -> Sequence[Path 
     path = Path(image).expanduser()
     files = [path]
     if path.is_dir():
-        named = (file for file in path.iterdir() if file.suffix.lower() in FOLDER_ENDINGS)
+        named = (file for file in path.iterdir() if file.suffix.lower() in PHOTO_ENDINGS)
         files = sorted(file for file in named if file.is_file() and not file.name.startswith("."))
         if not files:
-            raise ValueError(f"image: no photo in the folder {path}; looked for {', '.join(FOLDER_ENDINGS)}")
+            raise ValueError(f"image: no photo in the folder {path}; looked for {', '.join(PHOTO_ENDINGS)}")
     elif not path.exists():
         raise FileNotFoundError(f"image: no file {path}")
     for file in files:

@@ -20,7 +20,7 @@ HALF_BODY_UPPER = 0.5 * (1 + math.erf(0.5 / math.sqrt(2)))
 class Augmentation:
     """Random regions around a person, in HRNet's order: half body, scale, rotation, mirror. No shift, no colour change.
 
-    The defaults change nothing; ``AUGMENTATIONS`` holds the published settings.
+    The defaults change nothing; the recipes' settings are in ``presets``.
 
     Attributes:
         scale: f of the factor 1 + f clip(N, -1, 1) on the region's size, N standard normal.
@@ -74,11 +74,3 @@ class Augmentation:
             return region
         extent = np.ptp(chosen, axis=0)
         return Region(chosen.mean(axis=0), extent * HALF_BODY_PADDING) if extent.any() else region
-
-
-# By recipe: none for validation, the others as HRNet trains on COCO and on MPII.
-AUGMENTATIONS = {
-    "none": Augmentation(),
-    "coco": Augmentation(scale=0.35, rotation=45, mirror_probability=0.5, half_body_probability=0.3),
-    "mpii": Augmentation(scale=0.25, rotation=30, mirror_probability=0.5),
-}

@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import re
 from collections import Counter
-from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -24,7 +23,7 @@ from hdmlib.data.intake import (
     NoAnnotations,
     assemble,
     find_annotations,
-    identity,
+    integer_id,
     load_json,
     numbers,
 )
@@ -78,7 +77,7 @@ def find_coco(root: Path | str, split: str) -> tuple[Path, Path]:
     return annotations, next((folder for folder in folders if folder.is_dir()), annotations.parent)
 
 
-def read_coco(root: Path | str, split: str = "train", *, where: Mapping[str, object] | None = None) -> PoseDataset:
+def read_coco(root: Path | str, split: str = "train") -> PoseDataset:
     """Read one split of a dataset in COCO's keypoints layout.
 
     Besides COCO's own fields an annotation may carry ``head_box`` (x1, y1, x2, y2; head size = 0.6 x its diagonal,
@@ -88,7 +87,6 @@ def read_coco(root: Path | str, split: str = "train", *, where: Mapping[str, obj
     Args:
         root: The dataset's folder, see :func:`find_coco`.
         split: Which split.
-        where: Fields an annotation must have with these values, such as ``{"upright": True}``.
 
     Raises:
         DataError: If files are missing, are not COCO keypoints, or hold nobody usable.
@@ -98,7 +96,7 @@ def read_coco(root: Path | str, split: str = "train", *, where: Mapping[str, obj
     people, left_out, seen = [], Counter(), set()
     for annotation in annotations:
         try:
-            person = _person(annotation, images, len(skeleton), category, where or {})
+            person = _coco_person(annotation, images, len(skeleton), category)
             if person.annotation_id in seen:
                 raise LeaveOut("duplicate annotation id")
             seen.add(person.annotation_id)
@@ -110,7 +108,7 @@ def read_coco(root: Path | str, split: str = "train", *, where: Mapping[str, obj
     return assemble(f"COCO {path.name}", skeleton, folder, people, left_out)
 
 
-def read_detections(root: Path | str, split: str, boxes: Path | str, *, least_score: float = 0.0) -> Detections:
+def read_detections(root: Path | str, split: str, boxes: Path | str) -> Detections:
     """Read the people whom a detector found on the photos of one split.
 
     The file is a list of ``{"image_id", "category_id", "bbox": [x, y, width, height], "score"}``, COCO's result format.
@@ -120,7 +118,6 @@ def read_detections(root: Path | str, split: str, boxes: Path | str, *, least_sc
         root: The dataset's folder, see :func:`find_coco`; its annotations name the photos and the category.
         split: Which split.
         boxes: The detector's file.
-        least_score: Boxes with a lower score are dropped; HRNet's configuration keeps all, 0.
 
     Raises:
         DataError: If files are missing or of another format, or no box lies on a photo of the split.
@@ -136,7 +133,7 @@ def read_detections(root: Path | str, split: str, boxes: Path | str, *, least_sc
     people, scores, left_out = [], [], Counter()
     for number, entry in enumerate(content):
         try:
-            person, score = _detection(entry, number, photos, len(skeleton), category, least_score)
+            person, score = _detection(entry, number, photos, len(skeleton), category)
             people.append(person)
             scores.append(score)
         except LeaveOut as reason:
@@ -149,15 +146,11 @@ def read_detections(root: Path | str, split: str, boxes: Path | str, *, least_sc
     return Detections(found, np.array([score_of[row] for row in found.annotation_ids.tolist()]))
 
 
-def _detection(
-    entry: dict, number: int, photos: dict, joint_count: int, category: int, least_score: float
-) -> tuple[Person, float]:
-    """One detection as a person without joints, and its score; raises as :func:`_person`."""
+def _detection(entry: dict, number: int, photos: dict, joint_count: int, category: int) -> tuple[Person, float]:
+    """One detection as a person without joints, and its score; raises as :func:`_coco_person`."""
     if entry["category_id"] != category:
         raise LeaveOut("other category")
     score = float(numbers(entry["score"], (), "score"))
-    if score < least_score:
-        raise LeaveOut("low score")
     photo = photos.get(entry["image_id"])
     if photo is None:
         raise LeaveOut("detection on no photo of the split")
@@ -180,7 +173,7 @@ def _detection(
         area=nan,
         head_size=nan,
         annotation_id=number,
-        image_id=identity(entry["image_id"]),
+        image_id=integer_id(entry["image_id"]),
     )
     return person, score
 
@@ -236,12 +229,10 @@ def _photos(entries: list) -> dict[int, dict | None]:
     return photos
 
 
-def _person(annotation: dict, photos: dict, joint_count: int, category: int, where: Mapping[str, object]) -> Person:
+def _coco_person(annotation: dict, photos: dict, joint_count: int, category: int) -> Person:
     """One annotation as a person; LeaveOut, KeyError, TypeError or AttributeError if it cannot be one."""
     if annotation["category_id"] != category:
         raise LeaveOut("other category")
-    if any(annotation.get(field) != value for field, value in where.items()):
-        raise LeaveOut("not selected")
     if annotation.get("iscrowd", 0):
         raise LeaveOut("crowd")
     photo = photos.get(annotation["image_id"])
@@ -272,8 +263,8 @@ def _person(annotation: dict, photos: dict, joint_count: int, category: int, whe
         size=size,
         area=area,
         head_size=_head_size(annotation),
-        annotation_id=identity(annotation["id"]),
-        image_id=identity(annotation["image_id"]),
+        annotation_id=integer_id(annotation["id"]),
+        image_id=integer_id(annotation["image_id"]),
     )
 
 

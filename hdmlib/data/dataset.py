@@ -110,6 +110,11 @@ class PoseDataset:
         kept, picked["image_index"] = np.unique(picked["image_index"], return_inverse=True)
         return dataclasses.replace(self, images=tuple(self.images[i] for i in kept), **picked)
 
+    def default_reference(self) -> str:
+        """The length that PCK is measured in by default: ``head`` where the data defines one, else ``box``."""
+        has_head = self.skeleton.head is not None or np.isfinite(self.head_sizes).any()
+        return "head" if has_head else "box"
+
     def reference_lengths(self, kind: str = "head") -> np.ndarray:
         """The length in pixels that a PCK threshold is a fraction of.
 

@@ -23,7 +23,10 @@ from hdmlib.data.dataset import DataError, Person, PoseDataset
 from hdmlib.skeletons import Skeleton
 
 # What a benchmark's own protocol drops. It is counted like the rest but nothing to warn of.
-PROTOCOL_REASONS = ("crowd", "no labelled joint", "no area", "other category", "not selected", "low score")
+PROTOCOL_REASONS = ("crowd", "no labelled joint", "no area", "other category")
+
+# Formats of photos by their file's ending.
+PHOTO_ENDINGS = (".jpg", ".jpeg", ".png", ".bmp", ".tif", ".tiff", ".webp")
 
 # Coordinates beyond this are damage, not a large photo; without a bound they overflow further on.
 FARTHEST = 1e6
@@ -67,7 +70,7 @@ def numbers(value: object, shape: tuple[int, ...], what: str, limit: float = FAR
     return array
 
 
-def identity(value: object) -> int:
+def integer_id(value: object) -> int:
     """``value`` as an id that an int64 array can hold.
 
     Raises:

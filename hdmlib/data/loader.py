@@ -15,7 +15,7 @@ import numpy as np
 import torch
 from torch.utils.data import DataLoader, Dataset, Sampler
 
-from hdmlib.data.augmentation import AUGMENTATIONS, Augmentation
+from hdmlib.data.augmentation import Augmentation
 from hdmlib.data.crops import Frame, Region, transform
 from hdmlib.data.dataset import PoseDataset
 from hdmlib.data.intake import read_image
@@ -127,7 +127,7 @@ def make_loader(
     input_size: tuple[int, int],
     *,
     coordinates: str = "center",
-    augmentation: str | Augmentation = "none",
+    augmentation: Augmentation | None = None,
     batch_size: int = 32,
     shuffle: bool = False,
     seed: int = 0,
@@ -140,7 +140,7 @@ def make_loader(
         people: The dataset.
         input_size: Width and height of the crops in pixels, multiples of 4.
         coordinates: ``center``, ``hrnet`` or ``udp``, see :class:`~hdmlib.data.crops.Frame`.
-        augmentation: A name in :data:`~hdmlib.data.crops.AUGMENTATIONS`, or your own.
+        augmentation: How regions vary; ``None``: not at all.
         batch_size: People per batch; the last batch holds the rest.
         shuffle: Whether the order is a new random one each epoch.
         seed: Of order and augmentation, 0 or more.
@@ -154,12 +154,10 @@ def make_loader(
     Raises:
         ValueError: If a parameter has no such value.
     """
-    if isinstance(augmentation, str):
-        if augmentation not in AUGMENTATIONS:
-            raise ValueError(f"unknown augmentation {augmentation!r}; known: {', '.join(AUGMENTATIONS)}")
-        augmentation = AUGMENTATIONS[augmentation]
     return CropLoader(
-        CropDataset(people, Frame(tuple(input_size), coordinates), augmentation, seed=seed, cache=cache),
+        CropDataset(
+            people, Frame(tuple(input_size), coordinates), augmentation or Augmentation(), seed=seed, cache=cache
+        ),
         batch_size=batch_size,
         sampler=EpochSampler(len(people), shuffle=shuffle, seed=seed),
         num_workers=workers,

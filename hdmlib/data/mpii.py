@@ -82,7 +82,7 @@ def read_mpii(
     people, left_out, image_ids = [], Counter(), {}
     for number, row in enumerate(rows):
         try:
-            people.append(_person(*row, number, image_ids))
+            people.append(_mpii_person(*row, number, image_ids))
         except LeaveOut as reason:
             left_out[str(reason)] += 1
     return assemble(f"MPII {path.name} {split}", MPII_16, folder, people, left_out)
@@ -92,7 +92,7 @@ def read_mpii(
 _Row = tuple[object, object, object, object, object, float]
 
 
-def _person(
+def _mpii_person(
     photo: object,
     position: object,
     scale: object,

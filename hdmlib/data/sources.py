@@ -17,13 +17,10 @@ import numpy as np
 from hdmlib.config import Config, ConfigError
 from hdmlib.data.coco import find_coco, read_coco
 from hdmlib.data.dataset import DataError, PoseDataset
-from hdmlib.data.intake import NoAnnotations
+from hdmlib.data.intake import PHOTO_ENDINGS, NoAnnotations
 from hdmlib.data.mpii import RELEASE_FILE, find_mpii, read_mpii
-from hdmlib.metrics.scores import PCKReference
 from hdmlib.presets import PUBLISHED_PRESETS
 from hdmlib.synthetic.dataset import GENERATOR_VERSION, embedded_dataset
-
-PHOTO_ENDINGS = (".jpg", ".jpeg", ".png")
 
 
 @dataclass(frozen=True)
@@ -211,7 +208,7 @@ def _noisy(people: PoseDataset, config: Config) -> PoseDataset:
     """The people with worse annotations: each joint off by a normal draw in x and in y, the same in every epoch."""
     if not config.label_noise:
         return people
-    lengths = PCKReference.of(people, config.pck_reference).lengths
+    lengths = people.reference_lengths(config.pck_reference or people.default_reference())
     lengths = np.where(np.isfinite(lengths), lengths, np.nanmedian(lengths))
     draws = np.random.default_rng(config.seed).standard_normal(people.joints.shape)
     return replace(people, joints=people.joints + config.label_noise * lengths[:, None, None] * draws)

@@ -84,7 +84,7 @@ def predict_examples(config: Config, model: nn.Module, people: PoseDataset, coun
 def _batch(config: Config, people: PoseDataset, count: int, *, augmented: bool) -> dict[str, Tensor]:
     loader = make_loader(
         people.subset(range(min(count, len(people)))), config.input_size, coordinates=config.coordinates,
-        augmentation=augmentation_of(config) if augmented else "none", batch_size=count, seed=config.seed,
+        augmentation=augmentation_of(config) if augmented else None, batch_size=count, seed=config.seed,
     )  # fmt: skip
     return next(iter(loader))
 

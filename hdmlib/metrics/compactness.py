@@ -1,4 +1,4 @@
-"""How compact a heatmap is: the paper's Fig. 1 as numbers. Heatmaps in, three lengths and shares per joint out."""
+"""How compact a heatmap is, the paper's Fig. 1 as numbers: heatmaps in, three measures per joint out."""
 
 from __future__ import annotations
 
@@ -7,12 +7,12 @@ from torch import Tensor
 
 from hdmlib.heatmaps import as_float64
 
-# Cells around the peak whose mass is counted.
+# Radius around the peak within which mass is counted, in cells.
 NEAR = 2.0
 
 
 def compactness(heatmaps: Tensor) -> dict[str, Tensor]:
-    """How closely the mass of each heatmap lies together.
+    """Three measures of how concentrated the mass of each heatmap is.
 
     A heatmap is read as the distribution p = max(h, 0) / sum max(h, 0) over its cells; one without a positive cell
     counts as flat.

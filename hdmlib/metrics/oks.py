@@ -1,4 +1,4 @@
-"""OKS, COCO's measure of how alike two poses are: AP and AR from results, similarity, suppression and scores.
+"""OKS, COCO's similarity of two poses: AP and AR from results, similarity, suppression and scores.
 
 In: ground truth in COCO's keypoint format and result records as COCO's server takes them, one per detected person:
 ``{"image_id", "category_id", "keypoints": [x1, y1, c1, ...], "score"}``, pixels of the photo. Out: AP and AR.
@@ -51,7 +51,7 @@ def oks(
         truth: (M, K, 2) in pixels.
         area: (M,) area of each person in squared pixels.
         sigmas: (K,) OKS constants of the joints.
-        visible: (M, K), 0 where a joint is not labelled; ``None`` counts all.
+        visible: (M, K), 0 where a joint is unlabelled; ``None`` counts all.
 
     Returns:
         (N, M) similarities in [0, 1]; 0 for a person without any labelled joint.
@@ -66,16 +66,16 @@ def oks(
         raise ValueError(
             f"area must be ({squared.shape[1]},) and visible {squared.shape[1:]}, got {area.shape} and {labelled.shape}"
         )
-    alike = np.where(labelled, _similarity(np.where(labelled, squared, 0), area[None], sigmas), 0)
-    return alike.sum(axis=2) / np.maximum(labelled.sum(axis=1), 1)
+    similarity = np.where(labelled, _similarity(np.where(labelled, squared, 0), area[None], sigmas), 0)
+    return similarity.sum(axis=2) / np.maximum(labelled.sum(axis=1), 1)
 
 
 def oks_nms(
     joints: ArrayLike, scores: ArrayLike, areas: ArrayLike, sigmas: ArrayLike, threshold: float = 0.9
 ) -> NDArray[np.int64]:
-    """Keep the best of detections that show the same person: greedy suppression by similarity, within one photo.
+    """Greedy suppression of detections of the same person within one photo, by OKS.
 
-    Two detections are alike by the OKS over all joints with the mean of their areas, as in HRNet's evaluation, where
+    The similarity of two detections is the OKS over all joints with the mean of their areas. As in HRNet's evaluation
     the area is that of the padded crop box.
 
     Args:
@@ -83,10 +83,10 @@ def oks_nms(
         scores: (N,) the higher, the better.
         areas: (N,) area of each detection in squared pixels.
         sigmas: (K,) OKS constants.
-        threshold: A detection goes if it is more alike than this to a better one that stays.
+        threshold: A detection is dropped if it is more similar than this to a better one that is kept.
 
     Returns:
-        Indices of the detections that stay, best first; the earlier first among equal scores.
+        Indices of the detections that are kept, best first; equal scores in their given order.
 
     Raises:
         ValueError: If shapes do not fit.
@@ -97,13 +97,13 @@ def oks_nms(
     if not len(joints):
         return np.empty(0, dtype=np.int64)
     mean_area = (areas[:, None] + areas[None]) / 2
-    too_alike = _similarity(_squared_distances(joints, joints), mean_area, sigmas).mean(axis=2) > threshold
+    too_similar = _similarity(_squared_distances(joints, joints), mean_area, sigmas).mean(axis=2) > threshold
     alive = np.ones(len(joints), dtype=bool)
     kept = []
     for best in np.argsort(-scores, kind="stable"):
         if alive[best]:
             kept.append(best)
-            alive &= ~too_alike[best]
+            alive &= ~too_similar[best]
     return np.array(kept, dtype=np.int64)
 
 
@@ -113,7 +113,7 @@ def rescore(box_scores: ArrayLike, joint_scores: ArrayLike, threshold: float = 0
     Args:
         box_scores: (N,) scores of the person boxes, 1 for ground-truth boxes.
         joint_scores: (N, K) confidences of the joints.
-        threshold: Joints at or below it do not enter the mean.
+        threshold: Joints at or below it are ignored.
 
     Returns:
         (N,) scores; 0 for a person without a joint above the threshold.

@@ -1,13 +1,12 @@
-"""PCK, the share of joints that are found: predicted and true joints flow in, percentages per joint flow out.
+"""PCK, the percentage of correct keypoints: predicted and true joints in, percentages per joint out.
 
-A joint is found if its prediction lies within ``threshold`` times a length of the person. For MPII's PCKh that length
-is 0.6 times the diagonal of the head box; other datasets bring a length of their own (torso, box). Everything is in
-the pixels of the photo, and both sides must use the same origin.
+A joint is correct if its prediction lies within ``threshold`` times a length of the person. For MPII's PCKh that length
+is 0.6 times the diagonal of the head box; other datasets use the torso or the box. All coordinates are pixels of the
+photo, and predictions and annotations must have the same origin.
 
-Two things about published tables. First, *Mean* is either the mean over joints weighted by how often they are
-labelled (HRNet and its successors) or the plain mean over joints (the hourglass papers); the report holds both.
-Second, what HRNet, DARK and UDP print as "Mean@0.1" is measured at 0.11, the eleventh entry of a table in steps of
-0.01.
+On published tables: *Mean* here is the mean over joints weighted by how often each is labelled, as HRNet and its
+successors report it; the hourglass papers average the joints without weights. HRNet, DARK and UDP print as "Mean@0.1"
+what is measured at 0.11, the eleventh entry of a table in steps of 0.01.
 """
 
 from __future__ import annotations
@@ -20,10 +19,10 @@ from numpy.typing import ArrayLike, NDArray
 
 from hdmlib.skeletons import Skeleton
 
-# MPII's thresholds. What HRNet, DARK and UDP print as "Mean@0.1" is the third.
+# MPII's thresholds. HRNet, DARK and UDP print the third as "Mean@0.1".
 PCKH_THRESHOLDS = {"PCKh@0.5": 0.5, "PCKh@0.1": 0.1, "PCKh@0.11": 0.11}
 
-# MPII's evaluation leaves these out of the means; the neck enters the means but has no column.
+# MPII's evaluation excludes these from the means; the neck enters the means but has no column.
 NOT_COUNTED = ("pelvis", "thorax")
 NO_COLUMN = (*NOT_COUNTED, "upper_neck", "neck")
 COLUMNS = ("Head", "Shoulder", "Elbow", "Wrist", "Hip", "Knee", "Ankle")
@@ -37,13 +36,12 @@ class PCKReport:
     Attributes:
         threshold: In units of the person's length.
         joints: ``K`` joint names.
-        values: (K,) percent of the labelled joints that were found; NaN where nobody has the joint labelled.
-        counts: (K,) number of labelled joints behind each value.
+        values: (K,) percent of the labelled joints that are correct; NaN where the joint is never labelled.
+        counts: (K,) number of labelled joints of each value.
         columns: The table's columns by name: left and right averaged, *Head* the head top (the face where there is
             none).
         mean: Mean over the joints that count, weighted by ``counts``: HRNet's "Mean".
-        plain_mean: Mean over the joints that count, each weighing the same: the hourglass papers' "Mean".
-        left_out: People without a usable length (zero, negative or NaN), who are in none of these numbers.
+        left_out: Number of people excluded because their length is not positive and finite.
     """
 
     threshold: float
@@ -52,24 +50,21 @@ class PCKReport:
     counts: NDArray[np.int64]
     columns: dict[str, float]
     mean: float
-    plain_mean: float
     left_out: int
 
 
 class LocalisationError(NamedTuple):
-    """Distances between predicted and true joints in pixels.
+    """Distances in pixels between predicted and true joints, over the labelled ones.
 
     Attributes:
-        mean: Mean over all labelled joints, NaN if there are none.
+        mean: Their mean, NaN if there are none.
         median: Their median.
-        count: Number of joints behind both.
-        undefined: Labelled joints left out because their prediction is not finite.
+        count: Number of labelled joints whose prediction is finite; both figures are over these.
     """
 
     mean: float
     median: float
     count: int
-    undefined: int
 
 
 def _distances(
@@ -87,7 +82,7 @@ def _distances(
     broken = labelled & ~np.isfinite(truth).all(axis=2)
     if broken.any():
         person, joint = np.argwhere(broken)[0]
-        raise ValueError(f"truth of person {person}, joint {joint} is not finite but visible; mark it as not labelled")
+        raise ValueError(f"truth of person {person}, joint {joint} is labelled but not finite; set its visibility to 0")
     with np.errstate(invalid="ignore", over="ignore"):
         distance = np.linalg.norm(predictions - np.where(labelled[..., None], truth, 0), axis=2)
     return np.where(np.isfinite(distance), distance, np.inf), labelled
@@ -103,11 +98,11 @@ def pck(
         truth: (N, K, 2) in pixels.
         sizes: (N,) length of each person in pixels, for PCKh 0.6 times the head box's diagonal. People whose length is
             not finite and positive are left out.
-        visible: (N, K); joints with a value of 0 or less are not labelled and do not count.
+        visible: (N, K); joints with a value of 0 or less are unlabelled and ignored.
         threshold: In units of ``sizes``.
 
     Returns:
-        (K,) shares in [0, 1], NaN for a joint nobody has labelled, and (K,) the numbers of labelled joints.
+        (K,) shares in [0, 1], NaN for a joint that is never labelled, and (K,) the numbers of labelled joints.
 
     Raises:
         ValueError: If shapes do not fit, the threshold is not positive, or a labelled joint's truth is not finite.
@@ -137,13 +132,13 @@ def pck_report(
     skeleton: Skeleton,
     threshold: float = 0.5,
 ) -> PCKReport:
-    """The row of a PCK table: per joint, per column and both means, in percent.
+    """The row of a PCK table: per joint, per column and their mean, in percent.
 
     Args:
         predictions: (N, K, 2) in pixels.
         truth: (N, K, 2) in pixels.
         sizes: (N,) length of each person in pixels.
-        visible: (N, K), 0 where a joint is not labelled.
+        visible: (N, K), 0 where a joint is unlabelled.
         skeleton: Names the ``K`` joints. *Pelvis* and *thorax* do not enter the means, as MPII's evaluation has it.
         threshold: In units of ``sizes``; MPII's are in ``PCKH_THRESHOLDS``.
 
@@ -164,13 +159,12 @@ def pck_report(
         counts=counts,
         columns={name: _mean(values[members]) for name, members in _columns(skeleton).items()},
         mean=float(np.where(counted, values, 0) @ weights / weights.sum()) if some else float("nan"),
-        plain_mean=_mean(values[counted]),
         left_out=int((~_usable(np.asarray(sizes, dtype=np.float64))).sum()),
     )
 
 
 def _columns(skeleton: Skeleton) -> dict[str, list[int]]:
-    """Joint indices of each column: the two sides of a part share one; MPII's columns first, in its order."""
+    """Joint indices of each column, left and right joints together; MPII's columns first, in its order."""
     columns: dict[str, list[int]] = {name: [] for name in COLUMNS}
     for index, joint in enumerate(skeleton.joints):
         part = "_".join(word for word in joint.split("_") if word not in ("left", "right", "l", "r"))
@@ -188,18 +182,17 @@ def _mean(values: NDArray[np.float64]) -> float:
 def localisation_error(predictions: ArrayLike, truth: ArrayLike, visible: ArrayLike) -> LocalisationError:
     """Mean and median distance of the labelled joints in pixels.
 
-    PCK rewards the mode of the places a joint may be at, the mean error their median; so both belong in a report.
+    PCK rewards the mode of a joint's possible positions, the mean error their median, so a report needs both.
 
     Args:
         predictions: (N, K, 2) in pixels.
         truth: (N, K, 2) in pixels.
-        visible: (N, K), 0 where a joint is not labelled.
+        visible: (N, K), 0 where a joint is unlabelled.
 
     Raises:
         ValueError: If shapes do not fit or a labelled joint's truth is not finite.
     """
     distance, labelled = _distances(predictions, truth, visible)
-    every = distance[labelled]
-    known = every[np.isfinite(every)]
+    known = distance[labelled & np.isfinite(distance)]
     mean, median = (float(known.mean()), float(np.median(known))) if len(known) else (float("nan"),) * 2
-    return LocalisationError(mean, median, len(known), len(every) - len(known))
+    return LocalisationError(mean, median, len(known))

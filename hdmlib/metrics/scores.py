@@ -1,6 +1,6 @@
-"""Predicted joints of a dataset's people in, all the numbers that a run is judged by out.
+"""Predicted joints of a dataset's people in, all the metrics of a run out.
 
-The one place that decides which metrics a table holds, so that records, notebooks and the command line agree.
+Records, notebooks and the command line show the metrics that this module chooses.
 """
 
 from __future__ import annotations
@@ -24,45 +24,43 @@ THRESHOLDS = {"head": (0.5, 0.1), "torso": (0.2, 0.05), "box": (0.2, 0.05)}
 
 @dataclass(frozen=True)
 class PCKReference:
-    """What PCK is measured with: the length of each person and the two thresholds.
+    """The length that PCK's thresholds are fractions of.
 
     Attributes:
-        reference: ``head``, ``torso`` or ``box``.
+        kind: ``head``, ``torso`` or ``box``.
         lengths: (N,) pixels of the photo, NaN for people without one.
     """
 
-    reference: str
+    kind: str
     lengths: NDArray[np.float64]
 
     @classmethod
-    def of(cls, people: PoseDataset, reference: str | None = None) -> PCKReference:
-        """The ruler for a dataset: the one asked for, else the head where the data has one, else the box.
+    def of(cls, people: PoseDataset, kind: str | None = None) -> PCKReference:
+        """The reference lengths of a dataset; ``None`` is :meth:`PoseDataset.default_reference`.
 
         Raises:
             DataError: The dataset has no such length.
         """
-        if reference is None:
-            has_head = people.skeleton.head is not None or np.isfinite(people.head_sizes).any()
-            reference = "head" if has_head else "box"
-        return cls(reference, people.reference_lengths(reference))
+        kind = kind or people.default_reference()
+        return cls(kind, people.reference_lengths(kind))
 
     @cached_property
     def labels(self) -> dict[str, float]:
         """Name of each metric and its threshold, coarse first: ``PCKh@0.5``, or ``PCK(box)@0.2``."""
-        kind = "PCKh" if self.reference == "head" else f"PCK({self.reference})"
-        return {f"{kind}@{threshold:g}": threshold for threshold in THRESHOLDS[self.reference]}
+        metric = "PCKh" if self.kind == "head" else f"PCK({self.kind})"
+        return {f"{metric}@{threshold:g}": threshold for threshold in THRESHOLDS[self.kind]}
 
 
 @dataclass(frozen=True)
 class Scores:
-    """How good predictions are.
+    """How well predictions match the annotation.
 
     Attributes:
-        metrics: The ruler's labels in percent (joints weighted by how often they are labelled); ``mean error`` and
+        metrics: PCK at both thresholds in percent (joints weighted by how often they are labelled); ``mean error`` and
             ``median error`` in pixels of the network's input; ``AP``, ``AP50``, ``AP75``, ``APM``, ``APL`` and ``AR``
             in percent with ground-truth boxes; ``AUROC`` in percent, how well the confidence tells joints found at the
             coarse threshold from missed ones.
-        per_joint: For each of the ruler's labels the percentage of each joint, NaN where nobody has it labelled.
+        per_joint: PCK of each joint at both thresholds in percent, (K,), NaN where it is never labelled.
     """
 
     metrics: dict[str, float]
@@ -70,7 +68,7 @@ class Scores:
 
     @property
     def known(self) -> dict[str, float]:
-        """The metrics that this data has ground for."""
+        """The metrics that this data defines, those that are not NaN."""
         return {name: value for name, value in self.metrics.items() if not np.isnan(value)}
 
 
@@ -79,7 +77,7 @@ def score(
     joints: NDArray[np.float64],
     confidence: NDArray[np.float64],
     input_size: tuple[int, int],
-    ruler: PCKReference,
+    reference: PCKReference,
 ) -> Scores:
     """Compare predictions with the annotation.
 
@@ -89,12 +87,12 @@ def score(
         confidence: (N, K), not negative.
         input_size: Width and height of the network's input; errors are given in its pixels, so that people who are
             large in their photo do not count more.
-        ruler: What PCK is measured with.
+        reference: The length that PCK is measured in.
     """
     truth, labelled = people.joints, people.visibility > 0
     reports = {
-        label: pck_report(joints, truth, ruler.lengths, labelled, people.skeleton, threshold)
-        for label, threshold in ruler.labels.items()
+        label: pck_report(joints, truth, reference.lengths, labelled, people.skeleton, threshold)
+        for label, threshold in reference.labels.items()
     }
     # input pixels per pixel of the photo: the region is fitted into the input's width and height
     magnification = np.min(np.array(input_size) / people.sizes, axis=1)[:, None, None]
@@ -104,18 +102,18 @@ def score(
         "mean error": error.mean,
         "median error": error.median,
         **_average_precision(people, joints, confidence),
-        "AUROC": 100 * _auroc(confidence, joints, people, ruler),
+        "AUROC": 100 * _auroc(confidence, joints, people, reference),
     }
     return Scores(metrics, {label: report.values for label, report in reports.items()})
 
 
 def _auroc(
-    confidence: NDArray[np.float64], joints: NDArray[np.float64], people: PoseDataset, ruler: PCKReference
+    confidence: NDArray[np.float64], joints: NDArray[np.float64], people: PoseDataset, reference: PCKReference
 ) -> float:
     """Chance that a joint that was found has more confidence than one that was missed; NaN without both kinds."""
-    distance = np.linalg.norm(joints - people.joints, axis=2) / ruler.lengths[:, None]
+    distance = np.linalg.norm(joints - people.joints, axis=2) / reference.lengths[:, None]
     scored = (people.visibility > 0) & np.isfinite(distance)
-    found = distance[scored] <= next(iter(ruler.labels.values()))
+    found = distance[scored] <= next(iter(reference.labels.values()))
     if found.all() or not found.any():
         return float("nan")
     ranks = rankdata(confidence[scored])

@@ -5,7 +5,7 @@ its own frame: x to the person's *left*, y up, z to the *front* when the person 
 +z therefore has the left hand at positive x. Angles are in degrees and clinical: flexion moves a limb forward,
 abduction away from the middle, positive rotation turns a thigh or an upper arm outward.
 
-Nothing here knows about clothes, cameras or pixels: ``people`` dresses the body, ``raycast`` draws it.
+Clothes, cameras and pixels belong to other modules: ``clothes`` dresses the body, ``raycast`` draws it.
 """
 
 from __future__ import annotations

@@ -1,40 +1,41 @@
 """The dataset that comes with the project: synthetic people, written to disk once as ordinary COCO or MPII files.
 
-Parameters in, a folder out, which the same readers serve as the real datasets:
+Parameters in, a folder out, which the readers of the real datasets read:
 
     coco   annotations/person_keypoints_{train,val}.json, images/{train,val}/000000000001.jpg ...
-    mpii   images/*.jpg, annot/{train,valid}.json and annot/gt_valid.mat as HRNet has them, and the release's own
+    mpii   images/*.jpg, annot/{train,valid}.json and annot/gt_valid.mat as HRNet has them, and the original release's
            mpii_human_pose_v1_u12_1.mat
 
-The folder's name carries all that its content depends on, ``dataset.json`` in it repeats that with check sums. It shows
-under its name only when it is complete. A picture depends on (seed, split, index, size) alone: neither on the number of
-workers nor on how many others are made, and not on the format, so both formats show the same people.
+The folder's name lists every parameter that its content depends on; ``dataset.json`` in it repeats them with check
+sums. The folder gets its name only when it is complete. A picture depends on (seed, split, index, size) alone, neither
+on the number of workers nor on the number of pictures nor on the format, so both formats show the same people.
 
-The workers are plain interpreters started on this module rather than ``multiprocessing`` children: a fork of a process
-with threads (Jupyter, torch) may hang, and a spawned child would run the caller's script again. So nothing here imports
-torch.
+The worker processes import this module, so neither it nor its imports may import torch.
 """
 
 from __future__ import annotations
 
+import ctypes
+import functools
 import hashlib
 import json
 import os
 import secrets
 import shutil
-import subprocess
-import sys
 import threading
 import time
 import warnings
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Generator, Iterable
+from concurrent.futures.process import BrokenProcessPool
+from contextlib import closing, suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from queue import SimpleQueue
 from typing import Any
 
 import cv2
 import numpy as np
+from joblib import Parallel, delayed, parallel_config
+from platformdirs import user_cache_path
 
 from hdmlib.synthetic.scenes import draw_scene
 from hdmlib.synthetic.writers import SPLITS, write_coco, write_mpii
@@ -43,18 +44,21 @@ from hdmlib.synthetic.writers import SPLITS, write_coco, write_mpii
 GENERATOR_VERSION = 1
 FORMATS = ("coco", "mpii")
 MANIFEST = "dataset.json"
-_ABANDONED = 3600.0  # seconds without a new picture after which an unfinished folder's maker is taken for dead
+_ABANDONED = 3600.0  # seconds without a new picture after which an unfinished folder counts as abandoned
+
+# glibc's malloc.h
+_M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD = -1, -3
 
 Progress = Callable[..., Iterable[Any]]
 
 
 class CacheError(OSError):
-    """The folder for generated datasets cannot be written."""
+    """The embedded dataset cannot be generated; the message names the folder and the remedy."""
 
 
 @dataclass(frozen=True)
 class _Recipe:
-    """All that a dataset's content depends on."""
+    """Every parameter that a dataset's content depends on."""
 
     format: str
     train: int
@@ -69,10 +73,10 @@ class _Recipe:
 
 
 def cache_dir() -> Path:
-    """The folder for generated data: ``$HDMLIB_CACHE``, else ``hdmlib`` in ``$XDG_CACHE_HOME`` or ``~/.cache``."""
+    """The folder for generated data: ``$HDMLIB_CACHE``, else the system's place for caches (``~/.cache/hdmlib``)."""
     if own := os.environ.get("HDMLIB_CACHE"):
         return Path(own).expanduser()
-    return Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache").expanduser() / "hdmlib"
+    return user_cache_path("hdmlib", appauthor=False)
 
 
 def embedded_dataset(
@@ -86,9 +90,9 @@ def embedded_dataset(
     workers: int | None = None,
     progress: Progress | None = None,
 ) -> Path:
-    """The folder of a dataset of synthetic people; made on first use, reused afterwards.
+    """The folder of a dataset of synthetic people; generated on first use, reused afterwards.
 
-    A folder that is there but incomplete or not what its name says is replaced, with a warning that says why.
+    An existing folder that is incomplete or does not match its name is replaced, with a warning that gives the reason.
 
     Args:
         root: Folder to keep datasets in; ``None`` is ``cache_dir()``.
@@ -96,7 +100,7 @@ def embedded_dataset(
         train: Number of training pictures, each with a main person and some with more.
         val: Number of validation pictures.
         size: Longer side of the pictures in pixels.
-        seed: Seed of the whole set.
+        seed: Seed of the dataset.
         workers: Processes to draw with; ``None`` is one for each core this process may use, at most 8.
         progress: Wraps an iterable as ``tqdm`` does, called with ``total`` and ``desc``; ``None`` is silent.
 
@@ -105,7 +109,7 @@ def embedded_dataset(
 
     Raises:
         ValueError: If a parameter is out of range.
-        CacheError: If the folder cannot be written.
+        CacheError: If the folder cannot be written, or the system ends a drawing process.
     """
     recipe = _checked(_Recipe(format, train, val, size, seed))
     if workers is not None and workers < 1:
@@ -129,6 +133,10 @@ def embedded_dataset(
         _publish(partial, folder, recipe)
     except OSError as error:
         raise _cannot_write(root, error) from error
+    except BrokenProcessPool as error:
+        raise CacheError(
+            "a process that drew people was killed, usually because memory ran out; pass fewer workers"
+        ) from error
     finally:
         shutil.rmtree(partial, ignore_errors=True)
     return folder
@@ -162,7 +170,7 @@ def _default_workers() -> int:
 
 
 def _fault(folder: Path, recipe: _Recipe) -> str | None:
-    """Why a folder is not the dataset it should be, or ``None`` if it is."""
+    """What is wrong with a dataset's folder, ``None`` if it is complete."""
     try:
         manifest = json.loads((folder / MANIFEST).read_text())
         claimed, images, digests = manifest["recipe"], manifest["images"], manifest["sha256"]
@@ -172,13 +180,13 @@ def _fault(folder: Path, recipe: _Recipe) -> str | None:
         wrong = [
             key for key, value in asdict(recipe).items() if not isinstance(claimed, dict) or claimed.get(key) != value
         ]
-        return f"its {MANIFEST} says it was made with another {', '.join(wrong) or 'recipe'}"
+        return f"its {MANIFEST} names another {', '.join(wrong) or 'recipe'}"
     try:
         if _count_images(folder) != images:
             return "pictures are missing or empty"
         for name, digest in digests.items():
             if _sha256(folder / name) != digest:
-                return f"{name} was changed"
+                return f"{name} has changed"
     except OSError as error:
         return str(error)
     return None
@@ -193,7 +201,7 @@ def _sha256(path: Path) -> str:
 
 
 def _remove_abandoned(root: Path, recipe: _Recipe) -> None:
-    """Clear what a killed process left unfinished of this dataset; one that still grows is left alone."""
+    """Remove unfinished folders of this dataset whose process was killed; those that still grow are kept."""
     for partial in root.glob(f".{recipe.name}.*.partial"):
         touched = max(
             (p.stat().st_mtime for p in (partial, *partial.glob("images"), *partial.glob("images/*/"))), default=0
@@ -229,16 +237,16 @@ def _generate(folder: Path, recipe: _Recipe, workers: int, progress: Progress | 
     for split in SPLITS:
         _image_path(folder, recipe.format, split, 0).parent.mkdir(parents=True, exist_ok=True)
     jobs = [(split, i) for split in SPLITS for i in range(getattr(recipe, split))]
-    # An interpreter takes about as long to start as a dozen pictures take to draw.
+    # Starting a process takes about as long as drawing a dozen pictures.
     workers = max(1, min(workers, len(jobs) // 16))
-    records: Iterable[dict] = (_draw(folder, recipe, *job) for job in jobs)
-    if workers > 1:
-        records = _draw_in_processes(folder, recipe, jobs, workers)
-    if progress is not None:
-        records = progress(records, total=len(jobs), desc=f"drawing people ({recipe.format})")
     by_split: dict[str, list[dict]] = {split: [] for split in SPLITS}
-    for record in records:
-        by_split[record["split"]].append(record)
+    # The drawing ends here, also when this process is interrupted: the caller then removes the folder.
+    with closing(_draw_all(folder, recipe, jobs, workers)) as records:
+        watched = records
+        if progress is not None:
+            watched = progress(records, total=len(jobs), desc=f"drawing people ({recipe.format})")
+        for record in watched:
+            by_split[record["split"]].append(record)
     for split in SPLITS:
         by_split[split].sort(key=lambda record: record["index"])
     files = (write_coco if recipe.format == "coco" else write_mpii)(folder, by_split)
@@ -258,8 +266,46 @@ def _image_path(folder: Path, format: str, split: str, index: int) -> Path:
     return folder / "images" / f"{SPLITS.index(split)}{index + 1:08d}.jpg"
 
 
+def _draw_all(folder: Path, recipe: _Recipe, jobs: list[tuple[str, int]], workers: int) -> Generator[dict]:
+    """Draw every picture, with several workers in any order; yields the records of :func:`_draw`.
+
+    The workers are joblib's loky processes: a fork of a process with threads (Jupyter, torch) may hang, and a child of
+    ``multiprocessing``'s spawn would run the caller's script again.
+    """
+    if workers == 1:
+        yield from (_draw(folder, recipe, *job) for job in jobs)
+        return
+    with parallel_config("loky", inner_max_num_threads=1, idle_worker_timeout=10):
+        pool = Parallel(workers, return_as="generator_unordered")
+    yield from pool(delayed(_draw_in_worker)(os.getpid(), folder.resolve(), recipe, *job) for job in jobs)
+
+
+def _draw_in_worker(parent: int, folder: Path, recipe: _Recipe, split: str, index: int) -> dict:
+    _prepare_worker(parent)
+    return _draw(folder, recipe, split, index)
+
+
+@functools.cache
+def _prepare_worker(parent: int) -> None:
+    """Settings of a worker process, which uses one core and ends with its parent."""
+    threading.Thread(target=_end_with, args=(parent,), daemon=True).start()
+    cv2.setNumThreads(1)
+    # By default glibc returns the rasters to the system after each picture: a fifth of the time goes into page faults.
+    with suppress(OSError, AttributeError, TypeError):  # no glibc
+        libc = ctypes.CDLL(None)
+        libc.mallopt(_M_MMAP_THRESHOLD, 2**28)
+        libc.mallopt(_M_TRIM_THRESHOLD, 2**29)
+
+
+def _end_with(parent: int) -> None:
+    """End this process soon after its parent was killed: loky's workers would wait for its answer forever."""
+    while os.getppid() == parent:
+        time.sleep(0.5)
+    os._exit(1)
+
+
 def _draw(folder: Path, recipe: _Recipe, split: str, index: int) -> dict:
-    """Draw and write one picture; its record is all that the annotations need, in JSON's types."""
+    """Draw and write one picture; returns what the annotation files need, in JSON's types."""
     rng = np.random.default_rng([recipe.version, recipe.seed, SPLITS.index(split), index])
     scene = draw_scene(rng, recipe.size)
     quality = int(rng.integers(78, 96))
@@ -269,68 +315,3 @@ def _draw(folder: Path, recipe: _Recipe, split: str, index: int) -> dict:
     height, width = scene.image.shape[:2]
     people = [asdict(person) for person in scene.people]
     return {"split": split, "index": index, "file": path.name, "width": width, "height": height, "people": people}
-
-
-def _draw_in_processes(folder: Path, recipe: _Recipe, jobs: list[tuple[str, int]], workers: int) -> Iterator[dict]:
-    """Spread the pictures over interpreters of their own; records come in any order.
-
-    Raises:
-        OSError: If a worker fails; with the last line of what it said.
-    """
-    package_root = str(Path(__file__).resolve().parents[2])
-    path = os.pathsep.join(p for p in (package_root, os.environ.get("PYTHONPATH")) if p)
-    environment = os.environ | {"PYTHONPATH": path, "OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1"}
-    # glibc would hand the rasters back to the system after every picture: a fifth of the time goes into page faults.
-    environment |= {"MALLOC_MMAP_THRESHOLD_": str(2**28), "MALLOC_TRIM_THRESHOLD_": str(2**29)}
-    command = [sys.executable, "-c", "from hdmlib.synthetic.dataset import _work; _work()"]
-    lines: SimpleQueue = SimpleQueue()
-    processes: list[subprocess.Popen] = []
-
-    def listen(process: subprocess.Popen) -> None:
-        for line in process.stdout:
-            lines.put(line)
-        lines.put(process)
-
-    try:
-        for start in range(workers):
-            process = subprocess.Popen(
-                command,
-                stdin=subprocess.PIPE,
-                stdout=subprocess.PIPE,
-                stderr=subprocess.PIPE,
-                env=environment,
-                text=True,
-            )
-            processes.append(process)
-            task = {"folder": str(folder.resolve()), "recipe": asdict(recipe), "jobs": jobs[start::workers]}
-            process.stdin.write(json.dumps(task))
-            process.stdin.close()
-            threading.Thread(target=listen, args=(process,), daemon=True).start()
-        running = workers
-        while running:
-            line = lines.get()
-            if isinstance(line, str):
-                yield json.loads(line)
-                continue
-            running -= 1
-            if line.wait() != 0:
-                said = line.stderr.read().strip().splitlines() or [f"it ended with status {line.returncode}"]
-                raise OSError(f"a process that draws people failed: {said[-1]}")
-    finally:
-        for process in processes:
-            process.kill()
-            process.wait()
-            process.stdout.close()
-            process.stderr.close()
-
-
-def _work() -> None:
-    """A worker's main: the task as JSON on standard input, a record a line on standard output."""
-    task = json.load(sys.stdin)
-    cv2.setNumThreads(1)
-    recipe = _Recipe(**task["recipe"])
-    try:
-        for split, index in task["jobs"]:
-            print(json.dumps(_draw(Path(task["folder"]), recipe, split, index)), flush=True)
-    except BrokenPipeError:  # the parent was killed
-        os._exit(1)

@@ -1,8 +1,8 @@
-"""What surrounds people in a picture: wall, floor, light with cast shadows, things to stand behind and sit on.
+"""The surroundings of people in a picture: wall, floor, light with cast shadows, occluders and seats.
 
-A camera and a random generator in; a background picture, its brightness, and solids for the ray caster out. The
-surroundings are there to be mistaken for people now and then: poles and bent tubes are limb-like, some of them the
-colour of skin.
+A camera and a random generator in; a background picture, its brightness, and solids for the ray caster out. Some
+surroundings are meant to be mistaken for people: poles and bent tubes resemble limbs, and some have the colour of
+skin.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from hdmlib.synthetic.body import Body, turn
 from hdmlib.synthetic.clothes import Palette
 from hdmlib.synthetic.raycast import Camera, Solid
 
-# Owners in the raster from here on are things, below are people.
+# Owners in the raster: objects from this number on, people below it.
 THING = 200
 
 _BONES = (
@@ -34,7 +34,7 @@ _MATERIALS = (
     196), (214, 210, 200),
 )  # fmt: skip
 
-# Joints that things are put in front of.
+# Joints that occluders are placed in front of.
 _HIDDEN = (
     "pelvis", "left_knee", "right_knee", "left_elbow", "right_elbow", "left_wrist", "right_ankle", "left_ankle",
 )  # fmt: skip

@@ -1,8 +1,8 @@
 """One picture with people: a random generator in; an RGB picture and every person's joints, visibility and boxes out.
 
 A scene has a camera, a floor and a wall in perspective, things and other people behind and in front of the main person,
-one light with cast shadows, and a lens and sensor with faults. Annotations come from the geometry (sub-pixel joints)
-and from the z-buffer (what the camera really sees).
+one light with cast shadows, and a lens and sensor with faults. Joints come from the geometry, with
+sub-pixel precision, and their visibility from the z-buffer.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ _FLESH = {
 
 @dataclass(frozen=True)
 class PersonLabel:
-    """What is known about one person of a picture; pixels are 0-based with centres at integers.
+    """Annotation of one person of a picture; pixels are 0-based with centres at integers.
 
     Attributes:
         joints: Name -> (x, y, v) for all joints of COCO-17 and MPII-16; v is 2 seen, 1 hidden, 0 outside the picture
@@ -49,12 +49,12 @@ class PersonLabel:
 
 @dataclass(frozen=True)
 class Scene:
-    """A picture and what is on it.
+    """A picture and its annotations.
 
     Attributes:
         image: (H, W, 3) uint8, RGB.
         people: The labels, the main person's first.
-        owners: (H, W) uint8, whom a pixel shows: 0 wall or floor, 1 the main person, 2 and up bystanders, 200 a thing.
+        owners: (H, W) uint8, what a pixel shows: 0 background, 1 the main person, 2 and up bystanders, 200 a thing.
     """
 
     image: np.ndarray
@@ -109,7 +109,7 @@ def _look_at(rng: np.random.Generator, body: Body, width: int, height: int) -> C
 # People ---------------------------------------------------------------------------------------------------------------
 
 
-def _person(rng: np.random.Generator) -> tuple[str, Body]:
+def _sample_person(rng: np.random.Generator) -> tuple[str, Body]:
     """A body in a random pose without hands or elbows inside the trunk.
 
     It may face anywhere, but like the people of photographs most often the camera, which looks along -z.
@@ -139,7 +139,7 @@ def _moved(body: Body, shift: np.ndarray) -> Body:
 
 def _bystander(rng: np.random.Generator, camera: Camera) -> tuple[str, Body]:
     """Another person, behind the main one or beside and a little nearer."""
-    stance, body = _person(rng)
+    stance, body = _sample_person(rng)
     ahead = camera.rotation[2] * (1, 0, 1)
     ahead /= np.linalg.norm(ahead)
     side = np.array([-ahead[2], 0, ahead[0]]) * rng.choice([-1, 1])
@@ -158,7 +158,7 @@ def draw_scene(rng: np.random.Generator, size: int = 256) -> Scene:
         size: The longer side of the picture in pixels.
 
     Returns:
-        The picture and its labels. People of whom too little is seen carry no label, as in real annotations.
+        The picture and its labels. Bystanders of whom little is visible are unlabelled, as in real annotations.
 
     Raises:
         ValueError: If ``size`` is below 32.
@@ -167,7 +167,7 @@ def draw_scene(rng: np.random.Generator, size: int = 256) -> Scene:
         raise ValueError(f"size must be at least 32 pixels, got {size}")
     aspect = float(rng.choice([0.75, 1.0, 1.0, 4 / 3]))
     width, height = round(size * min(1.0, aspect)), round(size * min(1.0, 1 / aspect))
-    people = [_person(rng)]
+    people = [_sample_person(rng)]
     _, main = people[0]
     camera = _look_at(rng, main, width, height)
     if rng.random() < 0.25:
@@ -187,8 +187,7 @@ def draw_scene(rng: np.random.Generator, size: int = 256) -> Scene:
     image = _expose(rng, _compose(raster, *surroundings, palette))
     labels = [label_person(raster, camera, body, number) for number, body in enumerate(bodies, start=1)]
     known = [labels[0], *(label for label in labels[1:] if label and _worth_a_label(label, height))]
-    people_seen = tuple(label for label in known if label)
-    return Scene(image, people_seen, raster.owner[::SAMPLES, ::SAMPLES].copy())
+    return Scene(image, tuple(label for label in known if label), raster.owner[::SAMPLES, ::SAMPLES].copy())
 
 
 # Picture --------------------------------------------------------------------------------------------------------------
@@ -233,13 +232,13 @@ def label_person(raster: Raster, camera: Camera, body: Body, owner: int) -> Pers
     """Annotate one person from the geometry and the z-buffer.
 
     Args:
-        raster: What was drawn, by this camera.
+        raster: The drawing, from this camera.
         camera: The camera.
         body: The person.
         owner: The number its solids carry in the raster.
 
     Returns:
-        The label, or ``None`` when nothing of the person is seen.
+        The label, or ``None`` if nothing of the person is visible.
     """
     mask = raster.owner == owner
     columns, rows = mask.any(0).nonzero()[0], mask.any(1).nonzero()[0]

@@ -1,7 +1,7 @@
 """Generated people as annotation files: records in, COCO's and MPII's own files out.
 
-A record is one picture: its split, index, file name, size and, under ``people``, the fields of ``PersonLabel``. Pixels
-there are 0-based; what is written follows the formats to the letter, so that the readers of the real files serve these.
+A record is one picture: its split, index, file name, size and, under ``people``, the fields of ``PersonLabel``. Their
+pixels are 0-based. The files follow the formats exactly, so that the readers of the real datasets read them.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ def _rounded(values: Iterable[float]) -> list[float]:
 
 
 def write_coco(folder: Path, records: dict[str, list[dict]]) -> list[Path]:
-    """The annotation files of both splits; joints outside the picture are 0, 0, 0 as in the real ones."""
+    """The annotation files of both splits; joints outside the picture are 0, 0, 0 as in COCO's own."""
     category = {
         "id": 1,
         "name": "person",
@@ -67,8 +67,8 @@ def write_coco(folder: Path, records: dict[str, list[dict]]) -> list[Path]:
 
 
 # MPII -----------------------------------------------------------------------------------------------------------------
-# Everything is 1-based there. A person's position is the middle of the labelled joints, the scale the height in units
-# of 200 pixels; readers then grow the scale and move the position down as they do for the real files.
+# Pixels are 1-based. A person's position is the middle of the labelled joints, the scale the height in units of 200
+# pixels; as for the real files, readers enlarge the scale and move the position down.
 
 
 @dataclass(frozen=True)
@@ -97,6 +97,7 @@ def _as_mpii(person: dict) -> _MpiiPerson:
 
 
 def write_mpii(folder: Path, records: dict[str, list[dict]]) -> list[Path]:
+    """HRNet's JSON files and head boxes, and the original release with both splits in one file."""
     annot = folder / "annot"
     annot.mkdir()
     people = {
@@ -131,23 +132,9 @@ def _hrnet_entry(name: str, person: _MpiiPerson) -> dict:
 def _hrnet_ground_truth(people: list[_MpiiPerson]) -> dict[str, np.ndarray]:
     """HRNet's ``gt_valid.mat``: joints (16, 2, N), missing (16, N), head boxes (2, 2, N) with the corners as rows."""
     shorts = [
-        "rank",
-        "rkne",
-        "rhip",
-        "lhip",
-        "lkne",
-        "lank",
-        "pelv",
-        "thor",
-        "neck",
-        "head",
-        "rwri",
-        "relb",
-        "rsho",
-        "lsho",
-        "lelb",
-        "lwri",
-    ]
+        "rank", "rkne", "rhip", "lhip", "lkne", "lank", "pelv", "thor", "neck", "head", "rwri", "relb", "rsho", "lsho",
+        "lelb", "lwri",
+    ]  # fmt: skip
     names = np.empty((1, len(shorts)), object)
     names[0] = shorts
     count = len(people)

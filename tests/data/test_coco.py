@@ -107,17 +107,12 @@ def test_protocol_drops_silently_and_counts(tmp_path):
         annotation(3, area=0),
         annotation(4, keypoints=[0] * 9),
         annotation(5, category_id=9),
-        annotation(6, upright=False),
     ]
-    annotations[0]["upright"] = True
     with warnings.catch_warnings():
         warnings.simplefilter("error")
-        people = read_coco(write(tmp_path, annotations), "train", where={"upright": True})
-        everyone = read_coco(tmp_path, "train")
+        people = read_coco(write(tmp_path, annotations), "train")
     assert people.annotation_ids.tolist() == [1]
-    assert people.left_out == {"other category": 1, "not selected": 4}
-    assert everyone.annotation_ids.tolist() == [1, 6]
-    assert everyone.left_out == {"other category": 1, "crowd": 1, "no area": 1, "no labelled joint": 1}
+    assert people.left_out == {"other category": 1, "crowd": 1, "no area": 1, "no labelled joint": 1}
 
 
 NAN, INF = float("nan"), float("inf")
@@ -343,7 +338,6 @@ def test_real_lsp_people(samples):
     # its head sizes are the distance of neck and head top, so both ways to get them agree
     without = np.linalg.norm(people.joints[:, 12] - people.joints[:, 13], axis=1)
     np.testing.assert_allclose(people.reference_lengths("head"), without, atol=0.01)
-    assert len(read_coco(samples / "lspet_crops", "val", where={"upright": True})) == 319
     train = read_coco(samples / "lspet_crops", "train")
     assert len(train) == 3318
     assert train.left_out == {}
@@ -386,7 +380,6 @@ def test_what_the_protocol_drops_of_detections_and_what_is_damage(tmp_path):
     write(tmp_path, [annotation()], [photo(1), photo(2)])
     (tmp_path / "images" / "2.png").unlink()
     boxes = [
-        detection(score=0.01),
         detection(category_id=3),
         detection(image_id=9),
         detection(image_id=2),
@@ -396,12 +389,11 @@ def test_what_the_protocol_drops_of_detections_and_what_is_damage(tmp_path):
         detection(score=0.75),
     ]
     with pytest.warns(DataWarning, match="1 photo missing") as caught:
-        found = read_detections(tmp_path, "train", write_boxes(tmp_path, boxes), least_score=0.1)
+        found = read_detections(tmp_path, "train", write_boxes(tmp_path, boxes))
     assert len(caught) == 1
     assert found.scores.tolist() == [0.75]
-    assert found.people.annotation_ids.tolist() == [7]
+    assert found.people.annotation_ids.tolist() == [6]
     assert found.people.left_out == {
-        "low score": 1,
         "other category": 1,
         "detection on no photo of the split": 1,
         "photo missing": 1,

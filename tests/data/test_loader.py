@@ -6,13 +6,14 @@ import pytest
 import torch
 from accelerate import Accelerator
 
-from hdmlib.data.augmentation import AUGMENTATIONS, Augmentation
+from hdmlib.data.augmentation import Augmentation
 from hdmlib.data.coco import read_coco
 from hdmlib.data.crops import Frame, invert, transform
 from hdmlib.data.dataset import DataError, PoseDataset
 from hdmlib.data.loader import CropDataset, make_loader
 
 COUNT = 11
+VARIED = Augmentation(scale=0.35, rotation=45, mirror_probability=0.5, half_body_probability=0.3)
 NAMES = ["head", "left_hand", "right_hand", "left_foot", "right_foot"]
 
 
@@ -113,7 +114,7 @@ def test_mirrored_crops_swap_left_and_right(people):
 
 
 def test_same_numbers_for_any_workers_and_any_start(people):
-    options = {"augmentation": "coco", "batch_size": 4, "shuffle": True, "seed": 5}
+    options = {"augmentation": VARIED, "batch_size": 4, "shuffle": True, "seed": 5}
     alone, helped = make_loader(people, (64, 64), **options), make_loader(people, (64, 64), workers=2, **options)
     epochs = [epoch_of(alone, epoch) for epoch in range(3)]
     for epoch in (0, 1, 2):  # the workers persist and must follow
@@ -126,7 +127,7 @@ def test_same_numbers_for_any_workers_and_any_start(people):
 
 
 def test_augmentation_is_a_function_of_seed_epoch_and_person(people):
-    items = [CropDataset(people, Frame((64, 64)), AUGMENTATIONS["coco"], seed=seed) for seed in (0, 0, 1)]
+    items = [CropDataset(people, Frame((64, 64)), VARIED, seed=seed) for seed in (0, 0, 1)]
     assert_equal(*({k: torch.as_tensor(v) for k, v in item[(4, 7)].items()} for item in items[:2]))
     assert not torch.equal(items[0][(4, 7)]["affine"], items[2][(4, 7)]["affine"])
     assert not torch.equal(items[0][(4, 7)]["affine"], items[0][(5, 7)]["affine"])
@@ -136,22 +137,22 @@ def test_global_generators_are_left_alone(people):
     torch.manual_seed(3)
     np.random.seed(3)  # noqa: NPY002 - the legacy global state is what must not move
     before = torch.get_rng_state(), np.random.get_state()[1].copy()  # noqa: NPY002
-    epoch_of(make_loader(people, (64, 64), augmentation="coco", shuffle=True, workers=1), 0)
+    epoch_of(make_loader(people, (64, 64), augmentation=VARIED, shuffle=True, workers=1), 0)
     assert torch.equal(torch.get_rng_state(), before[0])
     np.testing.assert_array_equal(np.random.get_state()[1], before[1])  # noqa: NPY002
 
 
 def test_cache_changes_nothing(people):
-    options = {"augmentation": "mpii", "shuffle": True}
+    options = {"augmentation": VARIED, "shuffle": True}
     cached = make_loader(people, (64, 64), cache=True, **options)
     assert_equal(epoch_of(make_loader(people, (64, 64), **options), 1), epoch_of(cached, 1))
 
 
 def test_accelerates_loader_takes_the_epoch(people):
-    loader = make_loader(people, (64, 64), shuffle=True, augmentation="coco", batch_size=4)
+    loader = make_loader(people, (64, 64), shuffle=True, augmentation=VARIED, batch_size=4)
     expected = epoch_of(loader, 6)
     prepared = Accelerator(cpu=True).prepare(
-        make_loader(people, (64, 64), shuffle=True, augmentation="coco", batch_size=4)
+        make_loader(people, (64, 64), shuffle=True, augmentation=VARIED, batch_size=4)
     )
     assert_equal(expected, epoch_of(prepared, 6))
 
@@ -180,7 +181,6 @@ def test_broken_photo_stops_with_its_name(people, tmp_path):
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"augmentation": "strong"}, "unknown augmentation 'strong'; known: none, coco, mpii"),
         ({"coordinates": "pixel"}, "unknown coordinates rule"),
         ({"input_size": (63, 64)}, "multiples of 4"),
     ],

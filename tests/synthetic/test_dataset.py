@@ -222,8 +222,8 @@ def other_version(folder):
         (drop_manifest, "no readable dataset.json"),
         (drop_picture, "pictures are missing"),
         (empty_picture, "pictures are missing"),
-        (edit_annotations, "person_keypoints_train.json was changed"),
-        (other_version, "made with another version"),
+        (edit_annotations, "person_keypoints_train.json has changed"),
+        (other_version, "names another version"),
     ],
 )
 def test_a_broken_folder_is_made_again(tmp_path, damage, reason):
@@ -293,6 +293,50 @@ def test_a_killed_process_leaves_no_dataset_and_its_remains_are_cleared(tmp_path
     with pytest.raises(KeyboardInterrupt):
         embedded_dataset(tmp_path, format="coco", train=2000, val=1, size=48, workers=1, progress=give_up)
     assert list(tmp_path.iterdir()) == []
+
+
+def group_exists(group: int) -> bool:
+    try:
+        os.killpg(group, 0)
+    except ProcessLookupError:
+        return False
+    return True
+
+
+@pytest.mark.skipif(not hasattr(os, "killpg"), reason="process groups are POSIX")
+def test_workers_end_with_their_killed_parent_and_never_run_its_script(tmp_path):
+    """A script without the usual ``if __name__ == "__main__"``, as people write them."""
+    runs, script = tmp_path / "runs", tmp_path / "script.py"
+    script.write_text(
+        "import sys; from hdmlib.synthetic.dataset import embedded_dataset\n"
+        "open(sys.argv[1], 'a').write('run ')\n"
+        "embedded_dataset(sys.argv[2], format='coco', train=5000, val=1, size=48, workers=2)\n"
+    )
+    process = subprocess.Popen([sys.executable, str(script), str(runs), str(tmp_path)], start_new_session=True)
+    deadline = time.monotonic() + 60
+    while len(list(tmp_path.rglob("*.jpg"))) < 20:
+        assert time.monotonic() < deadline, "nothing was drawn"
+        time.sleep(0.05)
+    process.kill()
+    process.wait()
+    deadline = time.monotonic() + 30
+    while group_exists(process.pid):
+        assert time.monotonic() < deadline, "processes outlived their parent"
+        time.sleep(0.1)
+    assert runs.read_text() == "run "
+
+
+def test_workers_do_not_import_torch(tmp_path):
+    """A module named torch comes first on the path and leaves a mark when any of the processes imports it."""
+    mark = tmp_path / "imported"
+    (tmp_path / "torch.py").write_text(f"open({str(mark)!r}, 'w')")
+    code = (
+        "import sys; from hdmlib.synthetic.dataset import embedded_dataset\n"
+        "embedded_dataset(sys.argv[1], format='coco', train=40, val=1, size=48, workers=2)"
+    )
+    path = os.pathsep.join([str(tmp_path), *sys.path])
+    subprocess.run([sys.executable, "-c", code, str(tmp_path)], check=True, env=os.environ | {"PYTHONPATH": path})
+    assert not mark.exists()
 
 
 def test_two_processes_at_once_end_with_one_whole_dataset(tmp_path):
