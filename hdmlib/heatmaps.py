@@ -118,17 +118,17 @@ def demanders(joints: Tensor, size: tuple[int, int], kind: str = "subpixel") -> 
     if kind == "naive":
         return joints.round()[..., None, :], torch.ones_like(joints[..., :1])
     height, width = size
+    x, y = joints.unbind(dim=-1)
     # the block's upper left cell, one short of the border so that the whole block is on the map
-    last = torch.tensor([max(width - 2, 0), max(height - 2, 0)], dtype=joints.dtype, device=joints.device)
-    corner = torch.minimum(joints.floor(), last)
-    right, down = (joints - corner).unbind(dim=-1)
+    left, top = x.floor().clamp(max=max(width - 2, 0)), y.floor().clamp(max=max(height - 2, 0))
+    right, down = x - left, y - top
     weights = torch.stack([(1 - right) * (1 - down), right * (1 - down), (1 - right) * down, right * down], dim=-1)
-    offsets = torch.tensor([[0, 0], [1, 0], [0, 1], [1, 1]], dtype=joints.dtype, device=joints.device)
-    edge = torch.tensor([width - 1, height - 1], dtype=joints.dtype, device=joints.device)
-    return torch.minimum(corner[..., None, :] + offsets, edge), weights
+    next_x, next_y = (left + 1).clamp(max=width - 1), (top + 1).clamp(max=height - 1)
+    cells = torch.stack([left, top, next_x, top, left, next_y, next_x, next_y], dim=-1)
+    return cells.unflatten(-1, (4, 2)), weights
 
 
 def _on_map(joints: Tensor, size: tuple[int, int]) -> Tensor:
     """Joints moved onto the rectangle of cell centres; a coordinate that is not finite to 0."""
-    edge = torch.tensor([size[1] - 1, size[0] - 1], dtype=joints.dtype, device=joints.device)
-    return torch.minimum(joints.nan_to_num(0.0, 0.0, 0.0), edge).clamp(min=0)
+    x, y = joints.nan_to_num(0.0, 0.0, 0.0).unbind(dim=-1)
+    return torch.stack([x.clamp(0, size[1] - 1), y.clamp(0, size[0] - 1)], dim=-1)

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import NamedTuple
 
 import torch
@@ -30,8 +31,15 @@ def normalise(images: Tensor) -> Tensor:
     Returns:
         (B, 3, H, W) float32, on the same device and in the same memory format.
     """
-    mean, std = (torch.tensor(v, device=images.device)[:, None, None] for v in (IMAGENET_MEAN, IMAGENET_STD))
-    return images / (255 * std) - mean / std
+    scale, shift = _statistics(images.device)
+    return images / scale - shift
+
+
+@lru_cache(maxsize=8)
+def _statistics(device: torch.device) -> tuple[Tensor, Tensor]:
+    """255 std and mean / std, (3, 1, 1); kept on the device, since a copy would make every step wait."""
+    mean, std = (torch.tensor(values, device=device)[:, None, None] for values in (IMAGENET_MEAN, IMAGENET_STD))
+    return 255 * std, mean / std
 
 
 class Reading(NamedTuple):

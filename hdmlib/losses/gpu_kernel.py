@@ -1,17 +1,18 @@
 """The matching loss as one GPU kernel: a program per heatmap, on the chip from the one read to the one write.
 
 In: heatmaps (G, H, W) and their four neighbouring demanders. Out: the loss (G,) and its gradient (G, H, W). Newton's
-method is that of ``transport/newton.py`` without stages of epsilon; :func:`is_supported` defines the problems for which
-that suffices, and maps that do not settle are handed to the caller's solver. The module needs Triton and is imported
-with the first map on a GPU.
+method is that of ``transport/newton.py``: a first launch goes straight to the epsilon asked for, which settles all but
+a few maps in ten thousand; a second launch takes these few through stages of epsilon, and its programs for settled maps
+return at once. Nothing waits for the device; what is unsettled even then is reported by a warning at a later call.
+:func:`is_supported` defines the problems that are solved here.
 
-Tested in Triton's interpreter on a CPU (``TRITON_INTERPRET=1``). No GPU was at hand: its speed, and whether a given
-card holds the largest maps in registers, are not measured yet.
+The module needs Triton and is imported with the first map on a GPU. Tested in Triton's interpreter on a CPU
+(``TRITON_INTERPRET=1``). No GPU was at hand: its speed is not measured yet.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import warnings
 from typing import TYPE_CHECKING
 
 import torch
@@ -19,18 +20,23 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
+from hdmlib.losses.deferred import DeferredFlags
+from hdmlib.transport.problem import TransportWarning
 from hdmlib.transport.semidual import SMALLEST_SUPPLY
 
 if TYPE_CHECKING:
     from hdmlib.losses.matching import Matching
 
-LARGEST_MAP = 16_384  # cells; one program holds a map and the four kernel values of each of its cells
+# Cells: one program holds a map and the four kernel values of each of its cells in registers; 96 x 72 fits.
+LARGEST_MAP = 8_192
 MAX_EVALUATIONS = 40
+# The second launch starts at 2^(STAGES - 1) epsilon and halves it in each stage.
+STAGES = 6
 TOLERANCE = 1e-5
 _SUPPLIERS = {"softmax": 0, "relu": 1, "relu_plain": 2}
 _COSTS = {"euclidean": 0, "sqeuclidean": 1, "saturating": 2}
 
-Solver = Callable[[Tensor, Tensor, Tensor, "Matching"], tuple[Tensor, Tensor]]
+_unsettled = DeferredFlags()
 
 
 def is_supported(heatmaps: Tensor, demanders: int, matching: Matching) -> bool:
@@ -48,9 +54,7 @@ def is_supported(heatmaps: Tensor, demanders: int, matching: Matching) -> bool:
     )
 
 
-def solve(
-    heatmaps: Tensor, points: Tensor, shares: Tensor, matching: Matching, *, otherwise: Solver
-) -> tuple[Tensor, Tensor]:
+def solve(heatmaps: Tensor, points: Tensor, shares: Tensor, matching: Matching) -> tuple[Tensor, Tensor]:
     """Value and gradient of the matching loss, map by map.
 
     Args:
@@ -58,35 +62,40 @@ def solve(
         points: (G, 4, 2) the cells (0, 0), (1, 0), (0, 1), (1, 1) of a block, all on the map, as (x, y).
         shares: (G, 4) what each of them demands, of sum 1; all 0 for a map that is ignored.
         matching: Suppliers, transport and likelihood.
-        otherwise: Solves the maps on which Newton's method does not settle here; the same signature.
 
     Returns:
         The loss (G,) and its gradient (G, H, W).
+
+    Warns:
+        TransportWarning: Maps of an earlier call did not settle; their gradients were approximate.
     """
+    count = _unsettled.arrived()
+    if count is not None and count > 0:
+        message = f"transport: {int(count)} maps of an earlier batch did not settle"
+        warnings.warn(message, TransportWarning, stacklevel=2)
     value, gradient, error = run_kernel(heatmaps, points, shares, matching)
-    unsettled = (~(error <= TOLERANCE)).nonzero()[:, 0]
-    if len(unsettled):
-        value[unsettled], gradient[unsettled] = otherwise(
-            heatmaps[unsettled], points[unsettled], shares[unsettled], matching
-        )
+    _unsettled.post((~(error <= TOLERANCE)).sum())
     return value, gradient
 
 
 def run_kernel(heatmaps: Tensor, points: Tensor, shares: Tensor, matching: Matching) -> tuple[Tensor, Tensor, Tensor]:
-    """Value (G,), gradient (G, H, W) and marginal error (G,) of the kernel alone; arguments as for :func:`solve`."""
+    """Value (G,), gradient (G, H, W) and marginal error (G,); arguments as for :func:`solve`."""
     heatmaps, problem = heatmaps.contiguous(), matching.problem
     count, (height, width) = len(heatmaps), heatmaps.shape[1:]
-    value, error, gradient = heatmaps.new_empty(count), heatmaps.new_empty(count), torch.empty_like(heatmaps)
+    value, gradient = heatmaps.new_empty(count), torch.empty_like(heatmaps)
+    error = torch.full_like(value, torch.inf)
+    corners, shares = points[:, 0].int().contiguous(), shares.float().contiguous()
     block = triton.next_power_of_2(height * width)
-    if count:
-        _kernel[(count,)](
-            heatmaps, points[:, 0].int().contiguous(), shares.float().contiguous(), value, gradient, error,
-            problem.epsilon, problem.cost.tau, matching.mass_floor, matching.likelihood,
-            torch.finfo(torch.float32).tiny, SMALLEST_SUPPLY, TOLERANCE,
-            CELLS=height * width, WIDTH=width, BLOCK=block, SUPPLIERS=_SUPPLIERS[matching.suppliers],
-            COST=_COSTS[problem.cost.kind], ENTROPY=problem.regulariser == "entropy", EVALUATIONS=MAX_EVALUATIONS,
-            num_warps=min(16, max(4, block // 512)),
-        )  # fmt: skip
+    with torch.cuda.device_of(heatmaps):  # a launch goes to the current device, not to that of its arguments
+        for stages in (1, STAGES) if count else ():
+            _kernel[(count,)](
+                heatmaps, corners, shares, value, gradient, error,
+                problem.epsilon, problem.cost.tau, matching.mass_floor, matching.likelihood,
+                torch.finfo(torch.float32).tiny, SMALLEST_SUPPLY, TOLERANCE,
+                CELLS=height * width, WIDTH=width, BLOCK=block, SUPPLIERS=_SUPPLIERS[matching.suppliers],
+                COST=_COSTS[problem.cost.kind], ENTROPY=problem.regulariser == "entropy", STAGES=stages,
+                EVALUATIONS=MAX_EVALUATIONS, num_warps=min(16, max(4, block // 512)),
+            )  # fmt: skip
     return value, gradient, error
 
 
@@ -169,12 +178,13 @@ def _kernel(
     heatmaps, corners, shares, values, gradients, errors,
     epsilon, tau, mass_floor, likelihood, tiny, smallest_supply, tolerance,
     CELLS: tl.constexpr, WIDTH: tl.constexpr, BLOCK: tl.constexpr, SUPPLIERS: tl.constexpr, COST: tl.constexpr,
-    ENTROPY: tl.constexpr, EVALUATIONS: tl.constexpr,
+    ENTROPY: tl.constexpr, STAGES: tl.constexpr, EVALUATIONS: tl.constexpr,
 ):  # fmt: skip
     row = tl.program_id(0)
     start = row.to(tl.int64) * CELLS
     cell = tl.arange(0, BLOCK)
-    on_map = cell < CELLS
+    cells = tl.where(tl.load(errors + row) <= tolerance, 0, CELLS)  # none if an earlier launch has settled the map
+    on_map = cell < cells
 
     # --- suppliers S
     if SUPPLIERS == 0:
@@ -189,15 +199,11 @@ def _kernel(
     mass = tl.sum(supply, 0)
     supply = supply / mass
 
-    # --- kernel values of the four demanders, each over that of the nearest
+    # --- offsets from the block of demanders
     x = (cell % WIDTH - tl.load(corners + 2 * row)).to(tl.float32)
     y = (cell // WIDTH - tl.load(corners + 2 * row + 1)).to(tl.float32)
     left, right, up, down = x * x, (x - 1) * (x - 1), y * y, (y - 1) * (y - 1)
     nearest = tl.minimum(left, right) + tl.minimum(up, down)
-    k0 = _kernel_value(left + up, nearest, epsilon, tau, COST)
-    k1 = _kernel_value(right + up, nearest, epsilon, tau, COST)
-    k2 = _kernel_value(left + down, nearest, epsilon, tau, COST)
-    k3 = _kernel_value(right + down, nearest, epsilon, tau, COST)
 
     # --- Newton's method for v = b / eps
     d0 = tl.load(shares + 4 * row).to(tl.float64)
@@ -211,43 +217,56 @@ def _kernel(
     v0, v1, v2, v3 = d0 * 0, d0 * 0, d0 * 0, d0 * 0
     total = supply * 0
     top = d0 * 0
-    error = tl.where(used, 2.0, 0.0).to(tl.float64)
-    l0, l1, l2, l3 = v0, v1, v2, v3  # where the current step starts
-    t0, t1, t2, t3 = v0, v1, v2, v3  # the step
-    slope, length = d0 * 0 + 1e300, d0 * 0 + 1  # of the semi-dual at its start, and the share of it that is taken
-    evaluation = 0
-    while (error > tolerance) & (evaluation < EVALUATIONS):
-        top = tl.maximum(tl.maximum(v0, v1), tl.maximum(v2, v3))
-        w0, w1, w2, w3 = d0 * tl.exp(v0 - top), d1 * tl.exp(v1 - top), d2 * tl.exp(v2 - top), d3 * tl.exp(v3 - top)
-        total = w0.to(tl.float32) * k0 + w1.to(tl.float32) * k1 + w2.to(tl.float32) * k2 + w3.to(tl.float32) * k3
-        sent = supply / total
-        q0 = w0 * tl.sum(sent * k0, 0).to(tl.float64)
-        q1 = w1 * tl.sum(sent * k1, 0).to(tl.float64)
-        q2 = w2 * tl.sum(sent * k2, 0).to(tl.float64)
-        q3 = w3 * tl.sum(sent * k3, 0).to(tl.float64)
-        arrived = q0 + q1 + q2 + q3
-        q0, q1, q2, q3 = q0 / arrived, q1 / arrived, q2 / arrived, q3 / arrived
-        error = tl.abs(d0 - q0) + tl.abs(d1 - q1) + tl.abs(d2 - q2) + tl.abs(d3 - q3)
-        slope_here = (d0 - q0) * t0 + (d1 - q1) * t1 + (d2 - q2) * t2 + (d3 - q3) * t3
-        if error > tolerance:
-            if slope_here < -0.5 * slope:  # past the top: shorten the step to where a straight slope would be zero
-                length *= tl.minimum(tl.maximum(slope / (slope - slope_here), 0.1), 0.5)
-            else:
-                twice = sent / total
-                m01 = w0 * w1 * tl.sum(twice * k0 * k1, 0).to(tl.float64)
-                m02 = w0 * w2 * tl.sum(twice * k0 * k2, 0).to(tl.float64)
-                m03 = w0 * w3 * tl.sum(twice * k0 * k3, 0).to(tl.float64)
-                m12 = w1 * w2 * tl.sum(twice * k1 * k2, 0).to(tl.float64)
-                m13 = w1 * w3 * tl.sum(twice * k1 * k3, 0).to(tl.float64)
-                m23 = w2 * w3 * tl.sum(twice * k2 * k3, 0).to(tl.float64)
-                l0, l1, l2, l3 = v0, v1, v2, v3
-                t0, t1, t2, t3 = _newton_step(
-                    d0, d1, d2, d3, q0, q1, q2, q3, m01, m02, m03, m12, m13, m23
-                )  # fmt: skip
-                slope = (d0 - q0) * t0 + (d1 - q1) * t1 + (d2 - q2) * t2 + (d3 - q3) * t3
-                slope, length = tl.maximum(slope, 0.0), d0 * 0 + 1
-            v0, v1, v2, v3 = l0 + length * t0, l1 + length * t1, l2 + length * t2, l3 + length * t3
-        evaluation += 1
+    solving = tl.where(used, cells, 0) > 0
+    error = tl.where(solving, 2.0, 0.0).to(tl.float64)
+    boost = d0 * 0 + 2.0 ** (STAGES - 1)
+    for _ in range(STAGES):
+        epsilon_now = epsilon * boost.to(tl.float32)
+        # kernel values of the four demanders, each over that of the nearest
+        k0 = _kernel_value(left + up, nearest, epsilon_now, tau, COST)
+        k1 = _kernel_value(right + up, nearest, epsilon_now, tau, COST)
+        k2 = _kernel_value(left + down, nearest, epsilon_now, tau, COST)
+        k3 = _kernel_value(right + down, nearest, epsilon_now, tau, COST)
+        l0, l1, l2, l3 = v0, v1, v2, v3  # where the current step starts
+        t0, t1, t2, t3 = v0 * 0, v0 * 0, v0 * 0, v0 * 0  # the step
+        slope, length = d0 * 0 + 1e300, d0 * 0 + 1  # of the semi-dual at its start, and the share of it that is taken
+        error = tl.where(solving, 2.0, 0.0).to(tl.float64)
+        evaluation = 0
+        while (error > tolerance) & (evaluation < EVALUATIONS):
+            top = tl.maximum(tl.maximum(v0, v1), tl.maximum(v2, v3))
+            w0, w1, w2, w3 = d0 * tl.exp(v0 - top), d1 * tl.exp(v1 - top), d2 * tl.exp(v2 - top), d3 * tl.exp(v3 - top)
+            total = w0.to(tl.float32) * k0 + w1.to(tl.float32) * k1 + w2.to(tl.float32) * k2 + w3.to(tl.float32) * k3
+            sent = supply / total
+            q0 = w0 * tl.sum(sent * k0, 0).to(tl.float64)
+            q1 = w1 * tl.sum(sent * k1, 0).to(tl.float64)
+            q2 = w2 * tl.sum(sent * k2, 0).to(tl.float64)
+            q3 = w3 * tl.sum(sent * k3, 0).to(tl.float64)
+            arrived = q0 + q1 + q2 + q3
+            q0, q1, q2, q3 = q0 / arrived, q1 / arrived, q2 / arrived, q3 / arrived
+            error = tl.abs(d0 - q0) + tl.abs(d1 - q1) + tl.abs(d2 - q2) + tl.abs(d3 - q3)
+            slope_here = (d0 - q0) * t0 + (d1 - q1) * t1 + (d2 - q2) * t2 + (d3 - q3) * t3
+            if error > tolerance:
+                if slope_here < -0.5 * slope:  # past the top: shorten the step to where a straight slope would be zero
+                    length *= tl.minimum(tl.maximum(slope / (slope - slope_here), 0.1), 0.5)
+                else:
+                    twice = sent / total
+                    m01 = w0 * w1 * tl.sum(twice * k0 * k1, 0).to(tl.float64)
+                    m02 = w0 * w2 * tl.sum(twice * k0 * k2, 0).to(tl.float64)
+                    m03 = w0 * w3 * tl.sum(twice * k0 * k3, 0).to(tl.float64)
+                    m12 = w1 * w2 * tl.sum(twice * k1 * k2, 0).to(tl.float64)
+                    m13 = w1 * w3 * tl.sum(twice * k1 * k3, 0).to(tl.float64)
+                    m23 = w2 * w3 * tl.sum(twice * k2 * k3, 0).to(tl.float64)
+                    l0, l1, l2, l3 = v0, v1, v2, v3
+                    t0, t1, t2, t3 = _newton_step(
+                        d0, d1, d2, d3, q0, q1, q2, q3, m01, m02, m03, m12, m13, m23
+                    )  # fmt: skip
+                    slope = (d0 - q0) * t0 + (d1 - q1) * t1 + (d2 - q2) * t2 + (d3 - q3) * t3
+                    slope, length = tl.maximum(slope, 0.0), d0 * 0 + 1
+                v0, v1, v2, v3 = l0 + length * t0, l1 + length * t1, l2 + length * t2, l3 + length * t3
+            evaluation += 1
+        # b hardly moves with epsilon: v = b / eps doubles where epsilon is halved
+        boost *= 0.5
+        v0, v1, v2, v3 = v0 * 2, v1 * 2, v2 * 2, v3 * 2
 
     # --- dE/dS, E and dE/dh
     potential = _distance_cost(tl.sqrt(nearest), tau, COST) - epsilon * (tl.log(total) + top.to(tl.float32))
@@ -276,5 +295,5 @@ def _kernel(
         else:
             gradient = tl.where(h > 0, gradient, 0.0)
     tl.store(gradients + start + cell, tl.where(used, gradient, 0.0), mask=on_map)
-    tl.store(values + row, tl.where(used, value, 0.0))
-    tl.store(errors + row, error.to(tl.float32))
+    tl.store(values + row, tl.where(used, value, 0.0), mask=cells > 0)
+    tl.store(errors + row, error.to(tl.float32), mask=cells > 0)

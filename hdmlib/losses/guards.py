@@ -1,8 +1,7 @@
 """Inputs that are a mistake: not finite, negative weights, maps that are softmaxed already, joints in pixels.
 
 The guard looks at the 1st, 2nd, 4th, 8th, ... call of a loss, so that a long training pays nothing for it. On a CPU it
-judges at once. On another device it starts a copy of a few flags to the host and judges them at a later call, when the
-copy has arrived by itself: the training never waits for the device.
+judges at once, for a GPU's maps at a later call, when the flags have arrived by themselves.
 """
 
 from __future__ import annotations
@@ -11,6 +10,8 @@ import warnings
 
 import torch
 from torch import Tensor
+
+from hdmlib.losses.deferred import DeferredFlags
 
 # A map counts as softmaxed if nothing is negative and its sum is this close to 1.
 SUM_TOLERANCE = 1e-3
@@ -43,7 +44,7 @@ class InputGuard:
         self.expects_logits = expects_logits
         self.calls = 0
         self.warned: set[str] = set()
-        self.pending: tuple[Tensor, torch.cuda.Event | None] | None = None
+        self.flags = DeferredFlags()
 
     def inspect(self, heatmaps: Tensor, joints: Tensor, weights: Tensor, takes_part: Tensor) -> None:
         """Judge a call's inputs, now or at a later call.
@@ -59,17 +60,11 @@ class InputGuard:
         """
         if torch.compiler.is_compiling() or not heatmaps.numel():
             return
-        self._judge_pending()
+        self._judge()
         self.calls += 1
-        if self.calls & (self.calls - 1):  # not a power of two
-            return
-        flags = self._flags(heatmaps.detach(), joints, weights, takes_part)
-        if heatmaps.device.type == "cpu":
-            self._judge(flags)
-        elif heatmaps.is_cuda:
-            arrived = torch.cuda.Event()
-            self.pending = flags.to("cpu", non_blocking=True), arrived
-            arrived.record()
+        if not self.calls & (self.calls - 1):  # a power of two
+            self.flags.post(self._flags(heatmaps.detach(), joints, weights, takes_part))
+            self._judge()
 
     def _flags(self, heatmaps: Tensor, joints: Tensor, weights: Tensor, takes_part: Tensor) -> Tensor:
         """(5,) bool on the device, in the order of ERRORS and WARNINGS."""
@@ -90,14 +85,10 @@ class InputGuard:
         mass = heatmaps.sum(dim=(2, 3))
         return (heatmaps.amin() >= 0) & ((mass - 1).abs() < SUM_TOLERANCE).all()
 
-    def _judge_pending(self) -> None:
-        if self.pending is not None:
-            flags, arrived = self.pending
-            if arrived is None or arrived.query():
-                self.pending = None
-                self._judge(flags)
-
-    def _judge(self, flags: Tensor) -> None:
+    def _judge(self) -> None:
+        flags = self.flags.arrived()
+        if flags is None:
+            return
         raised = dict(zip((*ERRORS, *WARNINGS), flags.tolist(), strict=True))
         for name, message in ERRORS.items():
             if raised[name]:

@@ -17,7 +17,6 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torch.autograd.function import once_differentiable
 
 from hdmlib.extras import accelerator
 from hdmlib.heatmaps import DEMANDERS, demanders
@@ -49,7 +48,11 @@ class Matching:
     likelihood: float = 0.0
 
 
-@torch.library.custom_op("hdmlib::matching", mutates_args=())
+# The solver may look at numbers on the host, which a CUDA graph cannot record.
+_TAGS = {"tags": (torch.Tag.cudagraph_unsafe,)} if hasattr(torch.Tag, "cudagraph_unsafe") else {}
+
+
+@torch.library.custom_op("hdmlib::matching", mutates_args=(), **_TAGS)
 def _matching(
     heatmaps: Tensor,
     points: Tensor,
@@ -72,7 +75,7 @@ def _matching(
     matching = Matching(Problem(epsilon, regulariser, Cost(cost, tau)), suppliers, mass_floor, likelihood)
     kernel = accelerator("hdmlib.losses.gpu_kernel") if heatmaps.is_cuda else None
     if kernel is not None and kernel.is_supported(heatmaps, points.shape[1], matching):
-        return kernel.solve(heatmaps, points, shares, matching, otherwise=_solve)
+        return kernel.solve(heatmaps, points, shares, matching)
     return _solve(heatmaps, points, shares, matching)
 
 
@@ -119,6 +122,12 @@ def _cross_entropy(heatmaps: Tensor, supply: Tensor, cells: Tensor, shares: Tens
     return -(shares * log_supply).sum(dim=1)
 
 
+_NO_SECOND_DERIVATIVE = (
+    "the matching loss has no second derivative: its gradient is the dual potential, found by a solver that is not "
+    "differentiated; use torch.autograd.grad without create_graph, and not torch.func"
+)
+
+
 class _MatchingFunction(torch.autograd.Function):
     """:func:`_matching` with its gradient for autograd; a second derivative is refused."""
 
@@ -129,9 +138,23 @@ class _MatchingFunction(torch.autograd.Function):
         return value
 
     @staticmethod
-    @once_differentiable
     def backward(ctx: Any, grad: Tensor):
-        return grad[:, None, None] * ctx.saved_tensors[0], *[None] * 9
+        scaled = grad[:, None, None] * ctx.saved_tensors[0]
+        if torch.is_grad_enabled() and not torch.compiler.is_compiling():  # create_graph
+            scaled = _Refusal.apply(scaled, torch.ones((), requires_grad=True))
+        return scaled, *[None] * 9
+
+
+class _Refusal(torch.autograd.Function):
+    """The identity; its derivative is refused. The second argument makes autograd ask for it."""
+
+    @staticmethod
+    def forward(ctx: Any, values: Tensor, anchor: Tensor) -> Tensor:
+        return values.clone()
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor):
+        raise RuntimeError(_NO_SECOND_DERIVATIVE)
 
 
 class MatchingLoss(HeatmapLoss):
@@ -206,10 +229,15 @@ class MatchingLoss(HeatmapLoss):
         return self.epsilon * (self.epsilon_start / self.epsilon) ** rest
 
     def per_joint(self, heatmaps: Tensor, joints: Tensor, weights: Tensor) -> Tensor:
+        if torch._C._functorch.maybe_current_level() is not None:  # within torch.func.grad, vmap and the like
+            raise RuntimeError(_NO_SECOND_DERIVATIVE)
         points, shares = demanders(joints, (heatmaps.shape[2], heatmaps.shape[3]), self.demanders)
         shares = shares * (weights > 0)[..., None]
+        # traced, an epsilon that falls would be a new constant, and a new compilation, in every step
+        falling = self.epsilon_start != self.epsilon and torch.compiler.is_compiling()
+        epsilon = torch.compiler.disable(self.epsilon_now)() if falling else self.epsilon_now()
         distance = _MatchingFunction.apply(
-            heatmaps.flatten(0, 1), points.flatten(0, 1), shares.flatten(0, 1), self.suppliers, self.epsilon_now(),
+            heatmaps.flatten(0, 1), points.flatten(0, 1), shares.flatten(0, 1), self.suppliers, epsilon,
             self.problem.regulariser, self.problem.cost.kind, self.problem.cost.tau, self.mass_floor, self.likelihood,
         ).unflatten(0, weights.shape)  # fmt: skip
         return weights * distance

@@ -3,6 +3,7 @@
 import os
 import subprocess
 import sys
+import warnings
 
 import pytest
 import torch
@@ -10,7 +11,7 @@ import torch
 from hdmlib.heatmaps import demanders
 from hdmlib.losses import MatchingLoss
 from hdmlib.losses.matching import Matching, _solve
-from hdmlib.transport import Cost, Problem
+from hdmlib.transport import Cost, Problem, TransportWarning
 
 pytest.importorskip("triton", reason="Triton is not installed")
 from hdmlib.losses import gpu_kernel
@@ -147,17 +148,37 @@ class TestKernel:
         assert not gpu_kernel.is_supported(on_gpu.double(), 4, matching())
         assert not gpu_kernel.is_supported(torch.empty(1, 129, 128, device="meta"), 4, matching())
 
-    def test_hands_only_the_unsettled_maps_on(self, monkeypatch):
+    def test_the_second_launch_settles_what_the_first_did_not(self, monkeypatch):
+        """With few evaluations no map settles at once; through stages of epsilon all of them do."""
+        heatmaps, points, shares = problem(6, (16, 16), scale=20.0)
+        options = {"cost": "saturating", "tau": 1.0, "epsilon": 0.05}
+        reference = _solve(heatmaps, points, shares, matching(**options))
+        monkeypatch.setattr(gpu_kernel, "MAX_EVALUATIONS", 4)
+        monkeypatch.setattr(gpu_kernel, "STAGES", 1)
+        *_, error = gpu_kernel.run_kernel(heatmaps, points, shares, matching(**options))
+        assert (error > gpu_kernel.TOLERANCE).any()
+        monkeypatch.setattr(gpu_kernel, "MAX_EVALUATIONS", 12)
+        monkeypatch.setattr(gpu_kernel, "STAGES", 6)
+        value, gradient, error = gpu_kernel.run_kernel(heatmaps, points, shares, matching(**options))
+        assert (error <= gpu_kernel.TOLERANCE).all()
+        assert_agree((value, gradient), reference)
+
+    def test_the_second_launch_leaves_settled_maps_alone(self):
         heatmaps, points, shares = problem()
-        shares[0] = 0  # an ignored map is settled from the start
-        reference, handed_on = _solve(heatmaps, points, shares, matching()), []
+        heatmaps[1] = torch.nan  # never settles, so that both launches do their work
+        value, gradient, error = gpu_kernel.run_kernel(heatmaps, points, shares, matching())
+        others = [0, 2, 3]
+        alone = gpu_kernel.run_kernel(heatmaps[others], points[others], shares[others], matching())
+        assert torch.equal(value[others], alone[0])
+        assert torch.equal(gradient[others], alone[1])
+        assert not error[1] <= gpu_kernel.TOLERANCE
 
-        def otherwise(heatmaps, *rest):
-            handed_on.append(len(heatmaps))
-            return _solve(heatmaps, *rest)
-
-        assert_agree(gpu_kernel.solve(heatmaps, points, shares, matching(), otherwise=otherwise), reference)
-        assert not handed_on
-        monkeypatch.setattr(gpu_kernel, "MAX_EVALUATIONS", 2)
-        assert_agree(gpu_kernel.solve(heatmaps, points, shares, matching(), otherwise=otherwise), reference)
-        assert 0 < handed_on[0] < len(heatmaps)
+    def test_unsettled_maps_are_reported_at_a_later_call(self):
+        heatmaps, points, shares = problem()
+        gpu_kernel.solve(heatmaps, points, shares, matching())
+        heatmaps[1] = torch.nan
+        with warnings.catch_warnings():
+            warnings.simplefilter("error", TransportWarning)
+            gpu_kernel.solve(heatmaps, points, shares, matching())
+        with pytest.warns(TransportWarning, match="1 maps of an earlier batch did not settle"):
+            gpu_kernel.solve(*problem(), matching())
