@@ -273,10 +273,10 @@ def test_the_command_line_prints_the_scores_and_says_that_there_is_no_row(mpii_r
 @pytest.mark.parametrize(
     ("values", "told"),
     [
-        ({"checkpoint": None}, "checkpoint: an evaluation needs it"),
-        ({"data_root": None}, "data_root: an evaluation needs it"),
+        ({"checkpoint": None}, "checkpoint: required by an evaluation"),
+        ({"data_root": None}, "data_root: required by an evaluation"),
         ({"checkpoint": Path("nowhere.pth")}, r"checkpoint: no file .*nowhere\.pth"),
-        ({"val_people": 3}, "val_people: the official evaluation counts everybody"),
+        ({"val_people": 3}, "val_people: the official evaluation is on the whole split"),
         ({"dataset": "synthetic"}, "dataset: set it to coco or mpii"),
         ({"dataset": "mpii", "boxes": DETECTIONS}, "boxes, to: MPII"),
         ({"val_split": "val"}, r"person_keypoints_val2017\.json"),
