@@ -11,7 +11,7 @@ import torch
 from scipy.io import savemat
 from typer.testing import CliRunner
 
-from hdmlib import evaluation, published
+from hdmlib import benchmark, published
 from hdmlib.benchmark import coco_results, evaluate, evaluate_coco, evaluate_mpii, mpii_scores
 from hdmlib.cli import app
 from hdmlib.config import ConfigError, make_config
@@ -241,7 +241,7 @@ def test_published_rows_of_the_same_setting_only(coco):
     people = read_coco(coco, "test")
 
     def methods(config, boxes=published.BOXES_56, whole=True):
-        report = evaluation._report(config, people, published.COCO, boxes, {"AP": 70.0}, whole)
+        report = benchmark._report(config, people, published.COCO, boxes, {"AP": 70.0}, whole)
         assert bool(report.rows) == (not report.remark)
         return [(row.method, row.values["AP"]) for row in report.rows]
 
