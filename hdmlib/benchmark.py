@@ -1,21 +1,21 @@
 """A trained network under the official evaluation of COCO or MPII, beside the published rows of the same setting.
 
-In: a config that names data, boxes, input and decoder, and a network. Out: a :class:`Report`, for COCO also the file of
-results as COCO's server takes it.
+In: a config with data, boxes, input and decoder, and a network. Out: a :class:`Report`, and for COCO a file of results
+in the format of COCO's server.
 
     COCO   flip test, decoding, back to the photo; score = box score x mean of the joint scores above 0.2; suppression
            of people found twice by OKS above 0.9, with the area of the padded box that is fitted to the input; AP and
-           AR by pycocotools against the annotation file as it stands: whoever is left out counts as missed
+           AR by pycocotools against the unchanged annotation file: people who are left out count as missed
     MPII   PCKh at 0.5, 0.1 and 0.11 (what HRNet, DARK and UDP print as "Mean@0.1"), columns, and Mean by labels
 
 **Confidence.** COCO's score needs a confidence for each joint. A map trained towards a Gaussian of peak 1 carries one:
-its peak. One trained by the matching loss does not: the loss is the same for a map of ten times the height (ReLU) or a
-constant higher (softmax), so nothing ties the raw peak to a scale. The peak of the *normalised* map only says how
-narrow it is: a certain map that is spread over a few cells stays below the 0.2 that a joint must exceed to be counted.
-What such a map tells of its own certainty is the ``mass`` within 5 x 5 cells of the decoded joint: near 1 where it is
-one bump, a half where it is torn between two places. Compared on the 319 people of a validation subset of COCO, with
-their true boxes and with hand-made maps: bumps as wide as their own error is large, some of them torn in two, each
-person's maps on an arbitrary scale (ReLU suppliers; AP as mean and range over 5 draws):
+its peak. One trained by the matching loss does not: the loss ignores the map's scale (ReLU) or an added constant
+(softmax), so the raw peak has no scale. The peak of the *normalised* map only measures how narrow it is: a certain map
+that is spread over a few cells stays below the 0.2 that a joint must exceed to be counted. The certainty of such a map
+is the ``mass`` within 5 x 5 cells of the decoded joint: near 1 for a single bump, a half for two equal ones. Compared
+on the 319 people of a validation subset of COCO, with their true boxes and synthetic maps: bumps as wide as their own
+error is large, some of them split in two, each person's maps on an arbitrary scale (ReLU suppliers; AP as mean and
+range over 5 draws):
 
 ====================== ========================== ================
 confidence             AP                         joints above 0.2
@@ -27,7 +27,7 @@ peak of normalised map 66.2 (62.4 to 69.3)         52 %
 the true OKS           70.1 (67.9 to 72.7)        100 %
 ====================== ========================== ================
 
-These maps know their own error by construction; how well a trained network does is for its evaluation to say. The test
+The width of these maps equals their error by construction; for trained networks see notebook 05. The test
 ``test_mass_ranks_people_where_the_raw_peak_cannot`` repeats the comparison.
 """
 
@@ -57,18 +57,18 @@ from hdmlib.data.dataset import DataError, PoseDataset
 from hdmlib.data.intake import load_json
 from hdmlib.data.mpii import read_mpii
 from hdmlib.data.sources import check_folder
-from hdmlib.experiments.engine import build_losses
 from hdmlib.experiments.prediction import predict_people
 from hdmlib.files import write_atomically
+from hdmlib.losses.registry import LOSSES
 from hdmlib.metrics import OKS_METRICS
 from hdmlib.metrics.oks import oks_ap, oks_nms, rescore
 from hdmlib.metrics.pck import PCKH_THRESHOLDS, PCKReport, pck_report
 from hdmlib.models.checkpoints import load_weights
 from hdmlib.models.hrnet import build_model
 
-# People more alike than this are one person found twice.
+# OKS above which two predictions are one person found twice.
 SAME_PERSON = 0.9
-# A published row is one of these data in full: photos of COCO's val2017, people of MPII's validation split.
+# Published rows are on all of these: photos of COCO's val2017, people of MPII's validation split.
 VAL2017_PHOTOS = 5000
 MPII_VAL_PEOPLE = 2958
 # Published detectors are named by their AP to one digit.
@@ -79,14 +79,14 @@ MODEL_NAMES = {"hrnet_w32": "HRNet-W32", "hrnet_w48": "HRNet-W48"}
 
 @dataclass(frozen=True)
 class Report:
-    """What an official evaluation says of a network.
+    """Result of an official evaluation.
 
     Attributes:
         ours: The scores in percent, in the form of a published row, with the setting they were measured in.
         rows: The published rows of the same setting, perhaps none.
-        remark: Why there are none, or what to mind about them; empty if there is nothing to say.
-        people: How many people were evaluated.
-        left_out: How many were not, by reason.
+        remark: Why there are none; empty if there are.
+        people: Number of evaluated people.
+        left_out: Number of people left out, by reason.
     """
 
     ours: published.Result
@@ -96,7 +96,7 @@ class Report:
     left_out: Mapping[str, int]
 
     def __str__(self) -> str:
-        """The setting, a line for each score with ours first, and where the published ones stand."""
+        """The setting, a line for each score with ours first, and the sources of the published ones."""
         left_out = ", ".join(f"{count} {reason}" for reason, count in self.left_out.items()) or "nobody"
         width, height = self.ours.input_size
         lines = [
@@ -120,7 +120,7 @@ def evaluate(config: Config, *, to: Path | None = None, progress: Callable[..., 
     """Evaluate ``config.checkpoint`` on the validation split of ``config.data_root``.
 
     Args:
-        config: Data, boxes, checkpoint; ``loss`` says how the network's maps are read, ``gaussian_mse`` for the
+        config: Data, boxes, checkpoint; ``loss`` decides how the network's maps are read: ``gaussian_mse`` for the
             checkpoints of HRNet and mmpose.
         to: COCO: where to write the results in COCO's submission format.
         progress: Wraps the loop over batches: ``progress(iterable, total=, desc=)``.
@@ -130,20 +130,19 @@ def evaluate(config: Config, *, to: Path | None = None, progress: Callable[..., 
         DataError, CheckpointError, FileNotFoundError, OSError: As the parts raise them, before the network runs where
             possible.
     """
-    for name in ("checkpoint", "data_root"):
-        if getattr(config, name) is None:
-            raise ConfigError(f"{name}: an evaluation needs it")
+    _required(config, "checkpoint")
+    _required(config, "data_root")
     if config.dataset == "synthetic":
-        raise ConfigError("dataset: set it to coco or mpii; the records of runs hold the scores of synthetic people")
+        raise ConfigError("dataset: set it to coco or mpii; the scores of synthetic people are in the records of runs")
     if config.val_people is not None:
-        raise ConfigError("val_people: the official evaluation counts everybody of the split; leave it out")
+        raise ConfigError("val_people: the official evaluation is on the whole split; leave it out")
     if config.dataset == "mpii" and (config.boxes is not None or to is not None):
-        raise ConfigError("boxes, to: MPII's evaluation takes the annotated position and writes no results")
+        raise ConfigError("boxes, to: MPII's evaluation uses the annotated positions and writes no results")
     check_folder(config, [config.val_split])
-    if not config.checkpoint.is_file():
+    if not _required(config, "checkpoint").is_file():
         raise FileNotFoundError(f"checkpoint: no file {config.checkpoint}")
     if to is not None and not os.access(to.parent, os.W_OK):
-        raise ConfigError(f"to: cannot write in {to.parent}; choose a folder that is there")
+        raise ConfigError(f"to: cannot write in {to.parent}; choose an existing folder")
     if config.dataset == "mpii":
         return evaluate_mpii(config, progress=progress)
     return evaluate_coco(config, to=to, progress=progress)
@@ -156,7 +155,7 @@ def evaluate_coco(
     to: Path | None = None,
     progress: Callable[..., Any] | None = None,
 ) -> Report:
-    """AP and AR of a network, as HRNet's evaluation takes them.
+    """AP and AR of a network, as HRNet's evaluation computes them.
 
     Args:
         config: Data, boxes, input, loss (how maps are read), decoder, flip test.
@@ -169,13 +168,14 @@ def evaluate_coco(
         CheckpointError, FileNotFoundError: The checkpoint does not fit or is not there.
         OSError: ``to`` cannot be written.
     """
-    truth_path, _ = find_coco(config.data_root, config.val_split)
-    truth = load_json(truth_path)
+    root = _required(config, "data_root")
+    truth_path, _ = find_coco(root, config.val_split)
+    truth: Any = load_json(truth_path)
     if config.boxes is None:
-        people = read_coco(config.data_root, config.val_split)
+        people = read_coco(root, config.val_split)
         box_scores = np.ones(len(people))
     else:
-        detections = read_detections(config.data_root, config.val_split, config.boxes)
+        detections = read_detections(root, config.val_split, config.boxes)
         people, box_scores = detections.people, detections.scores
     model = _network(config, people) if model is None else model
     prediction = predict_people(config, model, people, progress=progress)
@@ -195,16 +195,16 @@ def evaluate_coco(
 def evaluate_mpii(
     config: Config, model: nn.Module | None = None, *, progress: Callable[..., Any] | None = None
 ) -> Report:
-    """PCKh of a network, as HRNet's evaluation takes it; arguments as for :func:`evaluate_coco`.
+    """PCKh of a network, as HRNet's evaluation computes it; arguments as for :func:`evaluate_coco`.
 
     Raises:
         DataError: Annotations, photos or head sizes are missing.
         CheckpointError, FileNotFoundError: The checkpoint does not fit or is not there.
     """
-    people = read_mpii(config.data_root, config.val_split)
+    people = read_mpii(_required(config, "data_root"), config.val_split)
     if not np.isfinite(people.head_sizes).any():
         raise DataError(
-            f"{people.name}: nobody has a head size, PCKh's length; gt_{config.val_split}.mat belongs beside that file"
+            f"{people.name}: nobody has a head size; put gt_{config.val_split}.mat, which holds them, beside that file"
         )
     model = _network(config, people) if model is None else model
     prediction = predict_people(config, model, people, progress=progress)
@@ -222,7 +222,7 @@ def coco_results(
     *,
     category: int = 1,
 ) -> list[dict[str, Any]]:
-    """Predictions as records of COCO's submission format, rescored and without people found twice.
+    """Predictions in COCO's submission format, rescored and without people found twice.
 
     Args:
         people: N people, for their photos and regions.
@@ -252,7 +252,7 @@ def coco_results(
 
 
 def mpii_scores(people: PoseDataset, joints: ArrayLike) -> dict[str, float]:
-    """Everything that an MPII table prints, in percent.
+    """All columns of an MPII table, in percent.
 
     Args:
         people: N annotated people with head sizes.
@@ -280,17 +280,29 @@ def mpii_scores(people: PoseDataset, joints: ArrayLike) -> dict[str, float]:
 
 def _network(config: Config, people: PoseDataset) -> nn.Module:
     model = build_model(config.model, num_joints=len(people.skeleton))
-    load_weights(model, config.checkpoint)
+    load_weights(model, _required(config, "checkpoint"))
     return model
 
 
+def _required(config: Config, name: str) -> Path:
+    """A path that the config must have.
+
+    Raises:
+        ConfigError: It is ``None``.
+    """
+    path = getattr(config, name)
+    if path is None:
+        raise ConfigError(f"{name}: required by an evaluation")
+    return path
+
+
 def _detector(truth: dict[str, Any], people: PoseDataset, scores: NDArray[np.float64], category: int) -> str:
-    """What the boxes are called: a published detector, recognised by its own AP for people, or just that AP."""
-    boxes = [
+    """Name of the boxes: a published detector, recognised by its AP for people, or just that AP."""
+    boxes: Any = [
         {"image_id": photo, "category_id": category, "bbox": box, "score": score}
         for photo, box, score in zip(people.image_ids.tolist(), people.boxes.tolist(), scores.tolist(), strict=True)
     ]
-    ground_truth = COCO()
+    ground_truth: Any = COCO()
     ground_truth.dataset = {**truth, "annotations": [{"iscrowd": 0, **a} for a in truth["annotations"]]}
     with contextlib.redirect_stdout(io.StringIO()):
         ground_truth.createIndex()
@@ -307,9 +319,8 @@ def _detector(truth: dict[str, Any], people: PoseDataset, scores: NDArray[np.flo
 def _report(
     config: Config, people: PoseDataset, dataset: str, boxes: str, values: dict[str, float], whole: bool
 ) -> Report:
-    """Our scores as a row, and the published rows that were measured in the same setting."""
-    loss = build_losses(config)[config.loss]
-    decoder = config.decoder or loss.decoder
+    """Our scores as a row, and the published rows of the same setting."""
+    decoder = config.decoder or LOSSES[config.loss].decoder
     read = f"maps of {config.loss}, {decoder} decoding, {'with' if config.flip_test else 'without'} flip test"
     model = MODEL_NAMES.get(config.model, config.model)
     ours = published.Result("this network", model, dataset, boxes, config.input_size, values, "measured here", read)
@@ -317,7 +328,7 @@ def _report(
     rows: tuple[published.Result, ...] = ()
     if not whole:
         benchmark = published.COCO if config.dataset == "coco" else published.MPII
-        remark = f"no published row: this is not all of {benchmark}, and its scores compare with none on it"
+        remark = f"no published row: this is not all of {benchmark}, and scores on a part of it are not comparable"
     elif not config.flip_test:
         remark = "no published row: all of them are with flip test"
     else:
@@ -333,7 +344,7 @@ def _report(
 
 
 def _methods(config: Config, decoder: str) -> tuple[str, ...]:
-    """The published methods that the loss, the coordinates and the decoder make up; none for a mixture of one's own."""
+    """The published methods with this loss, these coordinates and this decoder; none for other combinations."""
     if config.loss != "gaussian_mse":
         row = published.TABLE_1.get(config.loss)
         return (row.method,) if row else ()

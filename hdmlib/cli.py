@@ -161,11 +161,13 @@ def run_study(
         typer.echo(f"error: {error}", err=True)
         raise typer.Exit(2) from None
     with ProcessPoolExecutor(jobs, mp_context=multiprocessing.get_context("spawn"), max_tasks_per_child=1) as pool:
-        queue = [
-            None if found else pool.submit(record_of, trial.config) for trial, found in zip(trials, stored, strict=True)
-        ]
-        for trial, found, job in zip(trials, stored, queue, strict=True):
-            record = found.record if found else job.result()
+        jobs_of = {
+            number: pool.submit(record_of, trial.config)
+            for number, trial in enumerate(trials)
+            if stored[number] is None
+        }
+        for number, (trial, found) in enumerate(zip(trials, stored, strict=True)):
+            record = found.record if found else jobs_of[number].result()
             typer.echo(f"{trial.config.loss:14} {trial.label:30} {epoch_line(record.epochs[-1])}")
             if publish:
                 publish_run(stage, trial.config, keep or ())

@@ -176,7 +176,7 @@ class Config(BaseModel):
             data: Fingerprint of the dataset: it stays the same when a folder moves and changes with an annotation.
         """
         fields = self.model_dump(mode="json", exclude={*MACHINE_FIELDS, *EVALUATION_FIELDS, "preset"})
-        defaults = Config().model_dump(mode="json")
+        defaults = Config.model_construct().model_dump(mode="json")
         fields = {name: value for name, value in fields.items() if name not in ADDED_FIELDS or value != defaults[name]}
         return {**fields, "data": data, "recipe": RECIPE_VERSION}
 

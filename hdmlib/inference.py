@@ -24,6 +24,7 @@ from hdmlib.data.crops import Frame, Region, invert, transform
 from hdmlib.data.intake import FARTHEST, LONGEST_SIDE, PHOTO_ENDINGS, image_problem
 from hdmlib.experiments.engine import build_reader
 from hdmlib.experiments.record import load_record
+from hdmlib.experiments.store import ARTEFACTS, RECORD
 from hdmlib.models.checkpoints import CheckpointError, load_weights
 from hdmlib.models.hrnet import build_model
 from hdmlib.reader import Reader
@@ -133,22 +134,22 @@ def open_network(
         "model": model, "input_size": input_size, "loss": loss, "loss_options": loss_options, "coordinates": coordinates
     }  # fmt: skip
     if path.is_dir():
-        fields, skeleton = _of_run(path, described, skeleton)
-        weights = path / "model.safetensors"
+        fields, joints = _of_run(path, described, skeleton)
+        weights = path / ARTEFACTS["model"]
     else:
-        fields, weights = _of_file(path, described, skeleton), path
+        (fields, joints), weights = _of_file(path, described, skeleton), path
     overrides = {"decoder": decoder, "flip_test": flip_test}
     config = make_config(**fields | {name: value for name, value in overrides.items() if value is not None})
-    network = build_model(config.model, num_joints=len(skeleton))
+    network = build_model(config.model, num_joints=len(joints))
     try:
         load_weights(network, weights)
     except CheckpointError as error:
         raise CheckpointError(
-            f"{error}\n  (here: model={config.model!r} and {len(skeleton)} joints, those of skeleton {skeleton.name!r})"
+            f"{error}\n  (here: model={config.model!r} and {len(joints)} joints, those of skeleton {joints.name!r})"
         ) from None
     # the memory layout that training validates in
-    network = network.to(device, memory_format=torch.channels_last).eval()
-    return Network(config, build_reader(config, network, skeleton), skeleton)
+    network = network.to(device, memory_format=torch.channels_last).eval()  # type: ignore[call-overload]
+    return Network(config, build_reader(config, network, joints), joints)
 
 
 def _of_run(folder: Path, described: Mapping[str, Any], skeleton: Skeleton | None) -> tuple[dict[str, Any], Skeleton]:
@@ -156,12 +157,12 @@ def _of_run(folder: Path, described: Mapping[str, Any], skeleton: Skeleton | Non
     repeated = [name for name, value in described.items() if value is not None]
     if repeated:
         raise ValueError(f"{', '.join(repeated)}: given by the record in {folder}; leave it out for a run's folder")
-    for needed in ("record.json", "model.safetensors"):
+    for needed in (RECORD, ARTEFACTS["model"]):
         if not (folder / needed).is_file():
             raise FileNotFoundError(
                 f"{folder}: no {needed} in it; give the folder of a finished run, or a weights file"
             )
-    record = load_record(folder / "record.json")
+    record = load_record(folder / RECORD)
     skeleton = skeleton or skeleton_from_names(record.joints)
     if len(skeleton) != len(record.joints):
         raise ValueError(
@@ -171,18 +172,18 @@ def _of_run(folder: Path, described: Mapping[str, Any], skeleton: Skeleton | Non
     return {name: value for name, value in record.identity.items() if name not in NOT_CONFIG}, skeleton
 
 
-def _of_file(path: Path, described: Mapping[str, Any], skeleton: Skeleton | None) -> dict[str, Any]:
-    """The config's fields for a file of weights, from the caller's arguments."""
+def _of_file(path: Path, described: Mapping[str, Any], skeleton: Skeleton | None) -> tuple[dict[str, Any], Skeleton]:
+    """The config's fields and the joints of a file of weights, from the caller's arguments."""
     if not path.is_file():
         raise FileNotFoundError(f"checkpoint: no run's folder and no weights file {path}")
     given = {**described, "skeleton": skeleton}
     missing = [name for name in ("model", "input_size", "loss", "skeleton") if given[name] is None]
-    if missing:
+    if missing or skeleton is None:
         raise ValueError(f"{', '.join(missing)}: required, because {path} holds weights and no description of them")
     size = described["input_size"]
     if len(size) != 2:
         raise ValueError(f"input_size: is (width, height) in pixels, got {size!r}")
-    return {
+    fields = {
         "model": described["model"],
         "input_width": size[0],
         "input_height": size[1],
@@ -190,6 +191,7 @@ def _of_file(path: Path, described: Mapping[str, Any], skeleton: Skeleton | None
         "loss_options": dict(described["loss_options"] or {}),
         "coordinates": described["coordinates"] or "hrnet",
     }
+    return fields, skeleton
 
 
 def predict(
@@ -263,7 +265,7 @@ def _read_upright(path: Path) -> NDArray[np.uint8]:
     photo = cv2.imread(str(path), cv2.IMREAD_COLOR)
     if photo is None:
         raise ValueError(f"image: {path}: cannot be decoded; save it as JPEG or PNG")
-    return cv2.cvtColor(photo, cv2.COLOR_BGR2RGB)
+    return cv2.cvtColor(photo, cv2.COLOR_BGR2RGB).astype(np.uint8, copy=False)
 
 
 def _boxes(boxes: ArrayLike | None, photo: NDArray[np.uint8]) -> NDArray[np.float64]:

@@ -1,6 +1,6 @@
-"""What a notebook needs around the science: a checked config, a progress bar, a line per epoch.
+"""Helpers of the notebooks: parameters in, a checked config, progress bars, epoch lines and tables out.
 
-The same notebook is run by JupyterLab, papermill and nbval; what differs between them is dealt with here.
+JupyterLab, papermill and nbval run the same notebooks; the differences between them are handled here.
 """
 
 from __future__ import annotations
@@ -23,9 +23,9 @@ from hdmlib.paths import from_caller
 def check_parameters(namespace: Mapping[str, Any], known: Iterable[str]) -> None:
     """Refuse a parameter that the notebook does not have.
 
-    Of an unknown ``-p`` name papermill only warns, so that a mistyped one would run something else than was asked for.
-    But the cell it injects begins with ``# Parameters``, as a notebook's own does with ``# parameters``: every name
-    assigned in the last such cell must be known.
+    papermill only warns of an unknown ``-p`` name, so a mistyped one would run the defaults. The cell that it injects
+    begins with ``# Parameters``, as the notebook's own does with ``# parameters``: every name assigned in the last such
+    cell must be known.
 
     Args:
         namespace: The notebook's ``globals()``.
@@ -41,9 +41,9 @@ def check_parameters(namespace: Mapping[str, Any], known: Iterable[str]) -> None
 
 
 def notebook_config(namespace: Mapping[str, Any]) -> Config:
-    """The config that a notebook's parameters cell asks for; ``None`` there keeps the preset's value.
+    """The config of a notebook's parameters cell; ``None`` there keeps the preset's value.
 
-    Relative paths start where the user typed the command.
+    Relative paths start in the folder where the user typed the command.
 
     Args:
         namespace: The notebook's ``globals()``.
@@ -66,9 +66,9 @@ def _assigned_names(source: str) -> list[str]:
 
 
 def progress(iterable: Iterable[Any], *, total: int | None = None, desc: str = "") -> Iterable[Any]:
-    """A progress bar where somebody can watch it, in JupyterLab and on a terminal, and nothing elsewhere.
+    """A progress bar in JupyterLab and on a terminal, nothing elsewhere.
 
-    Under papermill and nbval a bar would end up in the saved notebook, so there the epoch lines have to do.
+    Under papermill and nbval a bar would end up in the saved notebook.
     """
     if "JPY_SESSION_NAME" in os.environ:
         return tqdm(iterable, total=total, desc=desc, leave=False, file=_one_line_of_the_cell(), ncols=80)
@@ -76,12 +76,12 @@ def progress(iterable: Iterable[Any], *, total: int | None = None, desc: str = "
 
 
 class _CellLine:
-    """A file whose last line is shown in one place of a cell's output. Unlike a widget it leaves nothing behind."""
+    """A file whose last line is shown in one line of a cell's output; unlike a widget it leaves nothing there."""
 
     def __init__(self) -> None:
         from IPython.display import display  # the command line also runs where there is no IPython
 
-        self.handle = display({"text/plain": ""}, raw=True, display_id=True)
+        self.handle: Any = display({"text/plain": ""}, raw=True, display_id=True)
 
     def write(self, text: str) -> None:
         self.handle.update({"text/plain": text.strip()}, raw=True)
@@ -91,7 +91,7 @@ class _CellLine:
 
 
 def _one_line_of_the_cell() -> _CellLine:
-    """The line of the cell that is running: bars that follow one another in a cell share it."""
+    """The line of the running cell, which all its bars share."""
     from IPython import get_ipython
 
     return _line(get_ipython().execution_count)
@@ -114,7 +114,7 @@ def epoch_line(line: Epoch) -> str:
 
 
 def config_table(config: Config) -> pd.DataFrame:
-    """What the run is, a row per parameter with its meaning; where it is computed is left out."""
+    """A run's parameters with their meaning, one a row, without those of the machine."""
     values = config.model_dump(mode="json", exclude=set(MACHINE_FIELDS))
     shown = {name: value for name, value in values.items() if value not in (None, {}, [])}
     rows = {name: (str(value), Config.model_fields[name].description or "") for name, value in shown.items()}

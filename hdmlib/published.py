@@ -1,10 +1,10 @@
-"""Every number of others that this project compares itself with, each with its setting and source.
+"""Published results of others that this project is compared with, each with its setting and source.
 
-Nothing flows in; rows flow out, alone (``select``) or as a table (``as_frame``). No published number stands anywhere
-else in the code or the notebooks. All scores are in percent.
+Out flow rows, selected (``select``) or as a table (``as_frame``). No published result is repeated elsewhere in code or
+notebooks. All scores are in percent.
 
-Before two rows are compared, their boxes must agree: AP with ground-truth boxes lies about two points above AP with the
-detections of AP 56.4 that most papers use. And "Mean@0.1" on MPII exists at two thresholds, see ``PCKh@0.11`` below.
+Rows are comparable only if their boxes agree: AP with ground-truth boxes is about two points higher than with the
+detections of AP 56.4 that most papers use. "Mean@0.1" on MPII exists at two thresholds, see ``PCKh@0.11`` below.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ import pandas as pd
 
 COCO = "COCO val2017"
 MPII = "MPII val"
-# Where the person boxes come from. The numbers are the detectors' own AP for the class person.
+# Sources of the person boxes. The numbers are the detectors' AP for the class person.
 BOXES_56 = "detector, AP 56.4"
 BOXES_65 = "detector, AP 65.1"
 BOXES_TRUTH = "ground truth"
@@ -37,15 +37,15 @@ class Result:
     """One row of a published table.
 
     Attributes:
-        method: What was trained and how heatmaps are decoded.
+        method: Training method and decoding.
         model: The network.
-        dataset: Where it is evaluated, with flip test.
+        dataset: Data of the evaluation, which is with flip test.
         boxes: Source of the person boxes.
         input_size: Width and height of the network's input in pixels.
         values: Scores in percent. On COCO AP, AP50, AP75, APM, APL, AR; on MPII the columns and the means over joints
             weighted by labels, named by threshold. What HRNet, DARK and UDP print as "Mean@0.1" is ``PCKh@0.11``.
-        source: Where the numbers stand.
-        note: What a reader must know before comparing.
+        source: Where the numbers are published.
+        note: What must be known before comparing.
     """
 
     method: str
@@ -77,7 +77,7 @@ class FigureJoint:
 
 @dataclass(frozen=True)
 class TrainingCost:
-    """What a published training took, in hours of wall time, from and to."""
+    """Wall time of a published training, a range in hours."""
 
     model: str
     dataset: str
@@ -150,7 +150,7 @@ RESULTS: tuple[Result, ...] = (
     Result("mmpose", "HRNet-W48", MPII, BOXES_TRUTH, (256, 256), {"PCKh@0.5": 90.1, "PCKh@0.1": 33.7}, _MMPOSE),
 )  # fmt: skip
 
-# Fig. 1 shows the matching loss closer to the truth than the Gaussian baseline, Fig. 3 both failing under occlusion.
+# In Fig. 1 the matching loss is closer to the truth than the Gaussian baseline, in Fig. 3 both fail under occlusion.
 FIGURE_JOINTS: tuple[FigureJoint, ...] = (
     FigureJoint(1, "upper neck", (764.4, 315.3), (755.9, 313.7), (750.5, 297.7)),
     FigureJoint(1, "left wrist", (335.0, 77.6), (335.8, 76.1), (337.0, 74.0)),
@@ -169,7 +169,7 @@ def select(**where: object) -> tuple[Result, ...]:
     """The published rows whose attributes have the given values, e.g. ``select(model="HRNet-W48", boxes=BOXES_65)``.
 
     Args:
-        **where: Attributes of ``Result`` and the values asked for.
+        **where: Attributes of ``Result`` and their values.
 
     Raises:
         ValueError: If ``Result`` has no such attribute, or no row has such a value; the message lists what there is.
@@ -178,11 +178,11 @@ def select(**where: object) -> tuple[Result, ...]:
     for name, value in where.items():
         if name not in (known := [f.name for f in fields(Result)]):
             raise ValueError(f"published rows have no {name!r}; they have: {', '.join(known)}")
-        matching = tuple(row for row in rows if getattr(row, name) == value)
-        if not matching:
-            there = dict.fromkeys(repr(getattr(row, name)) for row in rows)
-            raise ValueError(f"no published row with {name} = {value!r} here; there are: {', '.join(there)}")
-        rows = matching
+        selected = tuple(row for row in rows if getattr(row, name) == value)
+        if not selected:
+            present = dict.fromkeys(repr(getattr(row, name)) for row in rows)
+            raise ValueError(f"no published row with {name} = {value!r} here; there are: {', '.join(present)}")
+        rows = selected
     return rows
 
 
@@ -202,6 +202,5 @@ def as_frame(rows: Iterable[Result] = RESULTS) -> pd.DataFrame:
         }
         for row in rows
     ]
-    frame = pd.DataFrame.from_records(records)
-    last = ["source", "note"]
-    return frame[[column for column in frame.columns if column not in last] + last]
+    columns = [column for column in pd.DataFrame.from_records(records) if column not in ("source", "note")]
+    return pd.DataFrame.from_records(records, columns=[*columns, "source", "note"])

@@ -11,7 +11,7 @@ import torch
 from scipy.io import savemat
 from typer.testing import CliRunner
 
-from hdmlib import evaluation, published
+from hdmlib import benchmark, published
 from hdmlib.benchmark import coco_results, evaluate, evaluate_coco, evaluate_mpii, mpii_scores
 from hdmlib.cli import app
 from hdmlib.config import ConfigError, make_config
@@ -241,7 +241,7 @@ def test_published_rows_of_the_same_setting_only(coco):
     people = read_coco(coco, "test")
 
     def methods(config, boxes=published.BOXES_56, whole=True):
-        report = evaluation._report(config, people, published.COCO, boxes, {"AP": 70.0}, whole)
+        report = benchmark._report(config, people, published.COCO, boxes, {"AP": 70.0}, whole)
         assert bool(report.rows) == (not report.remark)
         return [(row.method, row.values["AP"]) for row in report.rows]
 
@@ -273,10 +273,10 @@ def test_the_command_line_prints_the_scores_and_says_that_there_is_no_row(mpii_r
 @pytest.mark.parametrize(
     ("values", "told"),
     [
-        ({"checkpoint": None}, "checkpoint: an evaluation needs it"),
-        ({"data_root": None}, "data_root: an evaluation needs it"),
+        ({"checkpoint": None}, "checkpoint: required by an evaluation"),
+        ({"data_root": None}, "data_root: required by an evaluation"),
         ({"checkpoint": Path("nowhere.pth")}, r"checkpoint: no file .*nowhere\.pth"),
-        ({"val_people": 3}, "val_people: the official evaluation counts everybody"),
+        ({"val_people": 3}, "val_people: the official evaluation is on the whole split"),
         ({"dataset": "synthetic"}, "dataset: set it to coco or mpii"),
         ({"dataset": "mpii", "boxes": DETECTIONS}, "boxes, to: MPII"),
         ({"val_split": "val"}, r"person_keypoints_val2017\.json"),

@@ -1,8 +1,8 @@
-"""What a training will cost, before it starts: a config and its data in, counts and an estimate of memory out.
+"""The cost of a training before it starts: a config and its data in, counts and an estimate of memory out.
 
-The network is run once on torch's ``meta`` device, where tensors have shapes but no numbers, so that nothing is
-computed. Multiply-adds are those of its convolutions; what autograd keeps for the backward pass is counted as it is
-kept.
+The network runs once on torch's ``meta`` device, where tensors have shapes but no values, so nothing is computed.
+Multiply-adds are those of its convolutions; the tensors that autograd saves for the backward pass are counted as they
+are saved.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ from hdmlib.published import TRAINING_COST
 BYTES_PER_PARAMETER = 16
 # A backward pass costs twice a forward pass.
 PASSES_OF_A_STEP = 3
-# The rate that hours are told for, well below a large GPU's peak; twice the rate takes half the time.
+# The rate that hours are given for, well below the peak of a large GPU; twice the rate takes half the time.
 TERAFLOPS = 10
 
 
@@ -33,13 +33,13 @@ class Estimate:
     """The size of a training.
 
     Attributes:
-        parameters: Of the network.
-        multiply_adds: Of one crop's way through the network, forward.
-        steps_per_epoch: Of the optimiser.
-        epochs: Of the training.
+        parameters: Number of the network's weights.
+        multiply_adds: Multiply-adds of one crop's forward pass.
+        steps_per_epoch: Optimiser steps per epoch.
+        epochs: Epochs of the training.
         operations: Floating-point operations of the whole training with its evaluations, two for a multiply-add.
-        memory: Bytes of weights, gradients, Adam's moments and all that is kept for the backward pass of one batch. The
-            workspace of convolutions and of the allocator comes on top.
+        memory: Bytes of weights, gradients, Adam's moments and the tensors saved for the backward pass of one batch,
+            without the workspace of convolutions and allocator.
     """
 
     parameters: int
@@ -51,7 +51,7 @@ class Estimate:
 
     @property
     def steps(self) -> int:
-        """Of the whole training."""
+        """Optimiser steps of the whole training."""
         return self.steps_per_epoch * self.epochs
 
     def __str__(self) -> str:
@@ -70,11 +70,11 @@ class Estimate:
 
 
 def estimate(config: Config, data: Data) -> Estimate:
-    """Count what the training of a config on its data takes; nothing is computed, nothing is allocated.
+    """Count the operations and the memory of a training; nothing is computed or allocated.
 
     Args:
         config: Network, input, batch, epochs, precision.
-        data: For the numbers of people and of joints.
+        data: The people, for their number and that of their joints.
     """
     with torch.device("meta"):
         model = build_model(config.model, num_joints=len(data.train.skeleton))
@@ -99,9 +99,9 @@ def estimate(config: Config, data: Data) -> Estimate:
 
 
 def _kept_for_backward(model: nn.Module, crop: Tensor) -> int:
-    """Bytes that autograd keeps of one forward pass, weights not counted, a shared storage once."""
+    """Bytes that autograd saves in one forward pass, without weights, a shared storage counted once."""
     own = {StorageWeakRef(weight.untyped_storage()) for weight in [*model.parameters(), *model.buffers()]}
-    storages: dict[StorageWeakRef, Tensor] = {}  # the tensors are held, so that no storage's address is used again
+    storages: dict[StorageWeakRef, Tensor] = {}  # holds the tensors, so that no storage's address is reused
 
     def keep(tensor: Tensor) -> Tensor:
         storages.setdefault(StorageWeakRef(tensor.untyped_storage()), tensor)

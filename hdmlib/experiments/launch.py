@@ -1,6 +1,7 @@
-"""One training in several processes of this machine, started from one: for a notebook, where nobody types torchrun.
+"""One training in several processes of this machine, started from one: config in, a finished run on disk out.
 
-They are started as new programs, not forked: a notebook that has touched its GPU could not fork.
+It serves notebooks, where nobody types torchrun. The processes are started as new programs, because a process that has
+used its GPU cannot be forked.
 """
 
 from __future__ import annotations
@@ -24,21 +25,22 @@ def words_of(config: Config) -> list[str]:
 
 
 def train_in_processes(config: Config, report: Callable[[str], None]) -> None:
-    """Train a run in ``config.processes`` processes by torchrun; Ctrl-C goes on to them.
+    """Train a run in ``config.processes`` processes by torchrun; Ctrl-C is passed on to them.
 
     Args:
         config: The run, with its ``run_dir``.
-        report: Called with each line that they print.
+        report: Called with each line they print.
 
     Raises:
-        ChildProcessError: They failed; the message is theirs.
+        ChildProcessError: They failed; the message is their error line.
         KeyboardInterrupt: Finished epochs are saved.
     """
     words = words_of(config.model_copy(update={"processes": None, "resume": True}))
     launcher = ["-m", "torch.distributed.run", "--standalone", f"--nproc_per_node={config.processes}"]
     command = [sys.executable, *launcher, "-m", "hdmlib", "train", *words]
-    with tempfile.TemporaryFile("w+") as complaints:
-        with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=complaints, text=True) as processes:
+    with tempfile.TemporaryFile("w+") as errors:
+        with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=errors, text=True) as processes:
+            assert processes.stdout is not None
             try:
                 for line in processes.stdout:
                     report(line.rstrip())
@@ -46,7 +48,7 @@ def train_in_processes(config: Config, report: Callable[[str], None]) -> None:
                 processes.send_signal(signal.SIGINT)
                 raise
         if processes.returncode:
-            complaints.seek(0)
-            told = [line for line in complaints.read().splitlines() if line.startswith("error: ")]
-            reason = told[0].removeprefix("error: ") if told else f"exit status {processes.returncode}"
+            errors.seek(0)
+            lines = [line for line in errors.read().splitlines() if line.startswith("error: ")]
+            reason = lines[0].removeprefix("error: ") if lines else f"exit status {processes.returncode}"
             raise ChildProcessError(f"training in {config.processes} processes failed: {reason}")

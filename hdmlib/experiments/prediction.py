@@ -87,7 +87,7 @@ def predict_loader(
             "affine": batch["affine"],
         }
         batches.append(engine.gather_for_metrics(results))
-    people = recursively_apply(lambda values: values.double().cpu().numpy(), concatenate(batches))
+    people: Any = recursively_apply(lambda values: values.double().cpu().numpy(), concatenate(batches))
     to_photo = invert(people["affine"])
     by_decoder, other_confidence = (
         {name: (transform(cells, to_photo), sure) for name, (cells, sure) in people.get(kind, {}).items()}

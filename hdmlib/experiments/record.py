@@ -152,6 +152,8 @@ def record_line(record: Record) -> str:
     content = _rounded(record.model_dump(mode="json"))
     for epoch in content["epochs"][1:-1]:
         epoch["validation"]["per_joint"] = {}
+    if not record.other_confidence:  # added after the first records, whose lines stay as they are
+        del content["other_confidence"]
     return json.dumps(content, separators=(",", ":"))
 
 

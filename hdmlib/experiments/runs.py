@@ -24,8 +24,8 @@ from hdmlib.decoding import METHODS
 from hdmlib.experiments.engine import build_losses
 from hdmlib.experiments.launch import train_in_processes
 from hdmlib.experiments.prediction import Decoded, Prediction, predict_people
-from hdmlib.experiments.record import Epoch, Record, machine, peak_memory
-from hdmlib.experiments.store import Store, StoredRun
+from hdmlib.experiments.record import Epoch, Record, load_record, machine, peak_memory
+from hdmlib.experiments.store import ARTEFACTS, RECORD, Store, StoredRun
 from hdmlib.experiments.training import fit
 from hdmlib.metrics.scores import PCKReference, score
 from hdmlib.models.checkpoints import load_weights
@@ -60,7 +60,7 @@ class Run:
             raise ValueError(
                 f"{self.record.name} is a reference record without weights; pass weights=True to train it here"
             )
-        return _load(self.config, self.record, self.folder / "model.safetensors")
+        return _load(self.config, self.record, self.folder / ARTEFACTS["model"])
 
 
 def run(
@@ -95,8 +95,9 @@ def run(
     if not config.resume:
         store.set_aside(name)
     elif stored := _finished(store, name, weights):
-        for line in stored.record.epochs if report else ():
-            report(line)
+        if report:
+            for line in stored.record.epochs:
+                report(line)
         return Run(config, data, stored.record, stored.folder, trained=False)
     if before:
         before(data)
@@ -104,8 +105,8 @@ def run(
         train_in_processes(config.model_copy(update={"run_dir": store.runs}), print)
     else:
         _train(config, data, store, progress, report)
-    stored = store.own(name)
-    return Run(config, data, stored.record, stored.folder, trained=True)
+    folder = store.folder(name)
+    return Run(config, data, load_record(folder / RECORD), folder, trained=True)
 
 
 def _finished(store: Store, name: str, weights: bool) -> StoredRun | None:
@@ -192,10 +193,12 @@ def predictions_of(config: Config, progress: Callable[..., Any] | None = None) -
         As :func:`run`, where it must be trained.
     """
     stored = Store.of(config).find(config, "predictions")
-    if stored is None:
-        result = run(config, weights=True, progress=progress)
-        stored = Store.of(config).own(result.record.name)
-    with np.load(stored.artefacts["predictions"], allow_pickle=False) as arrays:
+    if stored:
+        path = stored.artefacts["predictions"]
+    else:
+        name = run(config, weights=True, progress=progress).record.name
+        path = Store.of(config).folder(name) / ARTEFACTS["predictions"]
+    with np.load(path, allow_pickle=False) as arrays:
         return {name: arrays[name].astype(np.float32) for name in arrays.files}
 
 

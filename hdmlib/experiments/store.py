@@ -19,16 +19,16 @@ from __future__ import annotations
 import io
 import os
 import warnings
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from functools import lru_cache
 from itertools import chain
 from pathlib import Path
+from typing import TypeVar
 
 import numpy as np
 from filelock import FileLock
-from torch import nn
 
 from hdmlib.config import Config, ConfigError
 from hdmlib.data.sources import embedded_fingerprint
@@ -37,12 +37,14 @@ from hdmlib.experiments.prediction import Prediction
 from hdmlib.experiments.record import Record, load_record, parse_record, record_line, save_record
 from hdmlib.files import write_atomically
 from hdmlib.models.checkpoints import save_weights
+from hdmlib.models.hrnet import HRNet
 from hdmlib.paths import PROJECT_ROOT, caller_folder
 
 REFERENCE_RECORDS = PROJECT_ROOT / "figures" / "records"
 RECORD = "record.json"
-# What may lie beside a record.
+# Files that may lie beside a record.
 ARTEFACTS = {"model": "model.safetensors", "predictions": "predictions.npz"}
+T = TypeVar("T")
 
 
 @dataclass(frozen=True)
@@ -116,7 +118,7 @@ class Store:
         """Whether the user has begun this run and may resume it."""
         return (self.folder(name) / CHECKPOINT).exists()
 
-    def save(self, record: Record, model: nn.Module, prediction: Prediction) -> None:
+    def save(self, record: Record, model: HRNet, prediction: Prediction) -> None:
         """Finish a run of the user's: network, predictions and, last, the record."""
         folder = self.folder(record.name)
         save_weights(model, folder / ARTEFACTS["model"])
@@ -142,7 +144,7 @@ class Store:
 
     def stages(self) -> dict[str, dict[str, Record]]:
         """Stage -> name -> reference record, from files that are read once and again only when they change."""
-        return {path.stem: _read(path, _stage_records) for path in sorted(self.reference.glob("*.jsonl"))}
+        return {path.stem: _read(path, _stage_records) or {} for path in sorted(self.reference.glob("*.jsonl"))}
 
     @contextmanager
     def publishing(self) -> Iterator[None]:
@@ -214,13 +216,13 @@ def _existing(folder: Path, prefix: str) -> dict[str, Path]:
     return {name: path for name, path in paths.items() if path.exists()}
 
 
-def _read(path: Path, reader):
-    """What ``reader`` makes of a file, remembered until its size or time changes; ``None`` without a file."""
+def _read(path: Path, load: Callable[[Path, int, int], T]) -> T | None:
+    """The result of ``load``, which is cached by the file's size and time; ``None`` without a file."""
     try:
         status = path.stat()
     except FileNotFoundError:
         return None
-    return reader(path, status.st_size, status.st_mtime_ns)
+    return load(path, status.st_size, status.st_mtime_ns)
 
 
 @lru_cache(maxsize=4096)

@@ -78,7 +78,7 @@ def fit(
         remove_leftovers(folder)
     bare = _untrained(config, len(data.train.skeleton))
     train_loader, val_loader = training_loader(config, data.train), evaluation_loader(config, data.val)
-    order = train_loader.sampler
+    order: Any = train_loader.sampler
     optimiser = _optimiser(config, bare)
     model, optimiser, train_loader, val_loader = engine.prepare(bare, optimiser, train_loader, val_loader)
     bare = engine.unwrap_model(model)
@@ -86,8 +86,9 @@ def fit(
         model.compile()
     losses, reader = build_losses(config), build_reader(config, model, data.val.skeleton)
     state = load_checkpoint(folder, bare, optimiser, engine.device)
-    for line in state.epochs if report else ():
-        report(line)
+    if report:
+        for line in state.epochs:
+            report(line)
 
     with Interruption() if engine.num_processes == 1 else nullcontext() as interruption:
         for epoch in range(len(state.epochs), config.epochs + 1):  # epoch 0 only validates the untrained network
@@ -160,17 +161,19 @@ def _train_epoch(
         if stop:
             state.steps, state.total = step + 1, total.item()
             raise Interrupted(f"interrupted after step {step + 1} of {steps} in epoch {epoch}; the same call resumes")
-    return engine.reduce(total, reduction="mean").item() / steps
+    mean: Any = engine.reduce(total, reduction="mean")
+    return mean.item() / steps
 
 
 def _untrained(config: Config, joints: int) -> HRNet:
     """The network before training, its weights drawn from the config's seed or, but for the head, pretrained."""
     torch.manual_seed(config.seed)
     model = build_model(config.model, num_joints=joints)
+    assert model.final_layer.bias is not None
     nn.init.constant_(model.final_layer.bias, config.initial_bias)
     if config.pretrained is not None:
         load_weights(model, config.pretrained, backbone_only=True)
-    return model.to(memory_format=torch.channels_last)  # a fifth faster on a CPU, more on a GPU
+    return model.to(memory_format=torch.channels_last)  # type: ignore[call-overload]  # a fifth faster on a CPU
 
 
 def _optimiser(config: Config, model: nn.Module) -> torch.optim.Optimizer:
@@ -182,6 +185,7 @@ def _optimiser(config: Config, model: nn.Module) -> torch.optim.Optimizer:
 def _rate(config: Config, time: float) -> float:
     """Learning rate after ``time`` epochs: a linear rise, then half a cosine to zero or tenfold drops at milestones."""
     peak = LEARNING_RATES["gaussian_mse"] if time < config.warm_start_epochs else config.lr
+    assert peak is not None  # make_config has set it
     if time < config.warmup_epochs:
         return peak * (time + 0.01) / (config.warmup_epochs + 0.01)
     if config.schedule == "step":

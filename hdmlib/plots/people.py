@@ -13,7 +13,7 @@ from matplotlib.patches import Rectangle
 
 from hdmlib.skeletons import Skeleton
 
-# Left and right differ in hue and lightness; what lies on the body's axis is white.
+# Left and right differ in hue and lightness; joints on the body's axis are white.
 LEFT, RIGHT, MIDDLE = "#ffb000", "#4cc9f0", "#ffffff"
 
 
@@ -35,8 +35,8 @@ def draw_skeleton(
         axes: Where the picture is.
         joints: (K, 2) in the picture's pixels.
         skeleton: Names and limbs of the K joints.
-        shown: (K,) truthy where the joint is to be drawn; all of them by default.
-        hollow: Rings instead of dots and thin limbs, for what is to be told from another pose.
+        shown: (K,) truthy for the joints to draw; all by default.
+        hollow: Rings instead of dots and thin limbs, to distinguish one pose from another.
     """
     shown = np.ones(len(skeleton), bool) if shown is None else np.asarray(shown) > 0
     colours = joint_colours(skeleton)
@@ -63,7 +63,7 @@ def show_picture(axes: Axes, picture: np.ndarray, title: str = "") -> None:
 
 
 def overlay(axes: Axes, picture: np.ndarray, heatmap: np.ndarray, title: str = "") -> None:
-    """A heatmap, scaled to its own peak, glowing over its greyed picture; cells keep their place on the pixels."""
+    """A heatmap, scaled to its own peak, over its greyed picture, each cell at its position."""
     grey = picture.mean(axis=2) * 0.55
     show_picture(axes, np.repeat(grey[..., None], 3, axis=2).astype(np.uint8), title)
     height, width = picture.shape[:2]
@@ -77,12 +77,12 @@ def overlay(axes: Axes, picture: np.ndarray, heatmap: np.ndarray, title: str = "
 def crops_with_targets(
     pictures: np.ndarray, joints: np.ndarray, shown: np.ndarray, targets: Mapping[str, np.ndarray], skeleton: Skeleton
 ) -> Figure:
-    """The data as a training step sees it: one column per crop, joints above, the targets of the losses below.
+    """The input of a training step: one column per crop, joints above, the targets of the losses below.
 
     Args:
         pictures: (N, H, W, 3) uint8.
         joints: (N, K, 2) in pixels of the crops.
-        shown: (N, K) weights.
+        shown: (N, K) weights; joints of weight 0 are not drawn.
         targets: Name of a target -> (N, h, w) map, all joints in one.
         skeleton: The joints.
     """
@@ -151,15 +151,15 @@ def people_on_photo(
     shown: np.ndarray | None = None,
     heat: np.ndarray | None = None,
 ) -> Figure:
-    """A photo with the people found on it and, beside it, where the heatmaps see their joints.
+    """A photo with its predicted people and, beside it, their heatmaps.
 
     Args:
         photo: (H, W, 3) uint8.
         boxes: (N, 4) x, y, width, height in pixels of the photo.
         joints: (N, K, 2) likewise.
         skeleton: The joints.
-        shown: (N, K) truthy where the joint is to be drawn; all of them by default.
-        heat: (H, W), all heatmaps in their places on the photo; without it the photo stands alone.
+        shown: (N, K) truthy for the joints to draw; all by default.
+        heat: (H, W), all heatmaps at their positions on the photo; ``None``: the photo alone.
     """
     height, width = photo.shape[:2]
     columns, side = 1 if heat is None else 2, 4.2 / max(height, width)

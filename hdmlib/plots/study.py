@@ -3,19 +3,24 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from typing import Any
 
 import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
 import seaborn as sns
 from matplotlib.figure import Figure
+from matplotlib.patches import Rectangle
 from numpy.typing import NDArray
 
 from hdmlib.plots.people import overlay, show_picture
 from hdmlib.plots.style import LOSS_LABEL, LOSS_STYLE
 
 # The cost of the supplement is drawn as a lighter matching.
-STYLES = {**LOSS_STYLE, "matching, plain distance": {"color": "#e58a8d", "linestyle": (0, (3, 1)), "marker": "P"}}
+STYLES: dict[str, dict[str, Any]] = {
+    **LOSS_STYLE,
+    "matching, plain distance": {"color": "#e58a8d", "linestyle": (0, (3, 1)), "marker": "P"},
+}
 LABELS = {**LOSS_LABEL, "matching, plain distance": "matching, plain distance"}
 _TRUTH = {"marker": "+", "color": "#4cc9f0", "markersize": 10, "markeredgewidth": 1.8, "linestyle": "none"}
 TERM_NAMES = {
@@ -35,9 +40,9 @@ def loss_against_score(curves: Mapping[str, pd.DataFrame], metric: str, first: i
     """
     figure, panels = plt.subplots(1, len(curves), figsize=(4.7 * len(curves), 3.3), layout="constrained", squeeze=False)
     for axes, (label, table) in zip(panels[0], curves.items(), strict=True):
-        table, style = table[table["epoch"] >= first], STYLES[label]
+        style = STYLES[label]
         other = axes.twinx()
-        for number, (_, run) in enumerate(table.groupby("seed")):
+        for number, (_, run) in enumerate(table[table["epoch"] >= first].groupby("seed")):
             strength = {"alpha": 1.0 if number == 0 else 0.35}
             axes.plot(run["epoch"], run["own loss"], color="black", linestyle="--", **strength)
             other.plot(run["epoch"], run[metric], color=style["color"], marker=style["marker"], **strength)
@@ -56,7 +61,7 @@ def terms_by_epoch(curve: pd.DataFrame, metric: str, first: int = 1) -> Figure:
         metric: The score.
         first: First epoch shown.
     """
-    curve = curve[curve["epoch"] >= first]
+    curve = pd.DataFrame(curve[curve["epoch"] >= first])
     figure, (upper, lower) = plt.subplots(
         2, 1, figsize=(7.4, 4.6), layout="constrained", sharex=True, height_ratios=[1, 1.7]
     )
@@ -88,7 +93,7 @@ def grid_of_scores(tables: Mapping[str, pd.DataFrame], title: str = "") -> Figur
             yticklabels=number == 0,
         )  # fmt: skip
         row, column = np.unravel_index(np.nanargmax(table.to_numpy()), table.shape)
-        axes.add_patch(plt.Rectangle((column, row), 1, 1, fill=False, edgecolor="#c1272d", linewidth=2.5))
+        axes.add_patch(Rectangle((float(column), float(row)), 1, 1, fill=False, edgecolor="#c1272d", linewidth=2.5))
         axes.set(title=metric, xlabel="", ylabel="")
         axes.tick_params(axis="x", rotation=35)
     figure.suptitle(title)
@@ -203,7 +208,7 @@ def bars(table: pd.DataFrame, titles: Mapping[str, str]) -> Figure:
     return figure
 
 
-def _style(label: str) -> Mapping[str, object]:
+def _style(label: Any) -> Mapping[str, Any]:
     return STYLES.get(label, {"color": "#555555", "linestyle": "-", "marker": "o"})
 
 

@@ -1,15 +1,19 @@
-"""Every figure: one style, one colour per loss, readable in grey. Numbers in, figures out, nothing is computed."""
+"""The style of every figure: one colour per loss, readable in grey. Figures in, files out."""
 
 from __future__ import annotations
 
 import os
 from pathlib import Path
+from typing import Any
 
 import matplotlib.pyplot as plt
 from matplotlib.figure import Figure
 
-# Lightness falls along the list, and each has its own dash and marker, so that grey prints stay readable.
-LOSS_STYLE: dict[str, dict[str, object]] = {
+# A numpy array, or a torch tensor on the CPU: figures take both, and import no torch.
+Array = Any
+
+# Lightness decreases along the list, and each has its own dash and marker, so that grey prints stay readable.
+LOSS_STYLE: dict[str, dict[str, Any]] = {
     "matching": {"color": "#c1272d", "linestyle": "-", "marker": "o"},
     "gaussian_mse": {"color": "#0072b2", "linestyle": "--", "marker": "s"},
     "cross_entropy": {"color": "#009e73", "linestyle": "-.", "marker": "^"},
@@ -22,7 +26,7 @@ LOSS_LABEL = {
     "soft_argmax": "soft-argmax", "dot_mse": "dot MSE",
 }  # fmt: skip
 
-STYLE = {
+STYLE: dict[Any, Any] = {
     "figure.dpi": 110,
     "savefig.dpi": 160,
     "font.size": 10,
@@ -44,7 +48,7 @@ STYLE = {
 
 
 def use_style() -> None:
-    """Set the project's look for every figure that follows."""
+    """Set the project's style for all later figures."""
     plt.rcParams.update(STYLE)
 
 
@@ -56,7 +60,7 @@ def save_figure(figure: Figure, folder: Path, name: str) -> None:
 
 
 def present(figure: Figure, name: str) -> None:
-    """Show a notebook's figure; where ``$HDMLIB_FIGURES`` names a folder, keep it there as PNG and PDF, too."""
+    """Show a notebook's figure; if ``$HDMLIB_FIGURES`` names a folder, also save it there as PNG and PDF."""
     if folder := os.environ.get("HDMLIB_FIGURES"):
         save_figure(figure, Path(folder), name)
     plt.show()

@@ -1,4 +1,4 @@
-"""The figures of notebook 06: what Theorem 1's terms are made of. Numbers come in, figures go out."""
+"""The figures of notebook 06: the terms of Theorem 1. Numbers in, figures out."""
 
 from __future__ import annotations
 
@@ -7,8 +7,8 @@ from collections.abc import Mapping, Sequence
 import matplotlib.pyplot as plt
 import numpy as np
 from matplotlib.figure import Figure
-from numpy.typing import ArrayLike
 
+from hdmlib.plots.style import Array
 from hdmlib.plots.transport import ON_LIGHT, show_map
 
 # The terms of the right side, dark to light; the last is what no heatmap can change.
@@ -21,9 +21,9 @@ TERM_LABELS = {
 
 
 def heatmaps_with_terms(
-    heatmaps: Mapping[str, ArrayLike], joint: ArrayLike, terms: Mapping[str, Mapping[str, float]]
+    heatmaps: Mapping[str, Array], joint: Array, terms: Mapping[str, Mapping[str, float]]
 ) -> Figure:
-    """Heatmaps, and below them the terms that their squared errors are made of.
+    """Heatmaps, and below them the terms that their squared errors consist of.
 
     Args:
         heatmaps: Title -> (H, W).
@@ -31,7 +31,7 @@ def heatmaps_with_terms(
         terms: Title -> name of a term -> value; their sum, ``gaussian_mse``, is marked.
     """
     figure = plt.figure(figsize=(2.5 * len(heatmaps), 4.9), layout="constrained")
-    upper, lower = figure.subfigures(2, 1, height_ratios=[1, 1.1])
+    upper, lower = figure.subfigures(2, 1, height_ratios=[1, 1.1], squeeze=False)[:, 0]
     panels = upper.subplots(1, len(heatmaps), squeeze=False)[0]
     for axes, (title, heatmap) in zip(panels, heatmaps.items(), strict=True):
         show_map(axes, heatmap, title, signed=True)
@@ -57,12 +57,12 @@ def heatmaps_with_terms(
 
 
 def gap_and_constant(
-    offsets: ArrayLike,
-    gaps: Mapping[float, tuple[ArrayLike, ArrayLike]],
+    offsets: Array,
+    gaps: Mapping[float, tuple[Array, Array]],
     sigmas: Sequence[float],
-    constants: Mapping[str, ArrayLike],
+    constants: Mapping[str, Array],
 ) -> Figure:
-    """What is missing off the grid, and what C is.
+    """The gap of Theorem 1 off the grid, and its constant C.
 
     Args:
         offsets: (T,) distance of the annotation from its cell.

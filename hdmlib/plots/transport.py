@@ -1,4 +1,4 @@
-"""The figures of notebook 01: masses, costs, plans, potentials on a heatmap's cells. Numbers come in, figures go out.
+"""Figures of notebook 01: masses, costs, plans and potentials on the cells of a heatmap. Numbers in, figures out.
 
 A map is an (H, W) array or tensor whose cell in row i, column j is centred on (x, y) = (j, i); points are in cells.
 """
@@ -13,9 +13,8 @@ from matplotlib.axes import Axes
 from matplotlib.collections import LineCollection
 from matplotlib.colors import to_rgb, to_rgba_array
 from matplotlib.figure import Figure
-from numpy.typing import ArrayLike
 
-from hdmlib.plots.style import LOSS_LABEL, LOSS_STYLE
+from hdmlib.plots.style import LOSS_LABEL, LOSS_STYLE, Array
 
 # Four demanders, told apart by hue and by lightness (Okabe and Ito).
 DEMANDER_COLOURS = ("#0072b2", "#e69f00", "#009e73", "#cc79a7")
@@ -24,11 +23,11 @@ ANNOTATION = {"marker": "+", "color": "#4cc9f0", "markersize": 11, "markeredgewi
 ON_LIGHT = {**ANNOTATION, "color": "black"}
 
 
-def loss_by_distance(distances: ArrayLike, losses: Mapping[str, ArrayLike]) -> Figure:
-    """What a shifted peak costs.
+def loss_by_distance(distances: Array, losses: Mapping[str, Array]) -> Figure:
+    """The loss of a heatmap whose peak is shifted away from the annotation.
 
     Args:
-        distances: (T,) of the peak from the annotation, in cells.
+        distances: (T,) distances of the peak from the annotation, in cells.
         losses: Name of a loss -> (T,) values, each on its own scale.
     """
     figure, axes = plt.subplots(figsize=(6.2, 3.2), layout="constrained")
@@ -39,8 +38,8 @@ def loss_by_distance(distances: ArrayLike, losses: Mapping[str, ArrayLike]) -> F
     return figure
 
 
-def masses(heatmap: ArrayLike, suppliers: ArrayLike, points: ArrayLike, shares: ArrayLike, joint: ArrayLike) -> Figure:
-    """A heatmap, the distribution it becomes, and the one that the annotation becomes.
+def masses(heatmap: Array, suppliers: Array, points: Array, shares: Array, joint: Array) -> Figure:
+    """A heatmap, its suppliers, and the demanders of the annotation.
 
     Args:
         heatmap: (H, W), of both signs.
@@ -69,8 +68,8 @@ def masses(heatmap: ArrayLike, suppliers: ArrayLike, points: ArrayLike, shares: 
     return figure
 
 
-def costs(to_one: ArrayLike, point: ArrayLike, distances: ArrayLike, curves: Mapping[str, ArrayLike]) -> Figure:
-    """The cost of moving mass to one demander, over the map, and the costs on offer by distance.
+def costs(to_one: Array, point: Array, distances: Array, curves: Mapping[str, Array]) -> Figure:
+    """The cost of moving mass to one demander, over the map, and each kind of cost against the distance.
 
     Args:
         to_one: (H, W) cost from each cell.
@@ -89,8 +88,8 @@ def costs(to_one: ArrayLike, point: ArrayLike, distances: ArrayLike, curves: Map
     return figure
 
 
-def plans(suppliers: ArrayLike, flows: Mapping[str, ArrayLike], points: ArrayLike) -> Figure:
-    """Transport plans as flows from cells to demanders; a line's width and strength tell the mass it carries.
+def plans(suppliers: Array, flows: Mapping[str, Array], points: Array) -> Figure:
+    """Transport plans as flows from cells to demanders; the width and opacity of a line show the mass it carries.
 
     Args:
         suppliers: (H, W).
@@ -111,13 +110,13 @@ def plans(suppliers: ArrayLike, flows: Mapping[str, ArrayLike], points: ArrayLik
         cells = np.stack([sender % suppliers.shape[1], sender // suppliers.shape[1]], axis=1)
         colours = to_rgba_array(np.array(DEMANDER_COLOURS)[receiver], alpha=np.clip(0.18 + 14 * mass, 0, 0.85))
         lines = np.stack([cells, points[receiver]], axis=1)
-        axes.add_collection(LineCollection(lines, colors=colours, linewidths=1.2 + 60 * mass))
+        axes.add_collection(LineCollection(list(lines), colors=colours, linewidths=1.2 + 60 * mass))
         axes.scatter(*points.T, s=46, c=DEMANDER_COLOURS[: len(points)], edgecolors="black", linewidths=0.8, zorder=3)
         _frame(axes, title)
     return figure
 
 
-def signed_maps(panels: Mapping[str, ArrayLike], joint: ArrayLike) -> Figure:
+def signed_maps(panels: Mapping[str, Array], joint: Array) -> Figure:
     """Maps of both signs in a row, red above zero and blue below, with the annotation on each.
 
     Args:
@@ -134,14 +133,12 @@ def signed_maps(panels: Mapping[str, ArrayLike], joint: ArrayLike) -> Figure:
     return figure
 
 
-def territories(
-    shares: Mapping[str, ArrayLike], asked: Mapping[str, ArrayLike], points: ArrayLike, joint: ArrayLike
-) -> Figure:
-    """What epsilon does, a column per value: which demander each cell serves, and the map that the loss asks for.
+def territories(shares: Mapping[str, Array], minimisers: Mapping[str, Array], points: Array, joint: Array) -> Figure:
+    """Effect of epsilon, a column per value: the demander that each cell serves, and the minimiser of the loss.
 
     Args:
         shares: Title -> (H, W, M) shares of a cell's mass that go to each demander; a colour each, mixed.
-        asked: Title -> (H, W) minimiser of the loss.
+        minimisers: Title -> (H, W) minimiser of the loss.
         points: (M, 2) demanders.
         joint: (2,) annotation.
     """
@@ -154,7 +151,7 @@ def territories(
         upper.imshow(np.clip(np.asarray(shares[title]) @ palette, 0, 1))
         upper.scatter(*points.T, s=26, c=palette, edgecolors="white", linewidths=0.9, zorder=3)
         _frame(upper, title)
-        lower.imshow(np.asarray(asked[title]), cmap=MASS, vmin=0)
+        lower.imshow(np.asarray(minimisers[title]), cmap=MASS, vmin=0)
         lower.plot(*joint, **ANNOTATION)
         _frame(lower, "")
     grid[0, 0].set_ylabel("served demander")
@@ -162,7 +159,7 @@ def territories(
     return figure
 
 
-def conventions(minimisers: Mapping[tuple[str, str], ArrayLike], joint: ArrayLike, reach: float = 5.5) -> Figure:
+def conventions(minimisers: Mapping[tuple[str, str], Array], joint: Array, reach: float = 5.5) -> Figure:
     """Minimisers of the loss, a row per epsilon, a column per convention, each map on its own scale.
 
     Args:
@@ -188,14 +185,14 @@ def conventions(minimisers: Mapping[tuple[str, str], ArrayLike], joint: ArrayLik
     return figure
 
 
-def bumps(offsets: ArrayLike, profiles: Mapping[str, ArrayLike], gaussian: ArrayLike, label: str) -> Figure:
-    """Cuts through the maps that the loss asks for with one demander, by cost, beside a Gaussian.
+def bumps(offsets: Array, profiles: Mapping[str, Array], gaussian: Array, label: str) -> Figure:
+    """Cuts through the minimisers of the loss with one demander, by cost, beside a Gaussian.
 
     Args:
         offsets: (W,) columns from the demander, in cells.
         profiles: Name of a cost -> (W,) masses, scaled to peak 1.
         gaussian: (W,) likewise.
-        label: What the Gaussian is.
+        label: Legend of the Gaussian.
     """
     figure, axes = plt.subplots(figsize=(6.2, 2.9), layout="constrained")
     axes.plot(offsets, gaussian, color="#b5d4e8", linewidth=7, solid_capstyle="round", label=label)
@@ -206,7 +203,7 @@ def bumps(offsets: ArrayLike, profiles: Mapping[str, ArrayLike], gaussian: Array
     return figure
 
 
-def show_map(axes: Axes, values: ArrayLike, title: str, *, signed: bool = False, colours: str = MASS) -> None:
+def show_map(axes: Axes, values: Array, title: str, *, signed: bool = False, colours: str = MASS) -> None:
     """One (H, W) map in cells with a colour bar."""
     values = np.asarray(values)
     if signed:
@@ -214,7 +211,7 @@ def show_map(axes: Axes, values: ArrayLike, title: str, *, signed: bool = False,
         image = axes.imshow(values, cmap=SIGNED, vmin=-reach, vmax=reach)
     else:
         image = axes.imshow(values, cmap=colours)
-    axes.set_facecolor("#d9d9d9")  # of cells without a value
+    axes.set_facecolor("#d9d9d9")  # cells without a value
     axes.figure.colorbar(image, ax=axes, shrink=0.85, pad=0.02).ax.tick_params(labelsize=7)
     _frame(axes, title)
 

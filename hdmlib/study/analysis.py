@@ -41,7 +41,8 @@ def curves(records: Mapping[str, Sequence[Record]]) -> pd.DataFrame:
 def final_scores(records: Mapping[str, Sequence[Record]]) -> pd.DataFrame:
     """One row per run: metrics and measures after the last epoch, as the run's own decoder reads the heatmaps."""
     table = curves(records)
-    return table[table["epoch"] == table.groupby(["label", "seed"])["epoch"].transform("max")].reset_index(drop=True)
+    last = table.groupby(["label", "seed"])["epoch"].transform("max")
+    return pd.DataFrame(table[table["epoch"] == last]).reset_index(drop=True)
 
 
 def by_decoder(records: Mapping[str, Sequence[Record]]) -> pd.DataFrame:
@@ -166,11 +167,11 @@ def agreement(
         and ``high``, its 95 % percentile bootstrap interval; ``loss fell``: number of epochs whose loss is below that
         of the previous epoch; ``of these worse``: how many of them have a lower score.
     """
-    part = curve[(curve["epoch"] >= first) & (curve["epoch"] <= last)].sort_values("epoch")
+    part = curve.query("@first <= epoch <= @last").sort_values("epoch")
     loss, score = part["own loss"].to_numpy(), part[metric].to_numpy()
     low, high = bootstrap(
         (loss, score), _rank_correlation, paired=True, vectorized=False, n_resamples=draws, method="percentile",
-        random_state=np.random.default_rng(0),
+        rng=np.random.default_rng(0),
     ).confidence_interval  # fmt: skip
     fell = np.diff(loss) < -least * np.ptp(loss)
     worse = fell & (np.diff(score) < 0)
@@ -181,4 +182,4 @@ def agreement(
 def _rank_correlation(loss: NDArray[np.floating], score: NDArray[np.floating]) -> float:
     """Spearman's rho; 0 where either is constant, as in some resamples of a few epochs."""
     constant = np.ptp(loss) == 0 or np.ptp(score) == 0
-    return 0.0 if constant else float(spearmanr(loss, score).statistic)
+    return 0.0 if constant else float(np.asarray(spearmanr(loss, score))[0])

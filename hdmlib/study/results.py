@@ -37,13 +37,14 @@ def publish(stage: str, config: Config, keep: Sequence[str] = (), results: Path 
         results: Folder of the tables.
 
     Raises:
-        ValueError: As :meth:`Store.publish` raises it.
+        ValueError: There is no such run, or as :meth:`Store.publish`.
     """
     store = Store.of(config)
     with store.publishing():
-        run = store.find(config)
-        if run is None:  # its data lies in data_root: by name, which holds the data's fingerprint
-            run = store.own(record_of(config).name)
+        # data in data_root has to be read for the run's name, which holds its fingerprint
+        run = store.find(config) or store.own(record_of(config).name)
+        if run is None:
+            raise ValueError(f"no finished run of this config in {store.runs}; train it first")
         store.publish(stage, run, keep)
         for name in {stage, *store.stages()}:
             write_table(name, store, results)
