@@ -235,12 +235,16 @@ class MatchingLoss(HeatmapLoss):
         shares = shares * (weights > 0)[..., None]
         # traced, an epsilon that falls would be a new constant, and a new compilation, in every step
         falling = self.epsilon_start != self.epsilon and torch.compiler.is_compiling()
-        epsilon = torch.compiler.disable(self.epsilon_now)() if falling else self.epsilon_now()
-        distance = _MatchingFunction.apply(
-            heatmaps.flatten(0, 1), points.flatten(0, 1), shares.flatten(0, 1), self.suppliers, epsilon,
-            self.problem.regulariser, self.problem.cost.kind, self.problem.cost.tau, self.mass_floor, self.likelihood,
-        ).unflatten(0, weights.shape)  # fmt: skip
-        return weights * distance
+        transport = torch.compiler.disable(self._transport) if falling else self._transport
+        distance = transport(heatmaps.flatten(0, 1), points.flatten(0, 1), shares.flatten(0, 1))
+        return weights * distance.unflatten(0, weights.shape)
+
+    def _transport(self, heatmaps: Tensor, points: Tensor, shares: Tensor) -> Tensor:
+        """The loss (G,) of heatmaps (G, H, W) with demanders (G, M, 2) and their shares (G, M)."""
+        return _MatchingFunction.apply(
+            heatmaps, points, shares, self.suppliers, self.epsilon_now(), self.problem.regulariser,
+            self.problem.cost.kind, self.problem.cost.tau, self.mass_floor, self.likelihood,
+        )  # fmt: skip
 
     def readout(self, heatmaps: Tensor) -> Tensor:
         return make_suppliers(heatmaps, self.suppliers)

@@ -153,7 +153,7 @@ class TestKernel:
         heatmaps, points, shares = problem(6, (16, 16), scale=20.0)
         options = {"cost": "saturating", "tau": 1.0, "epsilon": 0.05}
         reference = _solve(heatmaps, points, shares, matching(**options))
-        monkeypatch.setattr(gpu_kernel, "MAX_EVALUATIONS", 4)
+        monkeypatch.setattr(gpu_kernel, "MAX_EVALUATIONS", 2)
         monkeypatch.setattr(gpu_kernel, "STAGES", 1)
         *_, error = gpu_kernel.run_kernel(heatmaps, points, shares, matching(**options))
         assert (error > gpu_kernel.TOLERANCE).any()

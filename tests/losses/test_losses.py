@@ -3,6 +3,7 @@
 import pytest
 import torch
 from torch import nn
+from torch._dynamo.utils import counters
 
 from hdmlib.heatmaps import demanders, dot_map
 from hdmlib.losses.matching import MatchingLoss
@@ -262,15 +263,6 @@ def test_softmax_suppliers_do_not_see_a_shift():
     torch.testing.assert_close(gradient.sum((2, 3)), torch.zeros(2, 3, dtype=torch.float64), rtol=0, atol=1e-8)
 
 
-def test_a_second_derivative_is_refused():
-    heatmaps, joints, weights = batch()
-    heatmaps.requires_grad_()
-    value = MatchingLoss()(heatmaps, joints, weights.requires_grad_())
-    (first,) = torch.autograd.grad(value, heatmaps, create_graph=True)
-    with pytest.raises(RuntimeError, match="once_differentiable"):
-        first.square().sum().backward()
-
-
 def one_cell(value):
     heatmap = torch.full(SIZE, -1.0)
     heatmap[10, 1] = value
@@ -400,3 +392,32 @@ def test_above_its_peak_the_mass_floor_makes_every_map_pull_alike(suppliers):
 
     torch.testing.assert_close(pull(0.01, 1e-4), 100 * pull(1.0, 1e-4))  # as the quotient has it
     torch.testing.assert_close(pull(0.01, 2.0), pull(1.0, 2.0))
+
+
+# ------------------------------------------------------------------------------------------- derivatives and compiling
+
+
+def test_a_second_derivative_is_refused_in_a_sentence():
+    heatmaps, joints, weights = batch()
+    loss = MatchingLoss()
+    heatmaps.requires_grad_()
+    (gradient,) = torch.autograd.grad(loss(heatmaps, joints, weights), heatmaps, create_graph=True)
+    with pytest.raises(RuntimeError, match="the matching loss has no second derivative"):
+        gradient.sum().backward()
+    with pytest.raises(RuntimeError, match=r"not torch\.func"):
+        torch.func.grad(lambda h: loss(h, joints, weights))(heatmaps.detach())
+
+
+@pytest.mark.parametrize("options", [{}, {"epsilon_start": 1.0}])
+def test_a_compiled_loss_is_not_compiled_again_as_epsilon_falls(options):
+    heatmaps, joints, weights = batch()
+    loss = MatchingLoss(**options)
+    compiled = torch.compile(loss, backend="eager")
+    for step in range(3):
+        loss.set_progress(step / 20)
+        compiled(heatmaps, joints, weights)
+    graphs = counters["stats"]["unique_graphs"]
+    for step in range(3, 8):
+        loss.set_progress(step / 20)
+        torch.testing.assert_close(compiled(heatmaps, joints, weights), loss(heatmaps, joints, weights))
+    assert counters["stats"]["unique_graphs"] == graphs
