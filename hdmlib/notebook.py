@@ -81,7 +81,7 @@ class _CellLine:
     def __init__(self) -> None:
         from IPython.display import display  # the command line also runs where there is no IPython
 
-        self.handle = display({"text/plain": ""}, raw=True, display_id=True)
+        self.handle: Any = display({"text/plain": ""}, raw=True, display_id=True)
 
     def write(self, text: str) -> None:
         self.handle.update({"text/plain": text.strip()}, raw=True)

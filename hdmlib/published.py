@@ -204,4 +204,4 @@ def as_frame(rows: Iterable[Result] = RESULTS) -> pd.DataFrame:
     ]
     frame = pd.DataFrame.from_records(records)
     last = ["source", "note"]
-    return frame[[column for column in frame.columns if column not in last] + last]
+    return frame.reindex(columns=[column for column in frame.columns if column not in last] + last)
