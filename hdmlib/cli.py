@@ -16,7 +16,7 @@ from hdmlib.data.sources import Data
 from hdmlib.experiments.estimate import estimate
 from hdmlib.experiments.examples import predict_examples
 from hdmlib.experiments.runs import Run, record_of, run
-from hdmlib.experiments.store import ARTEFACTS, Store
+from hdmlib.experiments.store import ARTEFACTS, REFERENCE_RECORDS, Store
 from hdmlib.experiments.training import TrainingDiverged
 from hdmlib.inference import predict
 from hdmlib.notebook import epoch_line, progress
@@ -152,6 +152,8 @@ def run_study(
     try:
         if stage not in STAGES:
             raise ConfigError(f"stage {unknown_name(stage, STAGES)}")
+        if publish and not REFERENCE_RECORDS.is_dir():
+            raise ConfigError(f"publish: needs a clone of the repository; there is no folder {REFERENCE_RECORDS}")
         for artefact in keep or ():
             if artefact not in ARTEFACTS:
                 raise ConfigError(f"keep: {unknown_name(artefact, ARTEFACTS)}")

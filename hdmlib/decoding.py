@@ -379,7 +379,7 @@ def decode(
         raise ValueError(f"heatmaps must be a (B, K, H, W) tensor with H, W > 0, got shape {tuple(heatmaps.shape)}")
     heatmaps = heatmaps if heatmaps.dtype == torch.float64 else heatmaps.float()
     # a traced or exported graph cannot raise
-    exporting = torch.jit.is_tracing() or torch.compiler.is_compiling()
+    exporting = torch.jit.is_tracing() or torch.compiler.is_compiling()  # pyright: ignore[reportPrivateImportUsage]
     if not exporting and not heatmaps.isfinite().all():
         bad = (~heatmaps.isfinite()).flatten(2).any(2).nonzero()[0].tolist()
         raise ValueError(

@@ -202,5 +202,6 @@ def as_frame(rows: Iterable[Result] = RESULTS) -> pd.DataFrame:
         }
         for row in rows
     ]
-    columns = [column for column in pd.DataFrame.from_records(records) if column not in ("source", "note")]
-    return pd.DataFrame.from_records(records, columns=[*columns, "source", "note"])
+    frame = pd.DataFrame.from_records(records)
+    last = ["source", "note"]
+    return frame.reindex(columns=[column for column in frame.columns if column not in last] + last)

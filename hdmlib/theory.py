@@ -55,7 +55,7 @@ def theorem_terms(heatmaps: Tensor, joints: Tensor, sigma: float, *, on_grid: bo
         on_grid: Whether the Gaussian is centred on the cell nearest to the joint, as the theorem assumes, or on the
             joint itself.
     """
-    heatmaps, joints, size = as_float64(heatmaps), as_float64(joints), heatmaps.shape[-2:]
+    heatmaps, joints, size = as_float64(heatmaps), as_float64(joints), (heatmaps.shape[-2], heatmaps.shape[-1])
     cells = (joints + 0.5).floor()
     dot, gaussian = dot_map(cells, size), gaussian_map(cells if on_grid else joints, size, sigma)
     return Terms(
@@ -75,7 +75,7 @@ def proof_lines(
     Returns:
         Line -> left and right side, (...) float64.
     """
-    H, joints, size = as_float64(heatmaps), as_float64(joints), heatmaps.shape[-2:]
+    H, joints, size = as_float64(heatmaps), as_float64(joints), (heatmaps.shape[-2], heatmaps.shape[-1])
     cells = (joints + 0.5).floor()
     d, G = dot_map(cells, size), gaussian_map(cells if on_grid else joints, size, sigma)
     return {

@@ -1,7 +1,9 @@
 """environment.yml, pyproject.toml and the installed distributions agree."""
 
+import ast
+import sys
 import tomllib
-from importlib.metadata import version
+from importlib.metadata import packages_distributions, version
 from pathlib import Path
 
 import pytest
@@ -41,6 +43,25 @@ def test_the_core_is_torch_and_numpy():
 def test_the_test_extra_installs_every_other_extra():
     everything = {r.name for extra in EXTRAS for r in _requirements(EXTRAS[extra])}
     assert everything <= {r.name for r in DECLARED}
+
+
+def _imported(folder: Path) -> set[str]:
+    """Names of the distributions whose modules the files of a folder import."""
+    names = set()
+    for file in folder.rglob("*.py"):
+        for node in ast.walk(ast.parse(file.read_text(encoding="utf-8"))):
+            if isinstance(node, ast.Import):
+                names |= {alias.name.partition(".")[0] for alias in node.names}
+            elif isinstance(node, ast.ImportFrom) and node.module and not node.level:
+                names.add(node.module.partition(".")[0])
+    here = packages_distributions()
+    ours = sys.stdlib_module_names | {"hdmlib"}
+    return {min(here.get(name, [name])).lower() for name in names - ours}
+
+
+@pytest.mark.parametrize("folder", ["hdmlib", "tests", "notebooks"])
+def test_every_imported_distribution_is_declared(folder):
+    assert _imported(ROOT / folder) <= {r.name for r in DECLARED}
 
 
 def test_every_requirement_is_pinned_and_nothing_else_is():

@@ -10,6 +10,9 @@ The module needs Triton and is imported with the first map on a GPU. Tested in T
 (``TRITON_INTERPRET=1``). No GPU was at hand: its speed is not measured yet.
 """
 
+# Triton compiles its functions from their source: a launch and an operator have other types than in Python.
+# pyright: reportCallIssue=false, reportOperatorIssue=false
+
 from __future__ import annotations
 
 import warnings

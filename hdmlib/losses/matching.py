@@ -48,12 +48,7 @@ class Matching:
     likelihood: float = 0.0
 
 
-# The solver may look at numbers on the host, which a CUDA graph cannot record.
-_TAGS = {"tags": (torch.Tag.cudagraph_unsafe,)} if hasattr(torch.Tag, "cudagraph_unsafe") else {}
-
-
-@torch.library.custom_op("hdmlib::matching", mutates_args=(), **_TAGS)
-def _matching(
+def _loss_and_gradient(
     heatmaps: Tensor,
     points: Tensor,
     shares: Tensor,
@@ -69,8 +64,6 @@ def _matching(
 
     Demanders are the cells ``points`` (G, M, 2) with their ``shares`` (G, M) of sum 1. A map whose shares are all 0 is
     ignored: its loss and its gradient are 0, whatever it holds.
-
-    An operator of its own, so that ``torch.compile`` takes it as it is.
     """
     matching = Matching(Problem(epsilon, regulariser, Cost(cost, tau)), suppliers, mass_floor, likelihood)
     kernel = accelerator("hdmlib.losses.gpu_kernel") if heatmaps.is_cuda else None
@@ -79,9 +72,19 @@ def _matching(
     return _solve(heatmaps, points, shares, matching)
 
 
-@_matching.register_fake
-def _(heatmaps, points, shares, suppliers, epsilon, regulariser, cost, tau, mass_floor, likelihood=0.0):
+def _shapes(heatmaps: Tensor, *_: Any, likelihood: float = 0.0) -> tuple[Tensor, Tensor]:
     return heatmaps.new_empty(len(heatmaps)), torch.empty_like(heatmaps, memory_format=torch.contiguous_format)
+
+
+# An operator of its own, so that torch.compile takes it as it is. torch.library.custom_op would define it in one line,
+# but its first call imports the compiler, for a second or two, whether or not it is in use.
+# The solver may look at numbers on the host, which a CUDA graph cannot record.
+_TAGS = [getattr(torch.Tag, name) for name in ("pt2_compliant_tag", "cudagraph_unsafe") if hasattr(torch.Tag, name)]
+_SCHEMA = torch.library.infer_schema(_loss_and_gradient, mutates_args=())
+torch.library.define("hdmlib::matching", _SCHEMA, tags=tuple(_TAGS))
+torch.library.impl("hdmlib::matching", "default", _loss_and_gradient)
+torch.library.register_fake("hdmlib::matching", _shapes)
+_matching = torch.ops.hdmlib.matching.default
 
 
 def _solve(heatmaps: Tensor, points: Tensor, shares: Tensor, matching: Matching) -> tuple[Tensor, Tensor]:

@@ -56,7 +56,7 @@ class _Ignored:
 
 # mmpose 1.x keeps its training log (mmengine's HistoryBuffer, full of numpy arrays) and HRNet its best score (a numpy
 # scalar) in the file. torch's tensors-only reader refuses these names; it is given the inert class for them.
-LOGS = [
+LOGS: list[Any] = [
     (_Ignored, name)
     for name in (
         "mmengine.logging.history_buffer.HistoryBuffer",

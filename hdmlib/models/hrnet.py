@@ -140,7 +140,7 @@ class FusionModule(nn.Module):
         """One (B, C_b, H / 2**b, W / 2**b) tensor per branch -> the same, ``outputs`` of them."""
         maps = [branch(x) for branch, x in zip(self.branches, maps, strict=True)]
         return [
-            F.relu(reduce(torch.add, (path(x) for path, x in zip(paths, maps, strict=True))), inplace=True)
+            F.relu(reduce(torch.add, (path(x) for path, x in zip(paths.children(), maps, strict=True))), inplace=True)
             for paths in self.fuse_layers
         ]
 
@@ -195,6 +195,7 @@ class HRNet(nn.Module):
                 if isinstance(module, nn.Conv2d):
                     nn.init.normal_(module.weight, std=self.spec.init_std)
         nn.init.normal_(self.final_layer.weight, std=0.001)
+        assert self.final_layer.bias is not None
         nn.init.zeros_(self.final_layer.bias)
 
     def forward(self, images: Tensor) -> Tensor:
@@ -222,7 +223,7 @@ class HRNet(nn.Module):
         for s in range(2, len(self.spec.modules) + 2):
             grow = self.get_submodule(f"transition{s - 1}")
             # The new, coarsest branch grows out of what was the coarsest so far.
-            maps = [layer(x) for layer, x in zip(grow, [*maps, maps[-1]], strict=True)]
+            maps = [layer(x) for layer, x in zip(grow.children(), [*maps, maps[-1]], strict=True)]
             maps = self.get_submodule(f"stage{s}")(maps)
         return self.final_layer(maps[0])
 

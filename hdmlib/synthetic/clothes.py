@@ -31,9 +31,9 @@ _PATTERNS = ("plain",) * 8 + ("hoops", "stripes", "checks", "dots", "band", "blo
 class Palette:
     """The colours of one scene, RGB 0-255; index 0 is kept for holes."""
 
-    colours: list[tuple[float, float, float]] = field(default_factory=lambda: [(0.0, 0.0, 0.0)])
+    colours: list[tuple[float, ...]] = field(default_factory=lambda: [(0.0, 0.0, 0.0)])
 
-    def add(self, rgb: tuple[float, float, float]) -> int:
+    def add(self, rgb: tuple[float, ...]) -> int:
         """Index of a new colour."""
         self.colours.append(rgb)
         return len(self.colours) - 1
@@ -97,8 +97,8 @@ class Outfit:
 
 
 def _rgb(rng: np.random.Generator, saturation=(0.15, 0.85), value=(0.2, 0.95)) -> tuple[float, float, float]:
-    colour = colorsys.hsv_to_rgb(rng.random(), rng.uniform(*saturation), rng.uniform(*value))
-    return tuple(255.0 * c for c in colour)
+    red, green, blue = colorsys.hsv_to_rgb(rng.random(), rng.uniform(*saturation), rng.uniform(*value))
+    return 255.0 * red, 255.0 * green, 255.0 * blue
 
 
 def _cloth(rng: np.random.Generator, palette: Palette, kinds=_PATTERNS, **colours) -> Cloth:
@@ -236,7 +236,7 @@ def _hips(body: Body, outfit: Outfit) -> Solid:
 
     centre = hips + 0.008 * h * pelvis[:, 1]
     paint = cloth.paint if cloth is outfit.shirt else trousers
-    return Solid(centre, pelvis, 0, (0.066 * h * g,) * 2, (1.48, 1.02, 1.04), paint)
+    return Solid(centre, pelvis, 0, (0.066 * h * g, 0.066 * h * g), (1.48, 1.02, 1.04), paint)
 
 
 def _arm(body: Body, outfit: Outfit, side: str) -> list[Solid]:

@@ -276,7 +276,7 @@ def _draw_all(folder: Path, recipe: _Recipe, jobs: list[tuple[str, int]], worker
         yield from (_draw(folder, recipe, *job) for job in jobs)
         return
     with parallel_config("loky", inner_max_num_threads=1, idle_worker_timeout=10):
-        pool = Parallel(workers, return_as="generator_unordered")
+        pool: Any = Parallel(workers, return_as="generator_unordered")
     yield from pool(delayed(_draw_in_worker)(os.getpid(), folder.resolve(), recipe, *job) for job in jobs)
 
 

@@ -178,7 +178,7 @@ def _prepare(camera: Camera, solids: Sequence[Solid]) -> Iterator[tuple[Solid, t
     shape = np.array([camera.width, camera.height]) * SAMPLES
     first = np.clip(np.floor(low / step + centre), 0, shape).astype(int)
     last = np.clip(np.ceil(high / step + centre) + 1, 0, shape).astype(int)
-    for i in (front & (first < last).all(1)).nonzero()[0]:
+    for i in (front & (first < last).all(1)).nonzero()[0].tolist():
         (x0, y0), (x1, y1) = first[i].tolist(), last[i].tolist()
         xi = ((np.arange(x0, x1) - centre[0]) * step - middle[i, 0]).astype(np.float32)
         eta = ((np.arange(y0, y1) - centre[1]) * step - middle[i, 1]).astype(np.float32)

@@ -138,10 +138,10 @@ def daylight(rng: np.random.Generator, camera: Camera, bodies: Sequence[Body], s
         bones = np.array([[body.joints[a], body.joints[b]] for a, b in _BONES])
         ends = camera.see(bones - bones[..., 1:2] * slope)
         pixels = np.clip(camera.project(np.maximum(ends, [-np.inf, -np.inf, 0.3])) / 2, -4096, 4096).astype(int)
-        for (a, b), points, depth in zip(_BONES, pixels.tolist(), ends[..., 2], strict=True):
+        for (a, b), (start, end), depth in zip(_BONES, pixels.tolist(), ends[..., 2], strict=True):
             if (depth > 0.3).all():
                 thick = (0.16 if "thorax" in (a, b) else 0.085) * camera.focal / (2 * depth.mean())
-                cv2.line(mask, *points, 255, max(round(thick), 1))
+                cv2.line(mask, start, end, 255, max(round(thick), 1))
     soft = cv2.GaussianBlur(mask, (0, 0), 0.006 * camera.width + 0.3)
     shadow = cv2.resize(soft, (camera.width, camera.height)).astype(np.float32) * np.float32(-0.5 / 255) + 1
     across, along = rng.normal(0, 0.25, 2)

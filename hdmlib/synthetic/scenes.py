@@ -8,6 +8,7 @@ sub-pixel precision, and their visibility from the z-buffer.
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
+from typing import Any
 
 import cv2
 import numpy as np
@@ -222,7 +223,8 @@ def _expose(rng: np.random.Generator, image: np.ndarray) -> np.ndarray:
         image = cv2.GaussianBlur(image, (0, 0), blur)
     rows, columns = (np.arange(n) + shift for n, shift in zip(image.shape, rng.integers(0, 256, 2), strict=False))
     noise = noise_bank()[5].take(rows, axis=0, mode="wrap").take(columns, axis=1, mode="wrap") * np.float32(2 * grain)
-    return cv2.add(cv2.multiply(image, (*gain.tolist(), 1.0)), cv2.merge([noise] * 3), dtype=cv2.CV_8U)
+    gains: Any = (*gain.tolist(), 1.0)  # OpenCV's scalar, a number for each channel
+    return cv2.add(cv2.multiply(image, gains), cv2.merge([noise] * 3), dtype=cv2.CV_8U)
 
 
 # Labels ---------------------------------------------------------------------------------------------------------------
@@ -241,17 +243,17 @@ def label_person(raster: Raster, camera: Camera, body: Body, owner: int) -> Pers
         The label, or ``None`` if nothing of the person is visible.
     """
     mask = raster.owner == owner
-    columns, rows = mask.any(0).nonzero()[0], mask.any(1).nonzero()[0]
+    columns, rows = np.any(mask, axis=0).nonzero()[0], np.any(mask, axis=1).nonzero()[0]
     if not len(columns):
         return None
     x0, x1, y0, y1 = (float(c) / SAMPLES for c in (columns[0], columns[-1] + 1, rows[0], rows[-1] + 1))
     names = sorted({*COCO_17.joints, *MPII_16.joints})
     points = camera.see(np.array([body.joints[name] for name in names]))
     pixels = camera.project(points)
-    inside = ((pixels >= -0.5) & (pixels < np.array([camera.width, camera.height]) - 0.5)).all(1)
+    inside = np.all((pixels >= -0.5) & (pixels < np.array([camera.width, camera.height]) - 0.5), axis=1)
     depth, owners = raster.at(np.where(inside[:, None], pixels, 0))
     flesh = np.array([_FLESH[name.removeprefix("left_").removeprefix("right_")] for name in names]) * body.stature
-    seen = (owners == owner) & (depth >= points[:, 2] - flesh)
+    seen = np.equal(owners, owner) & (depth >= points[:, 2] - flesh)
     joints = {
         name: (float(x), float(y), 0 if not a else 2 if b else 1)
         for name, (x, y), a, b in zip(names, pixels, inside, seen, strict=True)

@@ -119,7 +119,7 @@ def finish(
         value: (G,), filled with sum_n S_n a_n.
     """
     height, width = supply.shape[1:]
-    epsilon = supply.dtype.type(epsilon)
+    eps = supply.dtype.type(epsilon)
     for g in range(len(supply)):
         top, left = height - 1 - corners[g, 1], width - 1 - corners[g, 0]
         mean = 0.0
@@ -127,7 +127,7 @@ def finish(
             costs, here, a = nearest[top + row, left : left + width], supply[g, row], log[g, row]
             part = supply.dtype.type(0)
             for n in range(width):
-                a[n] = costs[n] - epsilon * a[n]
+                a[n] = costs[n] - eps * a[n]
                 part += here[n] * a[n]
             mean += part
         value[g] = mean

@@ -32,12 +32,15 @@ class SemiDual(Protocol):
 
     def arrivals(self, exponents: NDArray[np.float64]) -> NDArray[np.float64]:
         """q (G, M) where the exponents (G, M) are log D + b / epsilon."""
+        ...
 
     def moments(self) -> NDArray[np.float64]:
         """sum_n S_n p_n p_n^T (G, M, M) at the exponents last given."""
+        ...
 
     def potential(self, *, entropy: bool) -> Tensor:
         """a (G, N) at the exponents last given, at the final epsilon; with ``entropy`` a + eps log S."""
+        ...
 
 
 def maximise(dual: SemiDual, weights: Tensor, epsilon: float, tolerance: float) -> tuple[Tensor, Tensor, int]:

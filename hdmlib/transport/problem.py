@@ -175,7 +175,7 @@ def _solve(suppliers: Tensor, points: Tensor, weights: Tensor, problem: Problem,
 
     As a decorator, ``torch.compiler.disable`` would import the compiler, for a second, whether or not it is in use.
     """
-    solver = torch.compiler.disable(_solve_batch) if torch.compiler.is_compiling() else _solve_batch
+    solver: Any = torch.compiler.disable(_solve_batch) if torch.compiler.is_compiling() else _solve_batch
     return solver(suppliers, points, weights, problem, tolerance)
 
 
@@ -304,7 +304,7 @@ def _solve_in_loops(maps: Tensor, corners: Tensor, weights: Tensor, problem: Pro
     """
     loops = accelerator(CPU_LOOPS)
     assert loops is not None
-    cost, epsilon, size, like = problem.cost, problem.epsilon, tuple(maps.shape[1:]), (maps.dtype, maps.device)
+    cost, epsilon, size, like = problem.cost, problem.epsilon, (maps.shape[1], maps.shape[2]), (maps.dtype, maps.device)
     supply, block = maps.numpy(), corners.numpy()
     value, total = maps.new_empty(len(maps)), torch.empty_like(maps)
     exponent, error = torch.empty_like(weights), torch.empty_like(weights[:, 0])
