@@ -12,6 +12,7 @@ S - D never vanishes there.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -148,6 +149,11 @@ class _MatchingFunction(torch.autograd.Function):
         return scaled, *[None] * 9
 
 
+def _within_functorch() -> bool:
+    """Whether torch.func.grad, vmap or the like is at work."""
+    return torch._C._functorch.maybe_current_level() is not None  # pyright: ignore[reportAttributeAccessIssue]
+
+
 class _Refusal(torch.autograd.Function):
     """The identity; its derivative is refused. The second argument makes autograd ask for it."""
 
@@ -232,13 +238,13 @@ class MatchingLoss(HeatmapLoss):
         return self.epsilon * (self.epsilon_start / self.epsilon) ** rest
 
     def per_joint(self, heatmaps: Tensor, joints: Tensor, weights: Tensor) -> Tensor:
-        if torch._C._functorch.maybe_current_level() is not None:  # within torch.func.grad, vmap and the like
+        if _within_functorch():
             raise RuntimeError(_NO_SECOND_DERIVATIVE)
         points, shares = demanders(joints, (heatmaps.shape[2], heatmaps.shape[3]), self.demanders)
         shares = shares * (weights > 0)[..., None]
         # traced, an epsilon that falls would be a new constant, and a new compilation, in every step
         falling = self.epsilon_start != self.epsilon and torch.compiler.is_compiling()
-        transport = torch.compiler.disable(self._transport) if falling else self._transport
+        transport: Callable[..., Tensor] = torch.compiler.disable(self._transport) if falling else self._transport
         distance = transport(heatmaps.flatten(0, 1), points.flatten(0, 1), shares.flatten(0, 1))
         return weights * distance.unflatten(0, weights.shape)
 
