@@ -1,6 +1,7 @@
 """Execute notebooks in place, leaving files that change only when their content does, and their figures in figures/.
 
-``python notebooks/refresh.py`` runs all of them, ``python notebooks/refresh.py 02_train`` one.
+``python notebooks/refresh.py`` runs all of them, ``python notebooks/refresh.py 02_train`` one, and
+``python notebooks/refresh.py README`` writes README's table of claims from the committed records.
 """
 
 import os
@@ -42,6 +43,20 @@ def refresh(path: Path) -> None:
     print(f"{path.name}: {sum(cell.cell_type == 'code' for cell in notebook.cells)} code cells")
 
 
+def refresh_readme(path: Path) -> None:
+    """Put the claims, as the records have them, between README's markers."""
+    from hdmlib.study.claims import claims_text
+
+    before, _, rest = path.read_text().partition("<!-- claims -->\n")
+    path.write_text(
+        f"{before}<!-- claims -->\n{claims_text()}\n<!-- /claims -->{rest.partition('<!-- /claims -->')[2]}"
+    )
+
+
 if __name__ == "__main__":
-    for path in [FOLDER / f"{name}.ipynb" for name in sys.argv[1:]] or sorted(FOLDER.glob("*.ipynb")):
-        refresh(path)
+    names = sys.argv[1:] or [path.stem for path in sorted(FOLDER.glob("*.ipynb"))]
+    for name in names:
+        if name == "README":
+            refresh_readme(FOLDER.parent / "README.md")
+        else:
+            refresh(FOLDER / f"{name}.ipynb")

@@ -1,0 +1,163 @@
+"""The paper's claims, judged by the committed records: records in, a table of differences and outcomes out.
+
+Each claim is judged for two subjects, the supplement's cost and the best variant, and twice: *own*, each loss read by
+its own decoder, and *same*, both read by one. An outcome is ``holds``, ``fails`` or ``undecided`` (``rules.outcome``).
+README's table is :func:`claims_text`, and a test compares the two.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+
+import pandas as pd
+from scipy.stats import fisher_exact
+
+from hdmlib.experiments.record import Record
+from hdmlib.metrics.scores import COCO_COLUMNS
+from hdmlib.study.analysis import agreement, by_decoder, curves, final_scores, paired_differences
+from hdmlib.study.results import records_of
+from hdmlib.study.rules import LEVEL, SAME_DECODER, outcome
+from hdmlib.study.stages import finals, photos
+
+BASELINE = "gaussian_mse"
+SUBJECTS = {"plain distance": "matching, plain distance", "best variant": "matching"}
+# Metric -> direction in which it is better.
+TABLE_1 = dict.fromkeys(COCO_COLUMNS, 1)
+LOCALISATION = {"PCKh@0.5": 1, "PCKh@0.1": 1, "mean error": -1}
+FIGURE_1 = {"map: entropy": -1, "median error": -1}
+NAMES = {
+    "map: entropy": "entropy of a heatmap (nats)",
+    "mean error": "mean error (px)",
+    "median error": "median error (px)",
+}
+
+
+def differences(
+    records: Mapping[str, Sequence[Record]], metrics: Mapping[str, int], reference: str = BASELINE
+) -> pd.DataFrame:
+    """Paired differences of every loss from a reference, over the seeds.
+
+    Args:
+        records: Label -> runs that differ in the seed.
+        metrics: Metric -> 1 if larger is better, -1 if smaller is.
+        reference: Label of the loss to compare with.
+
+    Returns:
+        Index (view, label, metric) with view ``own`` or ``same``; columns ``difference``, ``low``, ``high``, ``seeds``
+        and ``outcome``. Measures of the heatmap itself have no ``same`` view.
+    """
+    decoded = by_decoder(records)
+    views = {"own": final_scores(records), "same": decoded[decoded["decoder"] == SAME_DECODER].reset_index(drop=True)}
+    tables = {}
+    for view, scores in views.items():
+        table = paired_differences(scores, [name for name in metrics if name in scores], reference, LEVEL)
+        table["outcome"] = [
+            outcome(low, high, metrics[metric])
+            for (_, metric), low, high in zip(table.index, table["low"], table["high"], strict=True)
+        ]
+        tables[view] = table
+    return pd.concat(tables, names=["view"])
+
+
+def wobbles(records: Mapping[str, Sequence[Record]], metric: str = "PCKh@0.5") -> pd.DataFrame:
+    """Fig. 2: of the epochs from 2 to 15 in which a run's validation loss fell, how many found fewer joints.
+
+    Returns:
+        Index label; columns ``fell``, ``worse`` and ``p``, Fisher's exact test against the Gaussian's counts.
+    """
+    table = curves(records)
+    counts = {}
+    for label, part in table.groupby("label", sort=False):
+        found = [agreement(run, metric) for _, run in part.groupby("seed")]
+        fell, worse = (int(sum(one[name] for one in found)) for name in ("loss fell", "of these worse"))
+        counts[label] = {"fell": fell, "worse": worse}
+    base = counts[BASELINE]
+    for found in counts.values():
+        odds = [[found["worse"], found["fell"] - found["worse"]], [base["worse"], base["fell"] - base["worse"]]]
+        found["p"] = float(fisher_exact(odds).pvalue)
+    return pd.DataFrame.from_dict(counts, orient="index")
+
+
+def claims_text() -> str:
+    """README's tables in Markdown, from the committed records alone: outcomes by claim, then every difference."""
+    people, on_photos = records_of(finals()), records_of(photos())
+    table = differences(people, {**TABLE_1, **LOCALISATION, **FIGURE_1})
+    lines = [
+        "| claim of the paper | notebook | the supplement's cost | the best variant |",
+        "| --- | --- | --- | --- |",
+        *(f"| {claim} | {notebook} | {' | '.join(outcomes)} |" for claim, notebook, outcomes in _claims(table, people)),
+        "",
+        "<details><summary>Every difference, with its 95 % interval over five seeds</summary>",
+        "",
+    ]
+    grounds = {"500 embedded people": people, "250 photos (LSP Extended)": on_photos}
+    for ground, records in grounds.items():
+        lines += [*_difference_lines(f"{ground}, less the Gaussian", records, {**TABLE_1, **LOCALISATION}), ""]
+    lines += _difference_lines("Fig. 1, 500 embedded people, less the Gaussian", people, FIGURE_1)
+    return "\n".join([*lines, "", "</details>"])
+
+
+def _claims(table: pd.DataFrame, people: Mapping[str, Sequence[Record]]) -> Iterator[tuple[str, str, tuple[str, ...]]]:
+    """Each claim that is judged by differences, with its notebook and its outcomes for the two subjects."""
+
+    def of(metrics: Iterable[str], view: str, label: str) -> str:
+        found = [table.loc[(view, label, metric), "outcome"] for metric in metrics]
+        counts = {kind: found.count(kind) for kind in ("holds", "undecided", "fails") if kind in found}
+        return ", ".join(f"{kind} {n} of {len(found)}" if len(found) > 1 else kind for kind, n in counts.items())
+
+    def own_and_same(*metrics: str) -> tuple[str, ...]:
+        return tuple(
+            f"own: {of(metrics, 'own', label)}; same: {of(metrics, 'same', label)}" for label in SUBJECTS.values()
+        )
+
+    counts = wobbles(people)
+    gauss = counts.loc[BASELINE]
+    yield (
+        "Fig. 2, left: while the Gaussian's loss falls, PCKh goes up and down", "[03](notebooks/03_loss_vs_pckh.ipynb)",
+        (f"fails: PCKh falls in {gauss['worse']:.0f} of the {gauss['fell']:.0f} epochs in which the loss does",) * 2,
+    )  # fmt: skip
+    yield (
+        "Fig. 2, right: with matching both move together, unlike with the Gaussian",
+        "[03](notebooks/03_loss_vs_pckh.ipynb)",
+        tuple(
+            f"undecided: {counts.loc[label, 'worse']:.0f} of {counts.loc[label, 'fell']:.0f} epochs, "
+            f"no difference shown (Fisher's exact test, p = {counts.loc[label, 'p']:.2f})"
+            if counts.loc[label, "p"] > 1 - LEVEL
+            else f"holds (p = {counts.loc[label, 'p']:.3f})"
+            for label in SUBJECTS.values()
+        ),
+    )
+    ablation = "[04](notebooks/04_ablation.ipynb)"
+    yield "Tab. 1: a higher AP than the Gaussian (paper: +1.7)", ablation, own_and_same("AP")
+    yield "Tab. 1: better in all six columns", ablation, own_and_same(*TABLE_1)
+    figure_1 = "[05](notebooks/05_qualitative.ipynb)"
+    compact = tuple(of(["map: entropy"], "own", label) for label in SUBJECTS.values())
+    yield "Fig. 1: more compact heatmaps", figure_1, compact
+    yield "Fig. 1: closer coordinates (median error)", figure_1, own_and_same("median error")
+    yield "finer localisation, PCKh@0.1 (not claimed)", ablation, own_and_same("PCKh@0.1")
+    yield "more joints found, PCKh@0.5", ablation, own_and_same("PCKh@0.5")
+
+
+def _difference_lines(title: str, records: Mapping[str, Sequence[Record]], metrics: Mapping[str, int]) -> list[str]:
+    """A Markdown table: a row a metric, for each subject own and same, the difference, its interval and the outcome."""
+    table = differences(records, metrics)
+    columns = [
+        (subject, view) for subject in SUBJECTS for view in ("own", "same") if view == "own" or _has_same(metrics)
+    ]
+    lines = [f"| {title} | {' | '.join(f'{subject}, {view}' for subject, view in columns)} |"]
+    lines.append("| --- |" + " --- |" * len(columns))
+    for metric in metrics:
+        cells = [_cell(table, (view, SUBJECTS[subject], metric)) for subject, view in columns]
+        lines.append(f"| {NAMES.get(metric, metric)} | {' | '.join(cells)} |")
+    return lines
+
+
+def _has_same(metrics: Mapping[str, int]) -> bool:
+    return not any(metric.startswith("map: ") for metric in metrics)
+
+
+def _cell(table: pd.DataFrame, key: tuple[str, str, str]) -> str:
+    found = table.loc[key]
+    digits = 2 if "error" in key[2] or "map" in key[2] else 1
+    low, high = (f"{found[name]:+.{digits}f}" for name in ("low", "high"))
+    return f"{found['difference']:+.{digits}f} ({low} to {high}): {found['outcome']}"
