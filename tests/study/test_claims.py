@@ -1,5 +1,6 @@
 """README's results are those of the committed records, recomputed here; and the counting behind them."""
 
+import itertools
 from pathlib import Path
 
 import pandas as pd
@@ -36,7 +37,7 @@ def test_wobbles_count_epochs_whose_loss_fell_and_whose_score_fell_too():
     fell = worse = 0
     for record in records["gaussian_mse"]:
         epochs = record.epochs[2:16]
-        for before, after in zip(epochs, epochs[1:], strict=False):
+        for before, after in itertools.pairwise(epochs):
             if after.validation.losses["gaussian_mse"] < before.validation.losses["gaussian_mse"]:
                 fell += 1
                 worse += after.validation.metrics["PCKh@0.5"] < before.validation.metrics["PCKh@0.5"]
