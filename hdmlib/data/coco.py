@@ -198,15 +198,13 @@ def read_truth(root: Path | str, split: str, *, category: str | None = None) -> 
     Raises:
         DataError: As :func:`read_coco`.
     """
-    files = find_coco(root, split)
-    content = _read_content(files, split, category)
-    photos = PhotoFolder(Path(root), files.photos, files.annotations.parent, split)
+    content = _read_content(find_coco(root, split), split, category)
     truth = []
     for number, annotation in zip(content.ids, content.annotations, strict=True):
         try:
             photo = content.photo_of(annotation)
             if content.reads(annotation):
-                one = mended(annotation, len(content.skeleton), photo_size=content.size_of(photo, photos, number))
+                one = mended(annotation, len(content.skeleton), photo_size=_annotated_size(photo) or ())
                 image_id = content.image_ids[id_key(annotation["image_id"])]
                 truth.append(one.as_truth(number, image_id, content.category_id))
         except (LeaveOut, KeyError, TypeError, AttributeError):
@@ -219,6 +217,11 @@ def read_truth(root: Path | str, split: str, *, category: str | None = None) -> 
 
 
 # ----------------------------------------------------------------------------------------------------------------- file
+
+
+def _annotated_size(photo: dict) -> tuple[float, float] | None:
+    width, height = positive(photo.get("width")), positive(photo.get("height"))
+    return (width, height) if width and height else None
 
 
 @dataclass(frozen=True)
@@ -247,11 +250,8 @@ class _Content:
             )
         return photo
 
-    def size_of(self, photo: dict, photos: PhotoFolder, annotation: int) -> tuple[float, float]:
-        """Width and height as annotated, else the file's."""
-        width, height = positive(photo.get("width")), positive(photo.get("height"))
-        if width and height:
-            return width, height
+    def stored_size(self, photo: dict, photos: PhotoFolder, annotation: int) -> tuple[float, float]:
+        """Width and height of a photo that is annotated without them."""
         header = photos.header(photos.find(photo.get("file_name")))
         if header.problem:
             raise LeaveOut(header.problem, f"restore the photo {photo.get('file_name')}")
@@ -484,7 +484,8 @@ def _coco_person(annotation: dict, number: int, content: _Content, photos: Photo
     if annotation.get("iscrowd") == 1:  # most annotations of COCO need no further look
         raise LeaveOut("crowd")
     photo = content.photo_of(annotation)
-    one = mended(annotation, len(content.skeleton), photo_size=(photo.get("width") or 0, photo.get("height") or 0))
+    annotated_size = _annotated_size(photo)
+    one = mended(annotation, len(content.skeleton), photo_size=annotated_size or ())
     if one.crowd:
         raise LeaveOut("crowd")
     if not one.visibility.any():
@@ -494,7 +495,7 @@ def _coco_person(annotation: dict, number: int, content: _Content, photos: Photo
     file_name = photo.get("file_name")
     if not isinstance(file_name, str):
         raise LeaveOut("malformed photo name", "file_name must be text")
-    photo_size = content.size_of(photo, photos, number)
+    photo_size = annotated_size or content.stored_size(photo, photos, number)
     changes = list(one.changes)
     clipped = _clip(one.box, photo_size) if one.box_given or not strict else None
     if clipped is None and one.box_given and not strict:
@@ -509,7 +510,7 @@ def _coco_person(annotation: dict, number: int, content: _Content, photos: Photo
     centre, size = box_region(box)
     return Person(
         file_name=file_name,
-        photo_size=photo_size,
+        photo_size=annotated_size,
         joints=one.joints,
         visibility=one.visibility,
         box=box,
@@ -632,7 +633,7 @@ def _detection(entry: dict, row: int, content: _Content, photos: PhotoFolder) ->
     count, nan = len(content.skeleton), float("nan")
     person = Person(
         file_name=photo["file_name"],
-        photo_size=content.size_of(photo, photos, row),
+        photo_size=_annotated_size(photo),
         joints=np.zeros((count, 2)),
         visibility=np.zeros(count),
         box=box,

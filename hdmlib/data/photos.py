@@ -71,6 +71,8 @@ def inspect_photo(path: Path) -> PhotoHeader:
 
 
 def _orientation(image: Image.Image) -> int:
+    if image.format == "TIFF":  # PIL and OpenCV turn these themselves
+        return 1
     code = image.getexif().get(_ORIENTATION, 1)
     return code if code in _TURNS else 1
 
