@@ -159,16 +159,17 @@ def _pairs_by_name(joints: Sequence[object]) -> tuple[tuple[int, int], ...]:
 def _words(joint: object) -> list[str]:
     """The words of a name in lower case, ``l`` and ``r`` beside other words written out."""
     spaced = _BORDER.sub(" ", str(joint)).lower()
-    words = re.findall(r"[^\W_]+", spaced)
+    words: list[str] = re.findall(r"[^\W_]+", spaced)
     return [_SIDES.get(word, word) for word in words] if len(words) > 1 else words
 
 
 def _split_word(word: str) -> list[str]:
     """A word as side and rest where one is glued to the other: ``leftear``, ``earleft``, ``lknee``, ``kneel``."""
     for side, name in _SIDES.items():
-        for rest, parts in ((word.removeprefix(side), (name, None)), (word.removesuffix(side), (None, name))):
+        before, after = word.removesuffix(side), word.removeprefix(side)
+        for rest, parts in ((after, [name, after]), (before, [before, name])):
             if rest != word and (rest in _PARTS or (len(side) > 1 and len(rest) > 1)):
-                return [part or rest for part in parts]
+                return parts
     return [word]
 
 

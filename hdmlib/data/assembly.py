@@ -41,18 +41,18 @@ def assemble(
         DataWarning: Once, if something was mended, or left out for a reason that is not part of the protocol.
     """
     upright: set[Path] = set()
-    checked: dict[object, tuple[Path | None, LeaveOut | None]] = {}
+    checked: dict[object, Path | LeaveOut] = {}
     kept, paths = [], []
     for person in people:
         claim = person.file_name, person.photo_size
         if claim not in checked:
             checked[claim] = _check(person, photos, upright, log)
-        path, fault = checked[claim]
-        if path is None:
-            log.leave_out(fault, person.annotation_id)
+        found = checked[claim]
+        if isinstance(found, LeaveOut):
+            log.leave_out(found, person.annotation_id)
         else:
             kept.append(person)
-            paths.append(path)
+            paths.append(found)
     if not kept:
         raise DataError(
             f"{name}: no usable person (left out: {listed(log.left_out) or 'nobody, the list is empty'}; photos looked "
@@ -62,9 +62,7 @@ def assemble(
     return _stacked(name, skeleton, kept, paths, frozenset(upright), log)
 
 
-def _check(
-    person: Person, photos: PhotoFolder, upright: set[Path], log: IntakeLog
-) -> tuple[Path | None, LeaveOut | None]:
+def _check(person: Person, photos: PhotoFolder, upright: set[Path], log: IntakeLog) -> Path | LeaveOut:
     """The photo of a person, or why it cannot be used; notes how it is to be turned."""
     try:
         path = photos.find(person.file_name)
@@ -76,14 +74,14 @@ def _check(
             found, stated = (f"{width:g} x {height:g}" for width, height in (header.size, annotated))
             raise LeaveOut("photo of another size than annotated", f"{path} is {found}, its annotation has {stated}")
     except LeaveOut as fault:
-        return None, fault
+        return fault
     if header.orientation != 1:
         if annotated is None or turned == header.size:
             log.mend(_AMBIGUOUS, person.annotation_id)
         elif annotated == turned:
             upright.add(path)
             log.mend(_UPRIGHT, person.annotation_id)
-    return path, None
+    return path
 
 
 def _stacked(

@@ -205,8 +205,7 @@ def read_truth(root: Path | str, split: str, *, category: str | None = None) -> 
             photo = content.photo_of(annotation)
             if content.reads(annotation):
                 one = mended(annotation, len(content.skeleton), photo_size=_annotated_size(photo) or ())
-                image_id = content.image_ids[id_key(annotation["image_id"])]
-                truth.append(one.as_truth(number, image_id, content.category_id))
+                truth.append(one.as_truth(number, content.image_id(annotation), content.category_id))
         except (LeaveOut, KeyError, TypeError, AttributeError):
             continue  # read_coco has counted it
     return {
@@ -229,8 +228,8 @@ class _Content:
     """An annotation file: photos by id (``None``: several claim it), annotations with their ids, and the joints."""
 
     name: str
-    photos: dict[int | str, dict | None]
-    image_ids: dict[int | str, int]
+    photos: dict[int | str | None, dict | None]
+    image_ids: dict[int | str | None, int]
     annotations: list
     ids: list[int]
     skeleton: Skeleton
@@ -243,12 +242,16 @@ class _Content:
         return id_key(annotation["category_id"]) in self.categories
 
     def photo_of(self, annotation: dict) -> dict:
-        photo = self.photos.get(id_key(annotation["image_id"]))  # type: ignore[arg-type]
+        photo = self.photos.get(id_key(annotation["image_id"]))
         if photo is None:
             raise LeaveOut(
                 "annotation of no or an ambiguous photo", "its image_id must be the id of exactly one entry of images"
             )
         return photo
+
+    def image_id(self, annotation: dict) -> int:
+        """The id of its photo as an integer."""
+        return self.image_ids[id_key(annotation["image_id"])]
 
     def stored_size(self, photo: dict, photos: PhotoFolder, annotation: int) -> tuple[float, float]:
         """Width and height of a photo that is annotated without them."""
@@ -348,9 +351,9 @@ def _limbs(value: Any, count: int, log: IntakeLog) -> list[tuple[int, int]]:
     return []
 
 
-def _photos(entries: list) -> dict[int | str, dict | None]:
+def _photos(entries: list) -> dict[int | str | None, dict | None]:
     """Entries of ``images`` by id; ``None`` for an id that two different photos claim."""
-    photos: dict[int | str, dict | None] = {}
+    photos: dict[int | str | None, dict | None] = {}
     for entry in entries:
         key = id_key(entry.get("id")) if isinstance(entry, dict) else None
         if key is not None:
@@ -447,7 +450,7 @@ def _labelled_joints(value: Any, count: int, changes: list[str]) -> tuple[np.nda
         if not labelled.any():
             raise LeaveOut("visibility flags not finite", "flags are 0 (unlabelled), 1 (hidden) or 2 (visible)")
         changes.append("visibility flag null: taken as unlabelled")
-    sound = (np.abs(table[:, :2]) <= FARTHEST).all(axis=1)
+    sound = np.all(np.abs(table[:, :2]) <= FARTHEST, axis=1)
     if not sound[labelled].all():
         if not (sound & labelled).any():
             raise LeaveOut("joints not finite or absurdly large", "correct the keypoints")
@@ -519,7 +522,7 @@ def _coco_person(annotation: dict, number: int, content: _Content, photos: Photo
         area=one.area,
         head_size=head_size,
         annotation_id=number,
-        image_id=content.image_ids[id_key(annotation["image_id"])],  # type: ignore[index]
+        image_id=content.image_id(annotation),
     )
 
 
@@ -620,8 +623,7 @@ def _detection(entry: dict, row: int, content: _Content, photos: PhotoFolder) ->
     if not content.reads(entry):
         raise LeaveOut("other category")
     score = float(numbers(entry["score"], (), "score"))
-    key = id_key(entry["image_id"])
-    photo = content.photos.get(key)  # type: ignore[arg-type]
+    photo = content.photos.get(id_key(entry["image_id"]))
     if photo is None:
         raise LeaveOut("detection on no photo of the split", "use the boxes of this split")
     box = numbers(entry["bbox"], (4,), "box")
@@ -642,6 +644,6 @@ def _detection(entry: dict, row: int, content: _Content, photos: PhotoFolder) ->
         area=nan,
         head_size=nan,
         annotation_id=row,
-        image_id=content.image_ids[key],  # type: ignore[index]
+        image_id=content.image_id(entry),
     )
     return person, score

@@ -11,6 +11,7 @@ import signal
 import warnings
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any, Literal
 
 import cv2
 import numpy as np
@@ -128,14 +129,15 @@ class CropLoader(DataLoader):
         On a loader that Accelerate has prepared call the prepared one's method: it counts epochs itself and sets its
         sampler's epoch at the start of each.
         """
-        self.sampler.set_epoch(epoch)
+        sampler: Any = self.sampler
+        sampler.set_epoch(epoch)
 
 
 def make_loader(
     people: PoseDataset,
     input_size: tuple[int, int],
     *,
-    coordinates: str = "center",
+    coordinates: Literal["center", "hrnet", "udp"] = "center",
     augmentation: Augmentation | None = None,
     batch_size: int = 32,
     shuffle: bool = False,
@@ -176,7 +178,11 @@ def make_loader(
         )
     return CropLoader(
         CropDataset(
-            people, Frame(tuple(input_size), coordinates), augmentation or Augmentation(), seed=seed, cache=cache
+            people,
+            Frame((input_size[0], input_size[1]), coordinates),
+            augmentation or Augmentation(),
+            seed=seed,
+            cache=cache,
         ),
         batch_size=batch_size,
         sampler=EpochSampler(len(people), shuffle=shuffle, seed=seed),

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Collection, Iterator, Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from scipy.io import loadmat
@@ -121,7 +122,7 @@ def _mpii_person(
     points = as_floats(joints)
     if points is None or points.shape != (len(MPII_16), 2):
         raise LeaveOut("malformed joints", f"joints must be {len(MPII_16)} pairs x, y")
-    sound = (np.abs(points) <= FARTHEST).all(axis=1)
+    sound = np.all(np.abs(points) <= FARTHEST, axis=1)
     if not sound[shown].any():
         raise LeaveOut("joints not finite or absurdly large", "correct the joints")
     if not sound[shown].all():
@@ -231,13 +232,13 @@ def _rectangle_row(name: object, rectangle: dict) -> _Row | None:
     """One ``annorect``, or ``None`` for one of the many people without joints, position or scale."""
     points = [p for annotation in _structs(rectangle.get("annopoints")) for p in _structs(annotation.get("point"))]
     position = next(_structs(rectangle.get("objpos")), None)
-    if not points or position is None or np.size(rectangle.get("scale")) != 1:
+    if not points or position is None or np.size(rectangle.get("scale", ())) != 1:
         return None
     found = {int(point["id"]): (point["x"], point["y"]) for point in points}
     joints = [found.get(joint, (0, 0)) for joint in range(len(MPII_16))]
     labelled = [int(joint in found) for joint in range(len(MPII_16))]
     head_size = np.nan
-    if all(np.size(rectangle.get(side)) == 1 for side in ("x1", "y1", "x2", "y2")):
+    if all(np.size(rectangle.get(side, ())) == 1 for side in ("x1", "y1", "x2", "y2")):
         head_size = HEAD_BOX_FACTOR * np.hypot(rectangle["x2"] - rectangle["x1"], rectangle["y2"] - rectangle["y1"])
     place = [position.get("x"), position.get("y")]
     return name, place, rectangle["scale"], joints, labelled, float(head_size) if head_size > 0 else float("nan")
@@ -245,7 +246,8 @@ def _rectangle_row(name: object, rectangle: dict) -> _Row | None:
 
 def _structs(value: object) -> Iterator[dict]:
     """A MATLAB struct array as scipy simplifies it: one struct is a dict, several a list, none an empty array."""
-    yield from [value] if isinstance(value, dict) else (v for v in np.atleast_1d(value) if isinstance(v, dict))
+    items: Any = [value] if isinstance(value, dict) else np.atleast_1d(np.asarray(value, dtype=object))
+    yield from (item for item in items if isinstance(item, dict))
 
 
 def _load_mat(path: Path) -> dict:

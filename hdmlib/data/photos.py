@@ -98,6 +98,8 @@ def read_image(path: Path, *, upright: bool = False) -> np.ndarray:
                     pixels = Image.alpha_composite(Image.new("RGBA", above.size, "white"), above).convert("RGB")
         if not transparent:
             decoded = cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_COLOR | cv2.IMREAD_IGNORE_ORIENTATION)
+            if decoded is None:
+                raise ValueError("OpenCV cannot decode it")
             pixels = cv2.cvtColor(decoded, cv2.COLOR_BGR2RGB)
     except Exception as error:  # a damaged file can make a decoder raise anything
         raise DataError(

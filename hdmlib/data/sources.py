@@ -59,8 +59,9 @@ def open_data(config: Config, progress: Callable[..., Any] | None = None) -> Dat
             )
         counts = _embedded_counts(config)
         root = embedded_dataset(
-            format="coco", size=config.image_size, seed=config.data_seed, progress=progress, **counts
-        )
+            format="coco", size=config.image_size, seed=config.data_seed, progress=progress, train=counts["train"],
+            val=counts["val"],
+        )  # fmt: skip
         # a picture may show more than one person
         train, val = (_some(read_coco(root, split), 0, count) for split, count in counts.items())
         return Data(_noisy(train, config), _some(val, config.val_offset, None), embedded_fingerprint(config))
@@ -82,9 +83,10 @@ def open_validation(config: Config, progress: Callable[..., Any] | None = None) 
 
 
 def _read(config: Config, split: str) -> PoseDataset:
+    root = _root(config)
     if config.dataset == "mpii":
-        return read_mpii(config.data_root, split)
-    return read_coco(config.data_root, split, category=config.category, strict=config.preset in PUBLISHED_PRESETS)
+        return read_mpii(root, split)
+    return read_coco(root, split, category=config.category, strict=config.preset in PUBLISHED_PRESETS)
 
 
 def _same_joints(train: PoseDataset, val: PoseDataset) -> PoseDataset:
@@ -184,31 +186,35 @@ def check_folder(config: Config, splits: Sequence[str]) -> None:
         ConfigError: ``data_root`` is missing.
         DataError: The folder is missing, or files in it: the message lists each of them, and the dataset's origin.
     """
-    if config.data_root is None:
-        raise ConfigError(f"data_root: dataset {config.dataset!r} needs the folder that holds it{_origin_of(config)}")
-    if not config.data_root.is_dir():
+    root = _root(config)
+    if not root.is_dir():
         raise DataError(
-            f"data_root: no folder {config.data_root}; relative paths start where you typed the command"
-            f"{_origin_of(config)}"
+            f"data_root: no folder {root}; relative paths start where you typed the command{_origin_of(config)}"
         )
     missing = list(dict.fromkeys(file for split in splits for file in _missing(config, split)))
     if missing:
         listed = "".join(f"\n  {file}" for file in missing)
-        raise DataError(f"data_root: {config.data_root} lacks{listed}{_origin_of(config)}")
+        raise DataError(f"data_root: {root} lacks{listed}{_origin_of(config)}")
+
+
+def _root(config: Config) -> Path:
+    if config.data_root is None:
+        raise ConfigError(f"data_root: dataset {config.dataset!r} needs the folder that holds it{_origin_of(config)}")
+    return config.data_root
 
 
 def _missing(config: Config, split: str) -> list[str]:
     """The missing files of one split, by their published names."""
-    origin = ORIGINS[config.dataset]
+    root, origin = _root(config), ORIGINS[config.dataset]
     published = config.preset in PUBLISHED_PRESETS
     annotations, photos = (text.format(split=split) for text in (origin.annotations, origin.photos))
-    path, missing = config.data_root / annotations, []
-    folders = [config.data_root / photos, config.data_root / "images" / photos]
+    path, missing = root / annotations, []
+    folders = [root / photos, root / "images" / photos]
     try:
         if config.dataset == "mpii":
-            path, folder = find_mpii(config.data_root, split)
+            path, folder = find_mpii(root, split)
         else:
-            files = find_coco(config.data_root, split)
+            files = find_coco(root, split)
             path, folder = files.annotations, files.photos
         folders = [folder]
     except NoAnnotations:
@@ -218,13 +224,13 @@ def _missing(config: Config, split: str) -> list[str]:
     if not published:
         return []  # the photos of other datasets may lie anywhere below the folder
     if path.suffix == ".mat":  # MPII's release does not say who the validation people are
-        path = config.data_root / annotations
+        path = root / annotations
         missing.append(f"{annotations} (annotations of split {split!r}; {RELEASE_FILE} has no such split)")
     if not any(_has_photos(folder) for folder in folders):
         missing.append(f"{photos} (photos)")
     heads = path.with_name(f"gt_{path.stem}.mat")
     if config.dataset == "mpii" and split == config.val_split and not heads.is_file():
-        missing.append(f"{heads.relative_to(config.data_root)} (head sizes, the length that PCKh is measured in)")
+        missing.append(f"{heads.relative_to(root)} (head sizes, the length that PCKh is measured in)")
     return missing
 
 

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import contextlib
 import io
+import math
 from collections.abc import Mapping, Sequence
 from numbers import Real
 from pathlib import Path
@@ -177,7 +178,7 @@ def oks_ap(
 
 def _coco(dataset: Mapping[str, Any], annotations: list[dict[str, Any]]) -> COCO:
     """pycocotools' index over ``dataset``'s photos and categories with these annotations."""
-    coco = COCO()
+    coco: Any = COCO()
     coco.dataset = {**dataset, "annotations": annotations}
     coco.createIndex()
     return coco
@@ -186,7 +187,7 @@ def _coco(dataset: Mapping[str, Any], annotations: list[dict[str, Any]]) -> COCO
 def _read_truth(truth: Mapping[str, Any] | str | Path) -> Mapping[str, Any]:
     """The ground truth as a dictionary, checked to have the three lists of COCO's format."""
     name = "ground truth" if isinstance(truth, Mapping) else str(truth)
-    content = truth if isinstance(truth, Mapping) else load_json(Path(truth))
+    content: Any = truth if isinstance(truth, Mapping) else load_json(Path(truth))
     keys = ("images", "annotations", "categories")
     missing = [key for key in keys if not isinstance(content, Mapping) or not isinstance(content.get(key), list)]
     if missing:
@@ -218,7 +219,7 @@ def _result_record(
     keypoints = np.asarray(result["keypoints"], dtype=np.float64).reshape(-1)
     if len(keypoints) != 3 * joints:
         raise ValueError(f"{name}: {len(keypoints)} keypoint values, expected x, y and score of {joints} joints")
-    if not (np.isfinite(keypoints).all() and isinstance(result["score"], Real) and np.isfinite(result["score"])):
+    if not (np.isfinite(keypoints).all() and isinstance(result["score"], Real) and math.isfinite(result["score"])):
         raise ValueError(f"{name} (image {result['image_id']}): a coordinate or score is not finite")
     x, y = keypoints[0::3], keypoints[1::3]
     width, height = float(np.ptp(x)), float(np.ptp(y))
