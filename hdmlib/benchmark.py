@@ -51,10 +51,9 @@ from torch import nn
 
 from hdmlib import published
 from hdmlib.config import Config, ConfigError
-from hdmlib.data.coco import find_coco, read_coco, read_detections
+from hdmlib.data.coco import find_coco, read_coco, read_detections, read_truth
 from hdmlib.data.crops import Frame
 from hdmlib.data.dataset import DataError, PoseDataset
-from hdmlib.data.intake import load_json
 from hdmlib.data.mpii import read_mpii
 from hdmlib.data.sources import check_folder
 from hdmlib.experiments.prediction import predict_people
@@ -65,6 +64,7 @@ from hdmlib.metrics.oks import oks_ap, oks_nms, rescore
 from hdmlib.metrics.pck import PCKH_THRESHOLDS, PCKReport, pck_report
 from hdmlib.models.checkpoints import load_weights
 from hdmlib.models.hrnet import build_model
+from hdmlib.presets import PUBLISHED_PRESETS
 
 # OKS above which two predictions are one person found twice.
 SAME_PERSON = 0.9
@@ -168,18 +168,17 @@ def evaluate_coco(
         CheckpointError, FileNotFoundError: The checkpoint does not fit or is not there.
         OSError: ``to`` cannot be written.
     """
-    root = _required(config, "data_root")
-    truth_path, _ = find_coco(root, config.val_split)
-    truth: Any = load_json(truth_path)
+    root, split, category_name = _required(config, "data_root"), config.val_split, config.category
     if config.boxes is None:
-        people = read_coco(root, config.val_split)
+        people = read_coco(root, split, category=category_name, strict=config.preset in PUBLISHED_PRESETS)
         box_scores = np.ones(len(people))
     else:
-        detections = read_detections(root, config.val_split, config.boxes)
+        detections = read_detections(root, split, config.boxes, category=category_name)
         people, box_scores = detections.people, detections.scores
+    truth = read_truth(root, split, category=category_name)  # before the network runs: it may be unusable
+    category = truth["categories"][0]["id"]
     model = _network(config, people) if model is None else model
     prediction = predict_people(config, model, people, progress=progress)
-    category = next(category["id"] for category in truth["categories"] if category.get("keypoints"))
     results = coco_results(
         people, box_scores, prediction.joints, prediction.confidence, config.input_size, category=category
     )
@@ -188,7 +187,7 @@ def evaluate_coco(
     scores = oks_ap(truth, results, people.skeleton.sigmas)
     boxes = published.BOXES_TRUTH if config.boxes is None else _detector(truth, people, box_scores, category)
     whole = len(truth["images"]) == VAL2017_PHOTOS
-    dataset = published.COCO if whole else f"{truth_path.name}, {len(truth['images'])} photos"
+    dataset = published.COCO if whole else f"{find_coco(root, split).annotations.name}, {len(truth['images'])} photos"
     return _report(config, people, dataset, boxes, {name: 100 * scores[name] for name in OKS_METRICS}, whole)
 
 
@@ -303,7 +302,7 @@ def _detector(truth: dict[str, Any], people: PoseDataset, scores: NDArray[np.flo
         for photo, box, score in zip(people.image_ids.tolist(), people.boxes.tolist(), scores.tolist(), strict=True)
     ]
     ground_truth: Any = COCO()
-    ground_truth.dataset = {**truth, "annotations": [{"iscrowd": 0, **a} for a in truth["annotations"]]}
+    ground_truth.dataset = {**truth, "annotations": [dict(a) for a in truth["annotations"]]}
     with contextlib.redirect_stdout(io.StringIO()):
         ground_truth.createIndex()
         evaluation = COCOeval(ground_truth, ground_truth.loadRes(boxes), "bbox")

@@ -33,7 +33,7 @@ MACHINE_FIELDS = frozenset(
 EVALUATION_FIELDS = frozenset({"boxes", "checkpoint"})
 # Added after the first records were committed: left out of a run's identity while they have their default, so that a
 # new field does not rename earlier runs.
-ADDED_FIELDS: frozenset[str] = frozenset()
+ADDED_FIELDS = frozenset({"category", "colour_jitter", "blur", "cutout"})
 PATH_FIELDS = frozenset({"data_root", "run_dir", "pretrained"}) | EVALUATION_FIELDS
 
 
@@ -61,6 +61,7 @@ class Config(BaseModel):
     # --- data
     dataset: DatasetName = Field("synthetic", description="synthetic: the embedded people; coco, mpii: by format")
     data_root: Path | None = Field(None, description="folder of the dataset; not needed for synthetic")
+    category: str | None = Field(None, description="coco: the category to read, where several have joints of their own")
     train_split: str = Field("train", min_length=1, description="name of the training split")
     val_split: str = Field("val", min_length=1, description="name of the validation split")
     train_people: int | None = Field(None, ge=1, description="use only this many training people, the first ones")
@@ -90,6 +91,10 @@ class Config(BaseModel):
     half_body_randn: bool = Field(
         True, description="half body as in HRNet: the upper half if randn() < 0.5, P = 0.69; false: P = 0.5"
     )
+
+    colour_jitter: float = Field(0.0, ge=0, le=1, description="random brightness, contrast and saturation, up to +- it")
+    blur: float = Field(0.0, ge=0, le=8, description="random Gaussian blur, its deviation up to this")
+    cutout: float = Field(0.0, ge=0, le=1, description="side of a grey square at a random place, in widths of the crop")
 
     # --- optimisation
     epochs: int = Field(12, ge=1)

@@ -21,7 +21,8 @@ from numpy.typing import ArrayLike, NDArray
 from hdmlib.config import Config, make_config
 from hdmlib.data.coco import box_region
 from hdmlib.data.crops import Frame, Region, invert, transform
-from hdmlib.data.intake import FARTHEST, LONGEST_SIDE, PHOTO_ENDINGS, image_problem
+from hdmlib.data.intake import FARTHEST
+from hdmlib.data.photos import LONGEST_SIDE, PHOTO_ENDINGS, inspect_photo, read_image
 from hdmlib.experiments.engine import build_reader
 from hdmlib.experiments.record import load_record
 from hdmlib.experiments.store import ARTEFACTS, RECORD
@@ -256,16 +257,9 @@ def _photos(image: str | os.PathLike[str] | NDArray[np.uint8]) -> Sequence[Path 
     elif not path.exists():
         raise FileNotFoundError(f"image: no file {path}")
     for file in files:
-        if problem := image_problem(file):
+        if problem := inspect_photo(file).problem:
             raise ValueError(f"image: {file}: {problem}")
     return files
-
-
-def _read_upright(path: Path) -> NDArray[np.uint8]:
-    photo = cv2.imread(str(path), cv2.IMREAD_COLOR)
-    if photo is None:
-        raise ValueError(f"image: {path}: cannot be decoded; save it as JPEG or PNG")
-    return cv2.cvtColor(photo, cv2.COLOR_BGR2RGB).astype(np.uint8, copy=False)
 
 
 def _boxes(boxes: ArrayLike | None, photo: NDArray[np.uint8]) -> NDArray[np.float64]:
@@ -297,7 +291,7 @@ def _boxes(boxes: ArrayLike | None, photo: NDArray[np.uint8]) -> NDArray[np.floa
 def _predict_photo(network: Network, source: Path | NDArray[np.uint8], boxes: ArrayLike | None) -> PhotoPrediction:
     """Crop each box, read the crops, and map the joints back to the photo."""
     path = source if isinstance(source, Path) else None
-    photo = _read_upright(source) if isinstance(source, Path) else source
+    photo = read_image(source, upright=True) if isinstance(source, Path) else source
     config, checked = network.config, _boxes(boxes, photo)
     frame = Frame(config.input_size, config.coordinates)
     to_input = [frame.to_input(Region(centre, size)) for centre, size in zip(*box_region(checked), strict=True)]

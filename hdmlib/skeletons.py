@@ -1,14 +1,15 @@
-"""Joint sets: the names, left-right pairs, limbs and OKS constants that a dataset's joints come with.
+"""Joint sets: names, left-right pairs, limbs and OKS constants of a dataset's joints.
 
-Everything that depends on *which* joints are predicted stands here; the rest of the library only sees ``K`` joints.
+Everything that depends on *which* joints are predicted is here; the rest of the library only sees ``K`` joints.
 """
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-# OKS constant of a joint nobody has measured: the mean of COCO's seventeen, rounded.
+# OKS constant of a joint for which none is known: the mean of COCO's seventeen, rounded.
 DEFAULT_SIGMA = 0.062
 
 
@@ -19,11 +20,11 @@ class Skeleton:
     Attributes:
         name: Short name, printed in tables.
         joints: The ``K`` joint names, in the order of the arrays.
-        flip_pairs: Index pairs (left, right) that trade places when the picture is mirrored.
+        flip_pairs: Index pairs (left, right) that are exchanged when the picture is mirrored.
         limbs: Index pairs to be drawn as bones.
         sigmas: ``K`` OKS constants (COCO's per-joint standard deviation in units of the object's scale).
         upper: Indices of the upper body, for the half-body augmentation; empty where it does not apply.
-        head: Two joints whose distance stands in for a head size where no head box is annotated, or ``None``.
+        head: Two joints whose distance replaces the head size where no head box is annotated, or ``None``.
         torso: Two diagonal joints of the torso (shoulder and opposite hip), for PCK by torso, or ``None``.
     """
 
@@ -44,7 +45,7 @@ class Skeleton:
             raise ValueError(f"skeleton {self.name!r}: needs {count} positive OKS sigmas, got {self.sigmas}")
         flipped = [i for pair in self.flip_pairs for i in pair]
         if len(set(flipped)) != len(flipped):
-            raise ValueError(f"skeleton {self.name!r}: a joint stands in two flip pairs: {self.flip_pairs}")
+            raise ValueError(f"skeleton {self.name!r}: a joint is in two flip pairs: {self.flip_pairs}")
         pairs = [*self.flip_pairs, *self.limbs, self.upper, self.head or (), self.torso or ()]
         outside = [pair for pair in pairs if any(not 0 <= i < count for i in pair)]
         if outside:
@@ -123,45 +124,88 @@ LSP_14 = Skeleton(
 _KNOWN = (COCO_17, MPII_16, LSP_14)
 # OKS constant by the name of a joint, COCO's where it has that joint.
 SIGMAS = {joint: sigma for known in reversed(_KNOWN) for joint, sigma in zip(known.joints, known.sigmas, strict=True)}
-_SIDES = (("left", "right"), ("l", "r"))
+_SIDES = {"left": "left", "right": "right", "l": "left", "r": "right"}
+_OTHER = {"left": "right", "right": "left"}
+# Parts of the body that all known sets have on both sides; `lknee` is read as a side and a part, `lip` is not.
+_PARTS = {joint.removeprefix("left_") for known in _KNOWN for joint in known.joints if joint.startswith("left_")}
+
+# Between the words of kneeLeft, LKnee and thumbL1.
+_BORDER = re.compile(r"(?<=[a-z])(?=[A-Z])|(?<=[A-Z])(?=[A-Z][a-z])|(?<=[A-Za-z])(?=\d)|(?<=\d)(?=[A-Za-z])")
 
 
 def _plain(joint: object) -> str:
     return str(joint).strip().lower().replace(" ", "_")
 
 
-def _pairs_by_name(joints: Sequence[str]) -> tuple[tuple[int, int], ...]:
-    """Left-right pairs read from the names: ``left_knee`` and ``right_knee``, ``l_knee`` and ``r_knee``."""
-    index = {name.lower(): i for i, name in enumerate(joints)}
-    pairs = []
-    for name, i in index.items():
-        words = name.replace("-", "_").replace(" ", "_").split("_")
-        for left, right in _SIDES:
-            if left in words:
-                twin = "_".join(right if word == left else word for word in words)
-                if twin in index:
-                    pairs.append((i, index[twin]))
+def _pairs_by_name(joints: Sequence[object]) -> tuple[tuple[int, int], ...]:
+    """(left, right) pairs read from the names: ``left_knee``, ``Knee-Right``, ``kneeL``, ``r_knee``, ``leftknee``.
+
+    Names are compared as words in which every side is exchanged, so ``left_eye_right_corner`` is the twin of
+    ``right_eye_left_corner``. Sides that are words of their own come first: ``rear_left_paw`` has no ``r`` in it.
+    """
+    pairs: list[tuple[int, int]] = []
+    paired: set[int] = set()
+    for split in (lambda word: [word], _split_word):
+        index = {tuple(part for word in _words(joint) for part in split(word)): i for i, joint in enumerate(joints)}
+        for words, i in index.items():
+            sides = [word for word in words if word in _OTHER]
+            twin = index.get(tuple(_OTHER.get(word, word) for word in words))
+            if sides and sides[0] == "left" and twin is not None and not {i, twin} & paired:
+                pairs.append((i, twin))
+                paired |= {i, twin}
     return tuple(pairs)
+
+
+def _words(joint: object) -> list[str]:
+    """The words of a name in lower case, ``l`` and ``r`` beside other words written out."""
+    spaced = _BORDER.sub(" ", str(joint)).lower()
+    words: list[str] = re.findall(r"[^\W_]+", spaced)
+    return [_SIDES.get(word, word) for word in words] if len(words) > 1 else words
+
+
+def _split_word(word: str) -> list[str]:
+    """A word as side and rest where one is glued to the other: ``leftear``, ``earleft``, ``lknee``, ``kneel``."""
+    for side, name in _SIDES.items():
+        before, after = word.removesuffix(side), word.removeprefix(side)
+        for rest, parts in ((after, [name, after]), (before, [before, name])):
+            if rest != word and (rest in _PARTS or (len(side) > 1 and len(rest) > 1)):
+                return parts
+    return [word]
+
+
+def _given_pairs(
+    pairs: Sequence[Sequence[int | str]], joints: tuple[str, ...], name: str
+) -> tuple[tuple[int, int], ...]:
+    """Pairs of indices for pairs of indices or names."""
+    unknown = [j for pair in pairs for j in pair if isinstance(j, str) and _plain(j) not in joints]
+    if unknown:
+        raise ValueError(
+            f"skeleton {name!r}: flip_pairs name a joint {unknown[0]!r}; the joints are {', '.join(joints)}"
+        )
+    first, second = (
+        [joints.index(_plain(pair[i])) if isinstance(pair[i], str) else int(pair[i]) for pair in pairs] for i in (0, 1)
+    )
+    return tuple(zip(first, second, strict=True))
 
 
 def skeleton_from_names(
     joints: Sequence[str],
     *,
     name: str = "custom",
-    flip_pairs: Sequence[Sequence[int]] | None = None,
+    flip_pairs: Sequence[Sequence[int | str]] | None = None,
     limbs: Sequence[Sequence[int]] = (),
     sigmas: Sequence[float] | Mapping[str, float] | None = None,
 ) -> Skeleton:
     """The skeleton of a dataset that lists its joints, as COCO's ``categories`` do.
 
     A list that equals one of the known sets by name (any case, blanks for underscores) brings that set's constants;
-    otherwise flip pairs are read from the words *left* and *right* in the names, and each joint has the OKS constant
-    that a joint of its name has in those sets, or ``DEFAULT_SIGMA``. What is given explicitly always wins.
+    otherwise flip pairs are read from the sides in the names, and each joint has the OKS constant that a joint of its
+    name has in those sets, or ``DEFAULT_SIGMA``. What is given explicitly always wins.
 
     Args:
         joints: The ``K`` joint names.
         name: Name for a set that is not known.
-        flip_pairs: 0-based index pairs, or ``None`` to derive them.
+        flip_pairs: Pairs of 0-based indices or of names, or ``None`` to derive them.
         limbs: 0-based index pairs to draw.
         sigmas: ``K`` OKS constants, or a table from joint names to them that need not name every joint, or ``None``.
 
@@ -174,7 +218,7 @@ def skeleton_from_names(
     if known is not None:
         derived, default_limbs, default_sigmas = known.flip_pairs, known.limbs, known.sigmas
     else:
-        derived, default_limbs = _pairs_by_name(plain), ()
+        derived, default_limbs = _pairs_by_name(joints), ()
         default_sigmas = tuple(SIGMAS.get(joint, DEFAULT_SIGMA) for joint in plain)
     if isinstance(sigmas, Mapping):
         table = {_plain(joint): sigma for joint, sigma in sigmas.items()}
@@ -187,7 +231,7 @@ def skeleton_from_names(
     return Skeleton(
         name=known.name if known else name,
         joints=plain,
-        flip_pairs=derived if flip_pairs is None else tuple((int(a), int(b)) for a, b in flip_pairs),
+        flip_pairs=derived if flip_pairs is None else _given_pairs(flip_pairs, plain, name),
         limbs=tuple((int(a), int(b)) for a, b in limbs) or default_limbs,
         sigmas=tuple(float(s) for s in sigmas) if sigmas is not None else default_sigmas,
         upper=known.upper if known else (),

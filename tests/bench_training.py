@@ -14,8 +14,8 @@ import pytest
 import torch
 
 from hdmlib.config import make_config
-from hdmlib.data.intake import read_image
 from hdmlib.data.loader import make_loader
+from hdmlib.data.photos import read_image
 from hdmlib.data.sources import open_data
 from hdmlib.losses.registry import LOSSES, build_loss
 from hdmlib.models.hrnet import build_model

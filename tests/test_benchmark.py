@@ -110,7 +110,9 @@ def test_truth_as_results_on_the_coco_subset(samples):
     people = read_coco(root, "val")
     results = coco_results(people, np.ones(len(people)), people.joints, np.ones(people.visibility.shape), (192, 256))
     assert (len(people), len(results)) == (319, 318)
-    assert oks_ap(find_coco(root, "val")[0], results, people.skeleton.sigmas)["AP"] == pytest.approx(0.990, abs=5e-4)
+    assert oks_ap(find_coco(root, "val").annotations, results, people.skeleton.sigmas)["AP"] == pytest.approx(
+        0.990, abs=5e-4
+    )
 
 
 @pytest.mark.parametrize("preset", ["coco_w32_256x192", "coco_w48_384x288"])
@@ -224,7 +226,7 @@ def test_mass_ranks_people_where_the_raw_peak_cannot(samples):
     normalised = make_suppliers(raw, "relu")
     joints, mass = decode(normalised, method="barycentre", confidence="mass")
     joints = transform(joints.double().numpy(), invert(affines))
-    truth = json.loads(find_coco(root, "val")[0].read_text())
+    truth = json.loads(find_coco(root, "val").annotations.read_text())
     precision = {
         name: oks_ap(truth, coco_results(people, np.ones(n), joints, values, (192, 256)), people.skeleton.sigmas)["AP"]
         for name, values in (("mass", mass.numpy()), ("raw", raw.amax(dim=(2, 3)).numpy()))

@@ -16,7 +16,7 @@ import hdmlib
 from hdmlib.cli import app
 from hdmlib.config import make_config
 from hdmlib.data.crops import Frame, invert, transform
-from hdmlib.data.intake import read_image
+from hdmlib.data.photos import read_image
 from hdmlib.experiments.prediction import predict_people
 from hdmlib.experiments.runs import run
 from hdmlib.inference import open_network, predict

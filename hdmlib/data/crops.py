@@ -2,8 +2,7 @@
 
 A :class:`Region` is a rectangle of a photo, rotated and perhaps mirrored; a :class:`Frame` is the network's input of W
 x H pixels with its heatmap of W/4 x H/4 cells, and a rule that says how their coordinates correspond. Together they
-give one affine map from photo to input and one from photo to cells, and the crop itself. :class:`Augmentation` draws a
-random region around a person.
+give one affine map from photo to input and one from photo to cells, and the crop itself.
 
 Every affine is a (2, 3) matrix A acting on (x, y, 1); every coordinate names pixel and cell *centres* by integers.
 """
@@ -53,8 +52,8 @@ class Frame:
              (W - 1) / 2                                                  mirrors exactly
     ======== =============================== ============================ =========================================
 
-    ``hrnet`` and ``udp`` sample the photo bilinearly as their authors do. ``center``, which owes nobody parity,
-    averages first where a photo is shrunk to less than half, since bilinear samples would skip pixels and alias.
+    ``hrnet`` and ``udp`` sample the photo bilinearly as their authors do. ``center`` averages first where a photo is
+    shrunk to less than half, since bilinear samples would skip pixels and alias.
 
     Attributes:
         input_size: Width and height of the input, multiples of 4.
@@ -156,6 +155,15 @@ def transform(points: np.ndarray, affine: np.ndarray) -> np.ndarray:
     """
     points, affine = np.asarray(points, dtype=np.float64), np.asarray(affine, dtype=np.float64)
     return points @ np.swapaxes(affine[..., :2], -1, -2) + affine[..., None, :, 2]
+
+
+def float32_parts(values: np.ndarray) -> np.ndarray:
+    """float64 values (...) as (3, ...) float32 whose sum in float64 is exactly them."""
+    parts, rest = [], np.asarray(values, dtype=np.float64)
+    for _ in range(3):
+        parts.append(rest.astype(np.float32))
+        rest = rest - parts[-1]
+    return np.stack(parts)
 
 
 def invert(affine: np.ndarray) -> np.ndarray:

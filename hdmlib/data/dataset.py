@@ -1,12 +1,12 @@
-"""People with annotated joints, whatever file they came from: one :class:`Person` per annotation, and arrays over N of
-them, a :class:`PoseDataset`.
+"""People with annotated joints, independent of the file format: one :class:`Person` per annotation, and N of them as
+arrays, a :class:`PoseDataset`.
 """
 
 from __future__ import annotations
 
 import dataclasses
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
@@ -24,14 +24,14 @@ class Person:
 
     Attributes:
         file_name: The photo, relative to the dataset's folder of photos.
-        photo_size: Its width and height as the annotations have them, ``None`` where they say nothing.
+        photo_size: Its width and height as annotated, ``None`` where the format has none.
         joints: (K, 2) as (x, y).
-        visibility: (K,) 0 not labelled, 1 labelled but hidden, 2 visible.
+        visibility: (K,) 0 unlabelled, 1 labelled but hidden, 2 visible.
         box: (4,) x, y, width, height.
         centre: (2,) centre of the part of the photo that is shown to the network, before augmentation.
         size: (2,) its width and height, with the protocol's padding and before it is fitted to the network's aspect
             ratio.
-        area: Area of the person in square pixels, as OKS takes it.
+        area: Area of the person in square pixels, for OKS.
         head_size: The length that PCKh divides by, NaN where none is annotated.
         annotation_id: The annotation's id (COCO) or its row in the file (MPII).
         image_id: The photo's id (COCO) or its position among the file's photos (MPII).
@@ -52,15 +52,14 @@ class Person:
 
 @dataclass(frozen=True, eq=False)
 class PoseDataset:
-    """N people with K joints each. Pixels, float64, with (0, 0) the centre of a photo's first pixel; see
-    :class:`Person`.
+    """N people with K joints each, in float64 pixels with (0, 0) the centre of a photo's first pixel.
 
     Attributes:
         name: What messages call this dataset.
         skeleton: The K joints.
         images: The distinct photos.
         image_index: (N,) position of each person's photo in ``images``.
-        joints: (N, K, 2); 0 where not labelled.
+        joints: (N, K, 2); 0 where unlabelled.
         visibility: (N, K), 0, 1 or 2.
         boxes: (N, 4).
         centres: (N, 2).
@@ -70,6 +69,8 @@ class PoseDataset:
         annotation_ids: (N,).
         image_ids: (N,).
         left_out: How many annotations were left out, by reason.
+        mended: How many were completed or corrected, by what was.
+        upright: The photos that are turned as their EXIF orientation says; the others are read as stored.
     """
 
     name: str
@@ -86,6 +87,8 @@ class PoseDataset:
     annotation_ids: np.ndarray
     image_ids: np.ndarray
     left_out: Mapping[str, int]
+    mended: Mapping[str, int] = field(default_factory=dict)
+    upright: frozenset[Path] = frozenset()
 
     def __len__(self) -> int:
         return len(self.image_index)
@@ -118,10 +121,9 @@ class PoseDataset:
     def reference_lengths(self, kind: str = "head") -> np.ndarray:
         """The length in pixels that a PCK threshold is a fraction of.
 
-        ``head``: the annotated head size; in a dataset that has none at all, the distance of the skeleton's two head
-        joints, which is *longer* than MPII's head size (by about 4/3 there), so numbers of the two kinds do not
-        compare. ``torso``: the distance of the skeleton's two torso joints. ``box``: the longer side of the person's
-        box.
+        ``head``: the annotated head size; in a dataset without any, the distance of the skeleton's two head joints,
+        which is *longer* than MPII's head size (by about 4/3 there), so scores by the two do not compare. ``torso``:
+        the distance of the skeleton's two torso joints. ``box``: the longer side of the person's box.
 
         Args:
             kind: ``head``, ``torso`` or ``box``.
@@ -143,12 +145,12 @@ class PoseDataset:
             raise DataError(f"unknown PCK reference {kind!r}; known: head, torso, box")
         if not np.isfinite(lengths).any():
             raise DataError(
-                f"{self.name}: nobody has a {kind} length to normalise PCK by; take another of head, torso, box"
+                f"{self.name}: nobody has a {kind} length for PCK; set pck_reference to another of head, torso, box"
             )
         return lengths
 
     def _joint_distances(self, pair: tuple[int, int] | None) -> np.ndarray:
-        """(N,) distance of two joints, NaN where one of them is not labelled or the skeleton names none."""
+        """(N,) distance of two joints, NaN where one of them is unlabelled or the skeleton names none."""
         if pair is None:
             return np.full(len(self), np.nan)
         first, second = pair

@@ -1,14 +1,17 @@
 """People -> batches of crops, the same for any number of workers and from any epoch on.
 
-A sample's order and augmentation depend on (seed, epoch, index) alone. The sampler hands (epoch, index) pairs to the
-workers, so that they need no state of their own: persistent workers follow the epoch and a resumed run repeats the one
-it replaces.
+A sample's order and augmentation depend on (seed, epoch, index) alone. The sampler passes (epoch, index) pairs to the
+workers, which therefore need no state: persistent workers follow the epoch, and a resumed run repeats the batches of
+the run that it continues.
 """
 
 from __future__ import annotations
 
 import signal
+import warnings
 from collections.abc import Iterator
+from pathlib import Path
+from typing import Any, Literal
 
 import cv2
 import numpy as np
@@ -16,9 +19,10 @@ import torch
 from torch.utils.data import DataLoader, Dataset, Sampler
 
 from hdmlib.data.augmentation import Augmentation
-from hdmlib.data.crops import Frame, Region, transform
+from hdmlib.data.crops import Frame, Region, float32_parts, transform
 from hdmlib.data.dataset import PoseDataset
-from hdmlib.data.intake import read_image
+from hdmlib.data.intake import DataWarning
+from hdmlib.data.photos import read_image
 
 
 class CropDataset(Dataset):
@@ -29,8 +33,9 @@ class CropDataset(Dataset):
     - ``weights`` (K,) float32, 1 where a joint is labelled and inside the heatmap (up to the outer edge of its cells),
       else 0; ``joints`` is 0 there,
     - ``index`` of the person in ``people``, and
-    - ``affine`` (2, 3) float64 from pixels of the photo to cells; ``crops.invert`` of it brings predictions back. In a
-      mirrored crop the joints' order is mirrored, too.
+    - ``affine`` (3, 2, 3) float32, whose sum in float64 is the affine from pixels of the photo to cells, exactly:
+      Apple's GPU has no float64. ``crops.invert`` of the sum brings predictions back. In a mirrored crop the joints'
+      order is mirrored, too.
 
     Args:
         people: The dataset.
@@ -47,10 +52,13 @@ class CropDataset(Dataset):
         self.frame = frame
         self.augmentation = augmentation
         self.seed = seed
-        self.photos = [read_image(path) for path in people.images] if cache else []
+        self.photos = [self._photo(path) for path in people.images] if cache else []
 
     def __len__(self) -> int:
         return len(self.people)
+
+    def _photo(self, path: Path) -> np.ndarray:
+        return read_image(path, upright=path in self.people.upright)
 
     def __getitem__(self, key: tuple[int, int]) -> dict[str, torch.Tensor | int]:
         """The crop of person ``index`` in ``epoch``, for ``key = (epoch, index)``."""
@@ -61,9 +69,11 @@ class CropDataset(Dataset):
         # numpy pads a short key with zeros, so that index 0 would share the numbers of the epoch's order
         rng = np.random.default_rng([self.seed, epoch, index + 1])
         region = self.augmentation.draw(whole, joints, labelled, people.skeleton.upper, rng)
-        photo = self.photos[people.image_index[index]] if self.photos else read_image(people.image_path(index))
+        photo = self.photos[people.image_index[index]] if self.photos else self._photo(people.image_path(index))
         to_input = frame.to_input(region)
         image = frame.crop(photo, to_input)
+        if self.augmentation.alters_pixels:  # draws of their own, so that the regions are those without these options
+            image = self.augmentation.alter(image, np.random.default_rng([self.seed, epoch, index + 1, 1]))
         affine = frame.to_cells(to_input)
         cells = transform(joints, affine)
         # the map reaches half a cell beyond the centres of its outer cells
@@ -77,7 +87,7 @@ class CropDataset(Dataset):
             "joints": torch.from_numpy(cells.astype(np.float32)),
             "weights": torch.from_numpy(weights.astype(np.float32)),
             "index": index,
-            "affine": torch.from_numpy(affine),
+            "affine": torch.from_numpy(float32_parts(affine)),
         }
 
 
@@ -116,17 +126,18 @@ class CropLoader(DataLoader):
     def set_epoch(self, epoch: int) -> None:
         """Choose the epoch of the iterators made from now on.
 
-        On a loader that Accelerate has prepared call the prepared one's method: it counts epochs itself and would
-        overwrite what its sampler was told.
+        On a loader that Accelerate has prepared call the prepared one's method: it counts epochs itself and sets its
+        sampler's epoch at the start of each.
         """
-        self.sampler.set_epoch(epoch)
+        sampler: Any = self.sampler
+        sampler.set_epoch(epoch)
 
 
 def make_loader(
     people: PoseDataset,
     input_size: tuple[int, int],
     *,
-    coordinates: str = "center",
+    coordinates: Literal["center", "hrnet", "udp"] = "center",
     augmentation: Augmentation | None = None,
     batch_size: int = 32,
     shuffle: bool = False,
@@ -140,23 +151,38 @@ def make_loader(
         people: The dataset.
         input_size: Width and height of the crops in pixels, multiples of 4.
         coordinates: ``center``, ``hrnet`` or ``udp``, see :class:`~hdmlib.data.crops.Frame`.
-        augmentation: How regions vary; ``None``: not at all.
+        augmentation: How crops vary; ``None``: not at all.
         batch_size: People per batch; the last batch holds the rest.
         shuffle: Whether the order is a new random one each epoch.
         seed: Of order and augmentation, 0 or more.
         workers: Processes that make crops; 0 makes them in this one.
         cache: Whether to decode every photo once and keep it: 3 bytes a pixel, shared by workers where they are forked.
-            Saves the larger part of the work on a small crop.
+            Decoding is most of the work on a small crop.
 
     Returns:
         A loader of dicts of :class:`CropDataset`'s items, stacked.
 
     Raises:
         ValueError: If a parameter has no such value.
+
+    Warns:
+        DataWarning: If crops are mirrored although no joints are paired as left and right.
     """
+    if augmentation and augmentation.mirror_probability and not people.skeleton.flip_pairs and len(people.skeleton) > 1:
+        warnings.warn(
+            f"{people.name}: no left and right joints are known, so mirrored crops teach left as right; name them "
+            "left_* and right_*, or give flip_pairs (pairs of 0-based numbers or of names) in the category, or set "
+            "flip_probability=0",
+            DataWarning,
+            stacklevel=2,
+        )
     return CropLoader(
         CropDataset(
-            people, Frame(tuple(input_size), coordinates), augmentation or Augmentation(), seed=seed, cache=cache
+            people,
+            Frame((input_size[0], input_size[1]), coordinates),
+            augmentation or Augmentation(),
+            seed=seed,
+            cache=cache,
         ),
         batch_size=batch_size,
         sampler=EpochSampler(len(people), shuffle=shuffle, seed=seed),
@@ -164,12 +190,12 @@ def make_loader(
         persistent_workers=workers > 0,
         pin_memory=torch.cuda.is_available(),
         worker_init_fn=_start_worker,
-        # torch draws a seed for its workers even though they use none: not from the caller's global generator
+        # torch draws a seed for its workers, which do not use it; this keeps the caller's global generator unchanged
         generator=torch.Generator().manual_seed(seed),
     )
 
 
 def _start_worker(worker: int) -> None:
-    """A worker is one core's work, and OpenCV's thread pool does not survive a fork. Ctrl-C is the trainer's affair."""
+    """Use one core per worker, since OpenCV's thread pool does not survive a fork; the trainer handles Ctrl-C."""
     cv2.setNumThreads(0)
     signal.signal(signal.SIGINT, signal.SIG_IGN)

@@ -1,26 +1,29 @@
 """MPII Human Pose -> :class:`~hdmlib.data.dataset.PoseDataset`, from HRNet's json or from the original ``.mat``.
 
-Both files give pixels counted from 1, a person's position, and a person's height in units of 200 px. As HRNet does, the
-position is moved down by 15 x that scale and the scale grown by a quarter, so that no limb is cut; then everything
-counts from 0. The two sources give identical people: the ``.mat`` also says which joints are hidden, but only for some
-joints and not in the json, so a labelled joint has visibility 2 in both.
+Both files have pixels counted from 1, a person's position, and a person's height in units of 200 px. As in HRNet the
+position is moved down by 15 x that scale and the scale is enlarged by a quarter, so that no limb is cut; then all
+coordinates are changed to count from 0. Both files give identical people: only the ``.mat`` marks hidden joints, and
+only some of them, so a labelled joint has visibility 2 in both.
 """
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Collection, Iterator, Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from scipy.io import loadmat
 
+from hdmlib.data.assembly import assemble
 from hdmlib.data.dataset import DataError, Person, PoseDataset
-from hdmlib.data.intake import HEAD_BOX_FACTOR, LeaveOut, NoAnnotations, assemble, find_annotations, load_json, numbers
+from hdmlib.data.intake import FARTHEST, HEAD_BOX_FACTOR, IntakeLog, LeaveOut, as_floats, load_json, numbers
+from hdmlib.data.layouts import NoAnnotations, check_split, find_annotations
+from hdmlib.data.photos import PhotoFolder
 from hdmlib.skeletons import MPII_16
 
 RELEASE_FILE = "mpii_human_pose_v1_u12_1.mat"
-# Scale 1 is a person 200 px high; the region shown is a square of the grown scale.
+# Scale 1 is a person 200 px high; the region is a square of the enlarged scale.
 PIXELS_PER_SCALE = 200
 GROWTH = 1.25
 SHIFT_DOWN = 15
@@ -44,12 +47,14 @@ def find_mpii(root: Path | str, split: str) -> tuple[Path, Path]:
         DataError: If nothing fits, or several files fit equally well.
     """
     root = Path(root)
-    names = ("valid", "val") if split in ("valid", "val") else (split,)
-    patterns = [p.format(name) for p in ("annot/{}.json", "{}.json", "annot/*{}*.json", "*{}*.json") for name in names]
-    patterns += [RELEASE_FILE, f"*/{RELEASE_FILE}"]
+    check_split(root, split)
+    patterns = ("annot/{split}.json", "{split}.json", "annot/*{split}*.json", "*{split}*.json")
     annotations = find_annotations(root, split, patterns, opening=b"[")
-    if annotations is None:
-        raise NoAnnotations(f"no MPII annotations of split {split!r} in {root}; looked for {', '.join(patterns)}")
+    releases = sorted(path for pattern in (RELEASE_FILE, f"*/{RELEASE_FILE}") for path in root.glob(pattern))
+    if annotations is None and not releases:
+        tried = ", ".join([*(pattern.format(split=split) for pattern in patterns), RELEASE_FILE])
+        raise NoAnnotations(f"no MPII annotations of split {split!r} in {root}; looked for {tried}")
+    annotations = annotations or releases[0]
     images = root / "images"
     return annotations, images if images.is_dir() else annotations.parent
 
@@ -65,7 +70,7 @@ def read_mpii(
     Args:
         root: The dataset's folder, see :func:`find_mpii`.
         split: ``train``, ``valid`` (``val`` is the same) or ``trainval``.
-        valid_people: For the ``.mat`` only, which itself knows no validation split: its people as (photo's file name,
+        valid_people: For the ``.mat`` only, which defines no validation split: its people as (photo's file name,
             0-based position among the photo's ``annorect``). ``train`` is then everyone else; without it ``train`` is
             everyone.
 
@@ -79,16 +84,17 @@ def read_mpii(
         raise DataError(f"valid_people splits the original .mat, but {path} already is one split; leave it out")
     else:
         rows = _json_rows(path)
-    people, left_out, image_ids = [], Counter(), {}
+    people, log, image_ids = [], IntakeLog(), {}
     for number, row in enumerate(rows):
         try:
-            people.append(_mpii_person(*row, number, image_ids))
-        except LeaveOut as reason:
-            left_out[str(reason)] += 1
-    return assemble(f"MPII {path.name} {split}", MPII_16, folder, people, left_out)
+            people.append(_mpii_person(*row, number, image_ids, log))
+        except LeaveOut as fault:
+            log.leave_out(fault, number)
+    photos = PhotoFolder(Path(root), folder, path.parent, split)
+    return assemble(f"MPII {path.name} {split}", MPII_16, photos, people, log, len(rows))
 
 
-# A person as both files tell it: photo, position (2), scale, joints (16, 2), labelled (16), head size. Counted from 1.
+# A person in both files: photo, position (2), scale, joints (16, 2), labelled (16), head size. Counted from 1.
 _Row = tuple[object, object, object, object, object, float]
 
 
@@ -101,22 +107,32 @@ def _mpii_person(
     head_size: float,
     number: int,
     image_ids: dict[str, int],
+    log: IntakeLog,
 ) -> Person:
     """One row as a person; ``image_ids`` numbers the photos as they come."""
     if not isinstance(photo, str):
-        raise LeaveOut("malformed photo name")
+        raise LeaveOut("malformed photo name", "image must be text")
     image_id = image_ids.setdefault(photo, len(image_ids))
     marks = numbers(labelled, (len(MPII_16),), "joint flags")
     if not np.isin(marks, (0, 1)).all():
-        raise LeaveOut("malformed joint flags")
+        raise LeaveOut("malformed joint flags", "joints_vis must be 0 or 1")
     shown = marks > 0
     if not shown.any():
         raise LeaveOut("no labelled joint")
-    points = numbers(joints, (len(MPII_16), 2), "joints") - 1
+    points = as_floats(joints)
+    if points is None or points.shape != (len(MPII_16), 2):
+        raise LeaveOut("malformed joints", f"joints must be {len(MPII_16)} pairs x, y")
+    sound = np.all(np.abs(points) <= FARTHEST, axis=1)
+    if not sound[shown].any():
+        raise LeaveOut("joints not finite or absurdly large", "correct the joints")
+    if not sound[shown].all():
+        log.mend("joint not finite or absurdly large: taken as unlabelled", number)
+    shown &= sound
+    points = np.where(shown[:, None], points, 0) - 1  # placeholders of unlabelled joints may be anything
     centre = numbers(position, (2,), "position")
     factor = float(numbers(scale, (), "scale"))
     if factor <= 0 or centre[0] == -1:  # -1 is the format's "not annotated"
-        raise LeaveOut("no position or scale")
+        raise LeaveOut("no position or scale", "center and scale must be positive")
     low, high = points[shown].min(axis=0), points[shown].max(axis=0)
     return Person(
         file_name=photo,
@@ -177,7 +193,7 @@ def _head_sizes(path: Path, content: Sequence[dict]) -> Sequence[float]:
 
 
 def _row_error(entry: dict, joints: np.ndarray, missing: np.ndarray) -> float:
-    """Median distance of the joints that both files label, NaN where that cannot be said."""
+    """Median distance of the joints that both files label, NaN if there are none."""
     try:
         points = numbers(entry.get("joints"), (len(MPII_16), 2), "joints")
         both = (numbers(entry.get("joints_vis"), (len(MPII_16),), "joint flags") > 0) & (missing == 0)
@@ -216,13 +232,13 @@ def _rectangle_row(name: object, rectangle: dict) -> _Row | None:
     """One ``annorect``, or ``None`` for one of the many people without joints, position or scale."""
     points = [p for annotation in _structs(rectangle.get("annopoints")) for p in _structs(annotation.get("point"))]
     position = next(_structs(rectangle.get("objpos")), None)
-    if not points or position is None or np.size(rectangle.get("scale")) != 1:
+    if not points or position is None or np.size(rectangle.get("scale", ())) != 1:
         return None
     found = {int(point["id"]): (point["x"], point["y"]) for point in points}
     joints = [found.get(joint, (0, 0)) for joint in range(len(MPII_16))]
     labelled = [int(joint in found) for joint in range(len(MPII_16))]
     head_size = np.nan
-    if all(np.size(rectangle.get(side)) == 1 for side in ("x1", "y1", "x2", "y2")):
+    if all(np.size(rectangle.get(side, ())) == 1 for side in ("x1", "y1", "x2", "y2")):
         head_size = HEAD_BOX_FACTOR * np.hypot(rectangle["x2"] - rectangle["x1"], rectangle["y2"] - rectangle["y1"])
     place = [position.get("x"), position.get("y")]
     return name, place, rectangle["scale"], joints, labelled, float(head_size) if head_size > 0 else float("nan")
@@ -230,7 +246,8 @@ def _rectangle_row(name: object, rectangle: dict) -> _Row | None:
 
 def _structs(value: object) -> Iterator[dict]:
     """A MATLAB struct array as scipy simplifies it: one struct is a dict, several a list, none an empty array."""
-    yield from [value] if isinstance(value, dict) else (v for v in np.atleast_1d(value) if isinstance(v, dict))
+    items: Any = [value] if isinstance(value, dict) else np.atleast_1d(np.asarray(value, dtype=object))
+    yield from (item for item in items if isinstance(item, dict))
 
 
 def _load_mat(path: Path) -> dict:

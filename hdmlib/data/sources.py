@@ -1,12 +1,13 @@
 """A config's dataset as people to train on and people to validate on.
 
-A folder is looked through before anything is read: what is missing is named all at once, and for the published recipes
-also where the dataset is published, how large it is and under which licence.
+A folder is checked before anything is read: the error lists everything that is missing, and for the published recipes
+also where the dataset is published, its size and its licence.
 """
 
 from __future__ import annotations
 
 import hashlib
+import os
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -17,20 +18,21 @@ import numpy as np
 from hdmlib.config import Config, ConfigError
 from hdmlib.data.coco import find_coco, read_coco
 from hdmlib.data.dataset import DataError, PoseDataset
-from hdmlib.data.intake import PHOTO_ENDINGS, NoAnnotations
+from hdmlib.data.layouts import NoAnnotations
 from hdmlib.data.mpii import RELEASE_FILE, find_mpii, read_mpii
+from hdmlib.data.photos import PHOTO_ENDINGS
 from hdmlib.presets import PUBLISHED_PRESETS
 from hdmlib.synthetic.dataset import GENERATOR_VERSION, embedded_dataset
 
 
 @dataclass(frozen=True)
 class Data:
-    """What a run learns from and is measured on.
+    """The people of a run.
 
     Attributes:
         train: People to learn from.
-        val: People to be measured on.
-        fingerprint: Names the data in a run's identity: changes when an annotation does, not when the folder moves.
+        val: People to evaluate on.
+        fingerprint: Identifies the data in a run's identity; depends on the annotations, not on the folder.
     """
 
     train: PoseDataset
@@ -39,15 +41,16 @@ class Data:
 
 
 def open_data(config: Config, progress: Callable[..., Any] | None = None) -> Data:
-    """Read both splits; draw the embedded people first if that is what the config asks for and they are not there.
+    """Read both splits of a config's dataset; the embedded people are drawn first where they do not exist yet.
 
     Args:
         config: Names the dataset, its folder, its splits, and how many people of each to take.
         progress: Wraps the loop over the pictures that are drawn: ``progress(iterable, total=, desc=)``.
 
     Raises:
-        DataError: The folder, a file or a split is missing or wrong; the message says what was looked for.
-        ConfigError: ``data_root`` is missing, or given where it has no meaning.
+        DataError: The folder, a file or a split is missing or wrong, the splits have different joints, or they share
+            photos.
+        ConfigError: ``data_root`` is missing, or given for synthetic people.
     """
     if config.dataset == "synthetic":
         if config.data_root is not None:
@@ -56,31 +59,70 @@ def open_data(config: Config, progress: Callable[..., Any] | None = None) -> Dat
             )
         counts = _embedded_counts(config)
         root = embedded_dataset(
-            format="coco", size=config.image_size, seed=config.data_seed, progress=progress, **counts
-        )
+            format="coco", size=config.image_size, seed=config.data_seed, progress=progress, train=counts["train"],
+            val=counts["val"],
+        )  # fmt: skip
         # a picture may show more than one person
         train, val = (_some(read_coco(root, split), 0, count) for split, count in counts.items())
         return Data(_noisy(train, config), _some(val, config.val_offset, None), embedded_fingerprint(config))
     check_folder(config, (config.train_split, config.val_split))
-    read = {"coco": read_coco, "mpii": read_mpii}[config.dataset]
-    train, val = read(config.data_root, config.train_split), read(config.data_root, config.val_split)
-    if train.skeleton != val.skeleton:
-        raise DataError(f"{train.name} and {val.name} have different joints; take two splits of one dataset")
+    train, val = (_read(config, split) for split in (config.train_split, config.val_split))
+    val = _same_joints(train, val)
+    if config.dataset == "coco":
+        _refuse_shared_photos(train, val)
     train, val = _some(train, 0, config.train_people), _some(val, config.val_offset, config.val_people)
     return Data(_noisy(train, config), val, _fingerprint(train, val))
 
 
 def open_validation(config: Config, progress: Callable[..., Any] | None = None) -> PoseDataset:
-    """The people that a config is measured on, without those it learns from; as :func:`open_data` otherwise."""
+    """The validation people of a config alone; otherwise as :func:`open_data`."""
     if config.dataset == "synthetic":
         return open_data(config.model_copy(update={"train_people": 1}), progress).val
     check_folder(config, (config.val_split,))
-    people = {"coco": read_coco, "mpii": read_mpii}[config.dataset](config.data_root, config.val_split)
-    return _some(people, config.val_offset, config.val_people)
+    return _some(_read(config, config.val_split), config.val_offset, config.val_people)
+
+
+def _read(config: Config, split: str) -> PoseDataset:
+    root = _root(config)
+    if config.dataset == "mpii":
+        return read_mpii(root, split)
+    return read_coco(root, split, category=config.category, strict=config.preset in PUBLISHED_PRESETS)
+
+
+def _same_joints(train: PoseDataset, val: PoseDataset) -> PoseDataset:
+    """The validation people, whose joints must be the training people's, with left and right paired as there.
+
+    Limbs, OKS constants and file names may differ.
+
+    Raises:
+        DataError: The joints' names or their order differ, or both files pair left and right, but differently.
+    """
+    ours, theirs = train.skeleton, val.skeleton
+    if ours.joints != theirs.joints:
+        first = next((pair for pair in zip(ours.joints, theirs.joints, strict=False) if pair[0] != pair[1]), None)
+        what = f"the first difference is {first[0]} and {first[1]}" if first else f"{len(ours)} and {len(theirs)}"
+        raise DataError(f"{train.name} and {val.name} have different joints ({what}); take two splits of one dataset")
+    if ours.flip_order == theirs.flip_order:
+        return val
+    if ours.flip_pairs and theirs.flip_pairs:
+        raise DataError(f"{train.name} and {val.name} pair left and right differently; give both the same flip_pairs")
+    return replace(val, skeleton=replace(theirs, flip_pairs=ours.flip_pairs or theirs.flip_pairs))
+
+
+def _refuse_shared_photos(train: PoseDataset, val: PoseDataset) -> None:
+    """Raise :class:`DataError` if a photo is in both splits: a network would be measured on what it has learned."""
+    folders = {path.parent: os.path.realpath(path.parent) for people in (train, val) for path in people.images}
+    seen = {(folders[path.parent], path.name) for path in train.images}
+    shared = [path for path in val.images if (folders[path.parent], path.name) in seen]
+    if shared:
+        raise DataError(
+            f"{train.name} and {val.name} share {len(shared)} photos, such as {shared[0]}; validation needs photos "
+            "that are not trained on: remove them from one of the splits, or set train_split and val_split"
+        )
 
 
 def embedded_fingerprint(config: Config) -> str:
-    """The fingerprint of the embedded people that the config asks for; they need not have been drawn."""
+    """The fingerprint of the embedded people of a config, also before they are drawn."""
     name = f"embedded-v{GENERATOR_VERSION}-{config.image_size}px-seed{config.data_seed}"
     return "-".join([name, *map(str, _embedded_counts(config).values())])
 
@@ -91,7 +133,7 @@ def _embedded_counts(config: Config) -> dict[str, int]:
 
 @dataclass(frozen=True)
 class Origin:
-    """Where a published dataset comes from; nothing is ever downloaded here.
+    """Where a published dataset comes from, for messages; nothing is downloaded.
 
     Attributes:
         name: The dataset's name.
@@ -133,7 +175,7 @@ ORIGINS = {
 
 
 def check_folder(config: Config, splits: Sequence[str]) -> None:
-    """See that a dataset's folder holds all that a run will ask it for, before anything is read.
+    """Check that a dataset's folder holds all that a run needs, before anything is read.
 
     Args:
         config: Names the dataset, its folder and the preset. For a published recipe the folder must also hold photos
@@ -144,43 +186,51 @@ def check_folder(config: Config, splits: Sequence[str]) -> None:
         ConfigError: ``data_root`` is missing.
         DataError: The folder is missing, or files in it: the message lists each of them, and the dataset's origin.
     """
-    if config.data_root is None:
-        raise ConfigError(f"data_root: dataset {config.dataset!r} needs the folder that holds it{_origin_of(config)}")
-    if not config.data_root.is_dir():
+    root = _root(config)
+    if not root.is_dir():
         raise DataError(
-            f"data_root: no folder {config.data_root}; relative paths start where you typed the command"
-            f"{_origin_of(config)}"
+            f"data_root: no folder {root}; relative paths start where you typed the command{_origin_of(config)}"
         )
     missing = list(dict.fromkeys(file for split in splits for file in _missing(config, split)))
     if missing:
         listed = "".join(f"\n  {file}" for file in missing)
-        raise DataError(f"data_root: {config.data_root} lacks{listed}{_origin_of(config)}")
+        raise DataError(f"data_root: {root} lacks{listed}{_origin_of(config)}")
+
+
+def _root(config: Config) -> Path:
+    if config.data_root is None:
+        raise ConfigError(f"data_root: dataset {config.dataset!r} needs the folder that holds it{_origin_of(config)}")
+    return config.data_root
 
 
 def _missing(config: Config, split: str) -> list[str]:
-    """What the folder lacks of one split, by the names it is published under."""
-    origin = ORIGINS[config.dataset]
+    """The missing files of one split, by their published names."""
+    root, origin = _root(config), ORIGINS[config.dataset]
     published = config.preset in PUBLISHED_PRESETS
     annotations, photos = (text.format(split=split) for text in (origin.annotations, origin.photos))
-    path, missing = config.data_root / annotations, []
-    folders = [config.data_root / photos, config.data_root / "images" / photos]
+    path, missing = root / annotations, []
+    folders = [root / photos, root / "images" / photos]
     try:
-        path, folder = {"coco": find_coco, "mpii": find_mpii}[config.dataset](config.data_root, split)
+        if config.dataset == "mpii":
+            path, folder = find_mpii(root, split)
+        else:
+            files = find_coco(root, split)
+            path, folder = files.annotations, files.photos
         folders = [folder]
     except NoAnnotations:
         if not published:
-            raise  # with the names that were tried
+            raise  # the message has the names that were tried
         missing.append(f"{annotations} (annotations of split {split!r})")
     if not published:
-        return []  # data of one's own may keep its photos anywhere
+        return []  # the photos of other datasets may lie anywhere below the folder
     if path.suffix == ".mat":  # MPII's release does not say who the validation people are
-        path = config.data_root / annotations
+        path = root / annotations
         missing.append(f"{annotations} (annotations of split {split!r}; {RELEASE_FILE} has no such split)")
     if not any(_has_photos(folder) for folder in folders):
         missing.append(f"{photos} (photos)")
     heads = path.with_name(f"gt_{path.stem}.mat")
     if config.dataset == "mpii" and split == config.val_split and not heads.is_file():
-        missing.append(f"{heads.relative_to(config.data_root)} (head sizes, the length that PCKh is measured in)")
+        missing.append(f"{heads.relative_to(root)} (head sizes, the length that PCKh is measured in)")
     return missing
 
 
@@ -189,7 +239,7 @@ def _has_photos(folder: Path) -> bool:
 
 
 def _origin_of(config: Config) -> str:
-    """Where to get the dataset, for the recipes that mean a published one."""
+    """Where to get the dataset, for the recipes of a published one."""
     if config.preset not in PUBLISHED_PRESETS:
         return ""
     origin = ORIGINS[config.dataset]
@@ -205,7 +255,7 @@ def _some(people: PoseDataset, start: int, count: int | None) -> PoseDataset:
 
 
 def _noisy(people: PoseDataset, config: Config) -> PoseDataset:
-    """The people with worse annotations: each joint off by a normal draw in x and in y, the same in every epoch."""
+    """The people with noisy annotations: a normal draw is added to x and y of each joint, the same in every epoch."""
     if not config.label_noise:
         return people
     lengths = people.reference_lengths(config.pck_reference or people.default_reference())

@@ -76,6 +76,9 @@ def augmentation_of(config: Config) -> Augmentation:
         mirror_probability=config.flip_probability,
         half_body_probability=config.half_body_probability,
         half_body_upper=HALF_BODY_UPPER if config.half_body_randn else 0.5,
+        colour_jitter=config.colour_jitter,
+        blur=config.blur,
+        cutout=config.cutout,
     )
 
 

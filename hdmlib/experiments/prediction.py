@@ -87,8 +87,8 @@ def predict_loader(
             "affine": batch["affine"],
         }
         batches.append(engine.gather_for_metrics(results))
-    people: Any = recursively_apply(lambda values: values.double().cpu().numpy(), concatenate(batches))
-    to_photo = invert(people["affine"])
+    people: Any = recursively_apply(lambda values: values.cpu().double().numpy(), concatenate(batches))
+    to_photo = invert(people["affine"].sum(axis=1))
     by_decoder, other_confidence = (
         {name: (transform(cells, to_photo), sure) for name, (cells, sure) in people.get(kind, {}).items()}
         for kind in ("decoded", "other confidence")

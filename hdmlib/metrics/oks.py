@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import contextlib
 import io
-import json
+import math
 from collections.abc import Mapping, Sequence
 from numbers import Real
 from pathlib import Path
@@ -21,6 +21,9 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 from pycocotools.coco import COCO
 from pycocotools.cocoeval import COCOeval
+
+from hdmlib.data.coco import mended
+from hdmlib.data.intake import LeaveOut, load_json
 
 OKS_METRICS = ("AP", "AP50", "AP75", "APM", "APL", "AR", "AR50", "AR75", "ARM", "ARL")
 
@@ -133,8 +136,9 @@ def oks_ap(
     ``keypoints`` and ``score`` of a result are read. Neither argument is changed.
 
     Args:
-        truth: Ground truth in COCO's keypoint format, or the path of such a file. A missing ``num_keypoints`` is
-            counted from ``keypoints``, a missing ``iscrowd`` is 0.
+        truth: Ground truth in COCO's keypoint format, or the path of such a file. Only categories with ``keypoints``
+            count, all where none has them. What an annotation lacks is mended as when it is read for training:
+            :func:`hdmlib.data.coco.mended`.
         results: One record per detected person; may be empty.
         sigmas: (K,) OKS constants of the joints.
 
@@ -143,15 +147,20 @@ def oks_ap(
         holds no person of that size with labelled joints.
 
     Raises:
-        ValueError: If the truth is no COCO keypoint annotation, or a result has an unknown photo or category, another
-            number of joints, or a coordinate or score that is not finite.
-        FileNotFoundError: If the path does not exist.
+        ValueError: If the truth is no COCO keypoint annotation or has another number of joints, or a result has an
+            unknown photo or category, another number of joints, or a coordinate or score that is not finite.
     """
     sigmas = np.asarray(sigmas, dtype=np.float64)
     dataset = _read_truth(truth)
-    annotations = [_truth_record(annotation, len(sigmas)) for annotation in dataset["annotations"]]
     images = {image["id"] for image in dataset["images"]}
-    categories = {category["id"] for category in dataset["categories"]}
+    categories = {c["id"] for c in dataset["categories"] if c.get("keypoints")} or {
+        c["id"] for c in dataset["categories"]
+    }
+    annotations = [
+        _truth_record(annotation, len(sigmas))
+        for annotation in dataset["annotations"]
+        if annotation["category_id"] in categories
+    ]
     detections = [
         _result_record(i, result, images, categories, len(sigmas)) for i, result in enumerate(results, start=1)
     ]
@@ -169,7 +178,7 @@ def oks_ap(
 
 def _coco(dataset: Mapping[str, Any], annotations: list[dict[str, Any]]) -> COCO:
     """pycocotools' index over ``dataset``'s photos and categories with these annotations."""
-    coco = COCO()
+    coco: Any = COCO()
     coco.dataset = {**dataset, "annotations": annotations}
     coco.createIndex()
     return coco
@@ -177,35 +186,22 @@ def _coco(dataset: Mapping[str, Any], annotations: list[dict[str, Any]]) -> COCO
 
 def _read_truth(truth: Mapping[str, Any] | str | Path) -> Mapping[str, Any]:
     """The ground truth as a dictionary, checked to have the three lists of COCO's format."""
-    where = "ground truth"
-    if not isinstance(truth, Mapping):
-        where = str(truth)
-        try:
-            truth = json.loads(Path(truth).read_text())
-        except json.JSONDecodeError as error:
-            raise ValueError(f"{where}: not a JSON file ({error})") from error
-    missing = [key for key in ("images", "annotations", "categories") if key not in truth]
+    name = "ground truth" if isinstance(truth, Mapping) else str(truth)
+    content: Any = truth if isinstance(truth, Mapping) else load_json(Path(truth))
+    keys = ("images", "annotations", "categories")
+    missing = [key for key in keys if not isinstance(content, Mapping) or not isinstance(content.get(key), list)]
     if missing:
-        raise ValueError(f"{where}: no COCO keypoint annotation, it has no {', '.join(missing)}")
-    return truth
+        raise ValueError(f"{name}: no COCO keypoint annotation, it has no {', '.join(missing)}")
+    return content
 
 
 def _truth_record(annotation: Mapping[str, Any], joints: int) -> dict[str, Any]:
-    """A copy of one annotation with everything COCOeval reads; pycocotools writes into what it is given."""
-    name = f"annotation {annotation.get('id')}"
-    record = {"iscrowd": 0, **annotation}
-    if "keypoints" not in record:
-        raise ValueError(f"{name}: no 'keypoints'; a detection file cannot serve as ground truth for poses")
-    if len(record["keypoints"]) != 3 * joints:
-        raise ValueError(
-            f"{name}: {len(record['keypoints'])} keypoint values, but {joints} sigmas ask for {3 * joints}"
-        )
-    if "area" not in record or "bbox" not in record:
-        raise ValueError(
-            f"{name}: OKS needs 'area' and 'bbox'; without a segmentation write the box's width times height as area"
-        )
-    record.setdefault("num_keypoints", int(np.count_nonzero(np.asarray(record["keypoints"][2::3]) > 0)))
-    return record
+    """One annotation as pycocotools reads it, mended."""
+    try:
+        one = mended(annotation, joints)
+    except LeaveOut as fault:
+        raise ValueError(f"annotation {annotation.get('id')}: {fault}: {fault.remedy}") from None
+    return one.as_truth(annotation["id"], annotation["image_id"], annotation["category_id"])
 
 
 def _result_record(
@@ -223,7 +219,7 @@ def _result_record(
     keypoints = np.asarray(result["keypoints"], dtype=np.float64).reshape(-1)
     if len(keypoints) != 3 * joints:
         raise ValueError(f"{name}: {len(keypoints)} keypoint values, expected x, y and score of {joints} joints")
-    if not (np.isfinite(keypoints).all() and isinstance(result["score"], Real) and np.isfinite(result["score"])):
+    if not (np.isfinite(keypoints).all() and isinstance(result["score"], Real) and math.isfinite(result["score"])):
         raise ValueError(f"{name} (image {result['image_id']}): a coordinate or score is not finite")
     x, y = keypoints[0::3], keypoints[1::3]
     width, height = float(np.ptp(x)), float(np.ptp(y))

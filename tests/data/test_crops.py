@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from hdmlib.data.augmentation import Augmentation
-from hdmlib.data.crops import Frame, Region, invert, transform
+from hdmlib.data.crops import Frame, Region, float32_parts, invert, transform
 from hdmlib.reader import normalise
 
 RULES = ("center", "hrnet", "udp")
@@ -150,6 +150,13 @@ def test_input_size_must_fit_the_stride(size):
 def test_unknown_rule_is_refused_with_the_known_ones():
     with pytest.raises(ValueError, match="'centre'; known: center, hrnet, udp"):
         Frame((96, 96), "centre")
+
+
+def test_three_float32_hold_every_bit_of_a_float64():
+    values = np.random.default_rng(0).normal(size=(200, 2, 3)) * 10.0 ** np.arange(-3, 3).reshape(2, 3)
+    parts = float32_parts(values)
+    assert (parts.dtype, parts.shape) == (np.float32, (3, 200, 2, 3))
+    np.testing.assert_array_equal(parts.sum(axis=0, dtype=np.float64), values)
 
 
 JOINTS = np.random.default_rng(5).uniform(20, 200, (16, 2))

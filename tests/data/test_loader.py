@@ -1,4 +1,5 @@
 import json
+from dataclasses import replace
 
 import cv2
 import numpy as np
@@ -64,7 +65,7 @@ def test_shapes_types_and_ranges(people):
         "joints": ((4, 5, 2), torch.float32),
         "weights": ((4, 5), torch.float32),
         "index": ((4,), torch.int64),
-        "affine": ((4, 2, 3), torch.float64),
+        "affine": ((4, 3, 2, 3), torch.float32),
     }
     assert batch["index"].tolist() == [0, 1, 2, 3]
     inside = batch["joints"][batch["weights"] > 0]
@@ -76,7 +77,7 @@ def test_shapes_types_and_ranges(people):
 def test_cells_map_back_to_the_photo(people, coordinates):
     data = epoch_of(make_loader(people, (64, 64), coordinates=coordinates), 0)
     seen = data["weights"].numpy() > 0
-    photo = transform(data["joints"], invert(data["affine"]))
+    photo = transform(data["joints"], invert(data["affine"].double().sum(dim=1)))
     np.testing.assert_allclose(photo[seen], people.joints[seen], atol=1e-3)
     assert seen.sum() > 0.9 * seen.size
 
@@ -109,7 +110,7 @@ def test_mirrored_crops_swap_left_and_right(people):
     torch.testing.assert_close(mirrored["joints"][seen], expected[seen], atol=1e-4, rtol=0)
     assert (mirrored["image"].int() - plain["image"].flip(-1).int()).abs().max() <= 3
     # what maps back is the mirrored order: joint 1 of the crop is joint 2 of the photo
-    photo = transform(mirrored["joints"], invert(mirrored["affine"]))
+    photo = transform(mirrored["joints"], invert(mirrored["affine"].double().sum(dim=1)))
     np.testing.assert_allclose(photo[seen], people.joints[:, order][seen.numpy()], atol=1e-3)
 
 
@@ -131,6 +132,48 @@ def test_augmentation_is_a_function_of_seed_epoch_and_person(people):
     assert_equal(*({k: torch.as_tensor(v) for k, v in item[(4, 7)].items()} for item in items[:2]))
     assert not torch.equal(items[0][(4, 7)]["affine"], items[2][(4, 7)]["affine"])
     assert not torch.equal(items[0][(4, 7)]["affine"], items[0][(5, 7)]["affine"])
+
+
+LOOKS = {"colour_jitter": 0.4, "blur": 2.0, "cutout": 0.3}
+
+
+def test_colour_blur_and_cutout_are_functions_of_seed_epoch_and_person(people):
+    plain = CropDataset(people, Frame((64, 64)), VARIED, seed=3)
+    for name, value in LOOKS.items():
+        altered = [CropDataset(people, Frame((64, 64)), replace(VARIED, **{name: value}), seed=s) for s in (3, 3, 4)]
+        first, again, other = (crops[(2, 7)] for crops in altered)
+        assert torch.equal(first["image"], again["image"]), name
+        assert not torch.equal(first["image"], plain[(2, 7)]["image"]), name
+        assert not torch.equal(first["image"], altered[0][(3, 7)]["image"]), name
+        for key in ("joints", "weights", "affine"):  # the regions are those without the option
+            assert torch.equal(first[key], plain[(2, 7)][key]), (name, key)
+        assert not torch.equal(other["affine"], first["affine"])
+
+
+def test_options_at_zero_change_no_pixel(people):
+    plain, zero = VARIED, replace(VARIED, **dict.fromkeys(LOOKS, 0.0))
+    assert not zero.alters_pixels
+    first, second = (make_loader(people, (64, 64), augmentation=a, seed=1) for a in (plain, zero))
+    assert_equal(epoch_of(first, 1), epoch_of(second, 1))
+
+
+def test_each_option_does_what_it_is_named_for():
+    rng = np.random.default_rng(0)
+    crop = cv2.resize(rng.integers(60, 200, (16, 16, 3), np.uint8), (64, 64), interpolation=cv2.INTER_NEAREST)
+    before = crop.copy()
+    grey = np.repeat(crop[..., :1], 3, axis=2)
+    for _ in range(20):
+        jittered = Augmentation(colour_jitter=0.3).alter(grey, rng)
+        assert np.ptp(jittered.astype(int), axis=2).max() <= 1  # grey stays grey
+        assert 0.65 * grey.mean() < jittered.mean() < 1.35 * grey.mean()
+        blurred = Augmentation(blur=3).alter(crop, rng)
+        assert blurred.std() <= crop.std()
+        assert abs(blurred.mean() - crop.mean()) < 2
+        changed = (Augmentation(cutout=0.25).alter(crop, rng) != crop).any(axis=2)
+        rows, columns = changed.any(axis=1).nonzero()[0], changed.any(axis=0).nonzero()[0]
+        assert max(np.ptp(rows), np.ptp(columns)) < 16
+        assert changed.sum() > 0.9 * len(rows) * len(columns)
+    np.testing.assert_array_equal(crop, before)
 
 
 def test_global_generators_are_left_alone(people):

@@ -221,7 +221,9 @@ def test_bad_sample_is_left_out_and_rows_keep_their_numbers(tmp_path, changes, r
     write_truth(root, rows(), np.array(HEADS).reshape(4, 2, 2).transpose(1, 2, 0))
     expected = DataWarning if reason != "no labelled joint" else None
     if expected:
-        with pytest.warns(DataWarning, match=f"MPII valid.json valid: left out of 4 annotations: 1 {reason}") as caught:
+        with pytest.warns(
+            DataWarning, match=f"MPII valid.json valid: left out 1 of 4 annotations: 1 {reason}"
+        ) as caught:
             left = read_mpii(root, "valid")
         assert len(caught) == 1
     else:
@@ -231,13 +233,24 @@ def test_bad_sample_is_left_out_and_rows_keep_their_numbers(tmp_path, changes, r
     np.testing.assert_allclose(left.head_sizes, [3, 30, 3])
 
 
-def test_photo_outside_the_folder_is_refused(tmp_path):
+def test_no_photo_outside_the_folder_is_read(tmp_path):
+    people = rows()
+    root = write_json(tmp_path / "data", people)
+    people[2]["image"] = "../../secret.jpg"
+    shutil.copy(root / "images" / people[0]["image"], tmp_path / "secret.jpg")
+    (root / "annot" / "valid.json").write_text(json.dumps(people))
+    with pytest.warns(DataWarning, match="1 photo missing"):
+        assert len(read_mpii(root, "valid")) == 3
+
+
+def test_an_unusable_joint_costs_that_joint(tmp_path):
     people = rows()
     root = write_json(tmp_path, people)
-    people[2]["image"] = "../../secret.jpg"
+    people[0]["joints"][0] = [NAN, 4]
     (root / "annot" / "valid.json").write_text(json.dumps(people))
-    with pytest.raises(DataError, match="leads outside"):
-        read_mpii(root, "valid")
+    with pytest.warns(DataWarning, match="mended: 1 joint not finite or absurdly large: taken as unlabelled"):
+        left = read_mpii(root, "valid")
+    assert (len(left), left.visibility[0, 0]) == (4, 0)
 
 
 @pytest.mark.parametrize(

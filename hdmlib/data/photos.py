@@ -1,0 +1,243 @@
+"""Photos: a name in an annotation file to a file below the data folder, and that file to pixels.
+
+Every photo of the project is opened here, and only in the formats of :data:`FORMATS`: PIL would otherwise hand a
+PostScript file to an external program.
+"""
+
+from __future__ import annotations
+
+import io
+import os
+import re
+import unicodedata
+import warnings
+from dataclasses import dataclass
+from pathlib import Path, PurePosixPath
+from urllib.parse import parse_qs, unquote, urlsplit
+
+import cv2
+import numpy as np
+from PIL import Image
+
+from hdmlib.data.dataset import DataError
+from hdmlib.data.intake import LeaveOut
+from hdmlib.data.layouts import SYNONYMS, split_names
+
+FORMATS = ("JPEG", "PNG", "BMP", "TIFF", "WEBP")
+PHOTO_ENDINGS = (".jpg", ".jpeg", ".png", ".bmp", ".tif", ".tiff", ".webp")
+
+# OpenCV's warps index pixels with 16-bit integers.
+LONGEST_SIDE = 2**15 - 2
+
+_ORIENTATION = 0x0112  # EXIF's tag
+
+
+@dataclass(frozen=True)
+class PhotoHeader:
+    """What a photo's header shows.
+
+    Attributes:
+        problem: Why the file cannot be used, ``None`` if it can.
+        size: Width and height of the stored pixels.
+        orientation: EXIF's code, 1 (upright) to 8.
+    """
+
+    problem: str | None
+    size: tuple[int, int] = (0, 0)
+    orientation: int = 1
+
+
+def inspect_photo(path: Path) -> PhotoHeader:
+    """Check an image file by its header and its last bytes, without decoding a sound JPEG."""
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("error", Image.DecompressionBombWarning)
+            with path.open("rb") as file, Image.open(file, formats=FORMATS) as image:
+                if max(image.size) > LONGEST_SIDE:
+                    return PhotoHeader("photo too large")
+                orientation = _orientation(image)
+                file.seek(-2, os.SEEK_END)
+                if image.format not in ("JPEG", "MPO") or file.read() != b"\xff\xd9":
+                    image.load()  # not a JPEG that ends in its end mark: only decoding shows whether it is complete
+                if image.format not in ("JPEG", "MPO", "PNG"):
+                    read_image(path)  # rare variants that PIL decodes and OpenCV does not
+                return PhotoHeader(None, image.size, orientation)
+    except (Image.DecompressionBombWarning, Image.DecompressionBombError):
+        return PhotoHeader("photo too large")
+    except FileNotFoundError:
+        return PhotoHeader("photo missing")
+    except Exception:  # a damaged file can make a decoder raise anything
+        return PhotoHeader("photo unreadable or truncated")
+
+
+def _orientation(image: Image.Image) -> int:
+    if image.format == "TIFF":  # PIL and OpenCV turn these themselves
+        return 1
+    code = image.getexif().get(_ORIENTATION, 1)
+    return code if code in _TURNS else 1
+
+
+def read_image(path: Path, *, upright: bool = False) -> np.ndarray:
+    """The photo as (H, W, 3) uint8 RGB; transparent parts are white, 16 bits are reduced to the upper 8.
+
+    Args:
+        path: The file.
+        upright: Whether to turn it as its EXIF orientation says. COCO's annotations refer to the stored pixels.
+
+    Raises:
+        DataError: If it cannot be decoded.
+    """
+    try:
+        data = path.read_bytes()
+        orientation, transparent = 1, False
+        if upright or not data.startswith(b"\xff\xd8"):  # JPEG has no transparency
+            with Image.open(io.BytesIO(data), formats=FORMATS) as image:
+                orientation, transparent = _orientation(image), image.has_transparency_data
+                if transparent:
+                    above = image.convert("RGBA")
+                    pixels = Image.alpha_composite(Image.new("RGBA", above.size, "white"), above).convert("RGB")
+        if not transparent:
+            decoded = cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_COLOR | cv2.IMREAD_IGNORE_ORIENTATION)
+            if decoded is None:
+                raise ValueError("OpenCV cannot decode it")
+            pixels = cv2.cvtColor(decoded, cv2.COLOR_BGR2RGB)
+    except Exception as error:  # a damaged file can make a decoder raise anything
+        raise DataError(
+            f"cannot decode the photo {path}; restore the file, or remove it: readers leave out missing photos"
+        ) from error
+    photo = np.asarray(pixels)
+    return np.ascontiguousarray(_TURNS[orientation](photo)) if upright else photo
+
+
+# EXIF's codes: from the stored pixels to the upright photo.
+_TURNS = {
+    1: lambda photo: photo,
+    2: np.fliplr,
+    3: lambda photo: np.rot90(photo, 2),
+    4: np.flipud,
+    5: lambda photo: photo.swapaxes(0, 1),
+    6: lambda photo: np.rot90(photo, -1),
+    7: lambda photo: np.rot90(photo, 2).swapaxes(0, 1),
+    8: np.rot90,
+}
+
+
+# -------------------------------------------------------------------------------------------------------------- finding
+
+
+class PhotoFolder:
+    """The photos of one annotation file, found by the names in it.
+
+    Args:
+        root: The dataset's folder; no file outside it is ever opened, except through links that lie in it.
+        folder: Where the photos of this file are expected.
+        beside: The folder of the annotation file.
+        split: The split that they belong to: a folder of another split is never searched for a missing photo.
+    """
+
+    def __init__(self, root: Path, folder: Path, beside: Path, split: str) -> None:
+        self._split = split
+        self.folder = folder
+        self._root = root
+        self._places = tuple(dict.fromkeys((folder, root, beside)))
+        self._headers: dict[Path, PhotoHeader] = {}
+        self._paths: dict[str, Path] = {}
+        self._by_name: dict[str, list[Path]] | None = None
+
+    def find(self, name: object) -> Path:
+        """The file that an annotation calls ``name``.
+
+        A plain relative name is looked up in the expected folder, in the data folder and beside the annotations. Any
+        other name (an address, an absolute path of another machine, ``..``, backslashes, %20) is found by its last
+        parts: the file below the data folder whose path ends in most of them.
+
+        Raises:
+            LeaveOut: If there is no such file, or several fit equally well.
+        """
+        if not isinstance(name, str):
+            raise LeaveOut("malformed photo name", "file_name must be text")
+        if name not in self._paths:
+            self._paths[name] = self._find(name)
+        return self._paths[name]
+
+    def header(self, path: Path) -> PhotoHeader:
+        """:func:`inspect_photo`, once for each file."""
+        if path not in self._headers:
+            self._headers[path] = inspect_photo(path)
+        return self._headers[path]
+
+    def _find(self, name: str) -> Path:
+        if _is_plain(name):
+            for place in self._places:
+                if os.path.exists(path := place / name):
+                    return path
+        best: list[Path] = []
+        for parts in _last_parts(name):
+            found = [(_common_ending(path, parts), path) for path in self._named(parts[-1])]
+            found = [(length, path) for length, path in found if not self._of_another_split(path, length)]
+            longest = max((length for length, _ in found), default=0)
+            best = [path for length, path in found if length == longest]
+            if len(best) > 1:  # a split's own folder decides
+                best = [path for path in best if path.is_relative_to(self.folder)] or best
+            if best:
+                break
+        if not best:
+            raise LeaveOut("photo missing", f"no file {name[:200]!r} in {self.folder} or elsewhere below {self._root}")
+        if len(best) > 1:
+            listed = ", ".join(str(path.relative_to(self._root)) for path in best[:3])
+            raise LeaveOut("ambiguous photo name", f"{name[:200]!r} fits {listed}; write file_name with its folder")
+        return best[0]
+
+    def _of_another_split(self, path: Path, known: int) -> bool:
+        """Whether a folder of another split holds the file, apart from its last ``known`` parts, which were named."""
+        folders = path.relative_to(self._root).parts[:-known]
+        names = {name for group in SYNONYMS for name in group} - set(split_names(self._split))
+        return any(re.sub(r"\d+$", "", folder).lower() in names for folder in folders)
+
+    def _named(self, name: str) -> list[Path]:
+        """All files below the data folder of that name; the folder is walked once, when a photo is not in its place."""
+        if self._by_name is None:
+            self._by_name = {}
+            visited = set()
+            for folder, folders, files in os.walk(self._root, followlinks=True):
+                real = os.path.realpath(folder)
+                if real in visited:  # a link back up
+                    folders.clear()
+                    continue
+                visited.add(real)
+                folders.sort()
+                for file in sorted(files):
+                    self._by_name.setdefault(_composed(file), []).append(Path(folder, file))
+        return self._by_name.get(_composed(name), [])
+
+
+def _is_plain(name: str) -> bool:
+    return bool(name) and name[0] != "/" and not re.search(r"\\|\0|^[A-Za-z]+:|(^|/)\.\.(/|$)", name)
+
+
+def _last_parts(name: str) -> list[list[str]]:
+    """The path parts that identify a photo, in the readings to try: as written, decoded, without an upload's prefix."""
+    address = name.replace("\\", "/")
+    readings = [address, unquote(address)]
+    if "?d=" in address:  # Label Studio: /data/local-files/?d=folder/name.jpg
+        readings.insert(0, parse_qs(urlsplit(address).query).get("d", [""])[0].replace("\\", "/"))
+    elif re.match(r"[a-z][a-z0-9+.-]+://", address, re.IGNORECASE):
+        readings = [unquote(urlsplit(address).path), *readings]
+    if "/upload/" in f"/{address}":  # Label Studio: /data/upload/1/1a2b3c4d-name.jpg
+        readings += [re.sub(r"(^|/)[0-9a-f]{6,}-([^/]+)$", r"\1\2", reading) for reading in readings]
+    split = [
+        [part for part in PurePosixPath(reading.replace("\0", "")).parts if part not in "/"] for reading in readings
+    ]
+    cut = [parts[max((i + 1 for i, part in enumerate(parts) if part == ".."), default=0) :] for parts in split]
+    return [parts for i, parts in enumerate(cut) if parts and parts not in cut[:i]]
+
+
+def _common_ending(path: Path, parts: list[str]) -> int:
+    """How many of the last parts two paths share."""
+    pairs = zip(reversed(path.parts), reversed(parts), strict=False)
+    return next((i for i, (a, b) in enumerate(pairs) if _composed(a) != _composed(b)), min(len(path.parts), len(parts)))
+
+
+def _composed(name: str) -> str:
+    """Unicode's composed form: macOS writes accents as characters of their own."""
+    return unicodedata.normalize("NFC", name)

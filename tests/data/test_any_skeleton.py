@@ -1,0 +1,191 @@
+"""Joints of any kind: names, pairs and files of one's own, from the annotation file to a trained network."""
+
+import json
+import warnings
+from pathlib import Path
+
+import cv2
+import numpy as np
+import pytest
+
+from hdmlib.config import make_config
+from hdmlib.data.augmentation import Augmentation
+from hdmlib.data.dataset import DataError
+from hdmlib.data.intake import DataWarning
+from hdmlib.data.loader import make_loader
+from hdmlib.data.sources import open_data
+from hdmlib.experiments.runs import run
+from hdmlib.skeletons import COCO_17, LSP_14, MPII_16, skeleton_from_names
+
+HAND = ["thumb", "index", "middle", "ring", "little"]
+FACE = [f"p{i:02}" for i in range(68)]
+ANIMAL = [
+    "Nose",
+    "EyeL",
+    "EyeR",
+    "ear.L",
+    "ear.R",
+    "left-front-paw",
+    "right-front-paw",
+    "rear left paw",
+    "rear right paw",
+]
+
+
+def write_split(root: Path, split: str, joints: list[str], count: int = 6, **category) -> None:
+    """Noisy photos with one object each, whose joints lie on a spiral."""
+    rng = np.random.default_rng(len(split))
+    spiral = np.linspace(0, 5, len(joints))
+    shape = np.column_stack([np.cos(spiral), np.sin(spiral)]) * (8 + 4 * spiral[:, None])
+    (root / split).mkdir(parents=True)
+    images, annotations = [], []
+    for i in range(count):
+        noise = cv2.resize(rng.integers(0, 256, (8, 8, 3), np.uint8), (96, 96))
+        cv2.imwrite(str(root / split / f"{split}{i}.png"), noise)
+        places = shape + rng.uniform(40, 56, 2)
+        images.append({"id": i, "file_name": f"{split}{i}.png", "width": 96, "height": 96})
+        keypoints = np.column_stack([places, np.full(len(joints), 2)]).round(2).ravel().tolist()
+        annotations.append({"id": i, "image_id": i, "category_id": 0, "keypoints": keypoints, "bbox": [5, 5, 85, 85]})
+    categories = [{"id": 0, "name": "thing", "keypoints": joints, **category}]
+    content = {"images": images, "annotations": annotations, "categories": categories}
+    (root / split / "annotations.json").write_text(json.dumps(content))
+
+
+def dataset(root: Path, joints: list[str], train: dict | None = None, val: dict | None = None) -> Path:
+    write_split(root, "train", joints, **train or {})
+    write_split(root, "val", joints, **val or {})
+    return root
+
+
+def tiny(root: Path, **values):
+    return make_config(
+        "smoke", dataset="coco", data_root=root, epochs=1, batch_size=3, train_people=6, val_people=4, device="cpu",
+        run_dir=root / "runs", **values,
+    )  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("joints", "category", "pairs"),
+    [
+        (HAND, {}, 0),
+        (FACE, {"flip_pairs": [[i, 16 - i] for i in range(8)]}, 8),
+        (ANIMAL, {}, 4),
+    ],
+    ids=["hand", "face", "animal"],
+)
+@pytest.mark.filterwarnings("ignore::hdmlib.data.intake.DataWarning")
+def test_a_network_is_trained_and_evaluated(tmp_path, joints, category, pairs):
+    root = dataset(tmp_path, joints, category, category)
+    result = run(tiny(root))
+    assert len(result.data.train.skeleton.flip_pairs) == pairs
+    assert result.record.joints == list(result.data.train.skeleton.joints)
+    final = result.record.final.metrics
+    assert np.isfinite(final["PCK(box)@0.2"])
+    assert np.isfinite(final["AP"])
+
+
+def test_real_faces_are_trained_on(samples, tmp_path):
+    result = run(
+        make_config(
+            "smoke", dataset="coco", data_root=samples / "ytf_faces", epochs=1, train_people=16, val_people=8,
+            run_dir=tmp_path, device="cpu",
+        )
+    )  # fmt: skip
+    assert len(result.record.joints) == 68
+    assert result.data.train.skeleton.flip_pairs
+
+
+# ------------------------------------------------------------------------------------------------------------ splits
+
+
+def test_limbs_sigmas_and_file_names_may_differ_between_splits(tmp_path):
+    train = {"skeleton": [[1, 2]], "sigmas": [0.1] * 9}
+    both = open_data(tiny(dataset(tmp_path, ANIMAL, train)))
+    assert both.train.skeleton.limbs == ((0, 1),)
+    assert both.val.skeleton.limbs == ()
+    assert both.val.skeleton.joints == both.train.skeleton.joints
+
+
+def test_other_joints_are_refused_with_the_first_difference(tmp_path):
+    write_split(tmp_path, "train", HAND)
+    write_split(tmp_path, "val", HAND[::-1])
+    with pytest.raises(DataError, match=r"different joints \(the first difference is thumb and little\)"):
+        open_data(tiny(tmp_path))
+
+
+def test_other_numbers_of_joints_are_refused(tmp_path):
+    write_split(tmp_path, "train", HAND)
+    write_split(tmp_path, "val", HAND[:3])
+    with pytest.raises(DataError, match=r"different joints \(5 and 3\)"):
+        open_data(tiny(tmp_path))
+
+
+def test_pairs_given_for_one_split_hold_for_both(tmp_path):
+    both = open_data(tiny(dataset(tmp_path, HAND, train={"flip_pairs": [[0, 4]]})))
+    assert both.val.skeleton.flip_pairs == ((0, 4),)
+
+
+def test_pairs_that_contradict_are_refused(tmp_path):
+    root = dataset(tmp_path, HAND, train={"flip_pairs": [[0, 4]]}, val={"flip_pairs": [[1, 3]]})
+    with pytest.raises(DataError, match="pair left and right differently"):
+        open_data(tiny(root))
+
+
+# ------------------------------------------------------------------------------------------------------------- pairs
+
+
+@pytest.mark.parametrize(
+    "names",
+    [
+        "left_eye right_eye", "left-eye right-eye", "LeftEye RightEye", "eyeL eyeR", "eye.L eye.R", "l_eye r_eye",
+        "leftear rightear", "earleft earright", "L_Eye R_Eye", "eye_l eye_r", "EyeLeft EyeRight", "LEye REye",
+        "LEFT_EYE RIGHT_EYE", "lKnee rKnee", "lknee rknee", "kneel kneer", "LKNEE RKNEE", "thumbL1 thumbR1",
+        "left1 right1", "pawFrontLeft pawFrontRight", "rear_left_paw rear_right_paw", "l.ear right.ear",
+    ],
+)  # fmt: skip
+def test_sides_in_every_common_spelling(names):
+    assert skeleton_from_names(["nose", *names.split()]).flip_pairs == ((1, 2),)
+    assert skeleton_from_names(["nose", *names.split()[::-1]]).flip_pairs == ((2, 1),)
+
+
+def test_sides_in_names_of_several_words():
+    assert skeleton_from_names(["eye left", "eye right"]).flip_pairs == ((0, 1),)
+    corners = ["left_eye_left_corner", "left_eye_right_corner", "right_eye_left_corner", "right_eye_right_corner"]
+    assert skeleton_from_names(corners).flip_pairs == ((0, 3), (1, 2))
+
+
+@pytest.mark.parametrize(
+    "names",
+    [
+        "lip rip",
+        "lower rower",
+        "lock rock",
+        "label rabel",
+        "l r",
+        "1 2",
+        "p00 p01",
+        "left_eye right_ear",
+        "bright blight",
+    ],
+)
+def test_names_that_are_no_sides(names):
+    assert skeleton_from_names(names.split()).flip_pairs == ()
+
+
+@pytest.mark.parametrize("known", [COCO_17, MPII_16, LSP_14])
+@pytest.mark.parametrize("spelling", ["{} extra", "{}-1", "my.{}"])
+def test_pairs_of_the_known_sets_are_found_by_name(known, spelling):
+    skeleton = skeleton_from_names([spelling.format(joint) for joint in known.joints])
+    assert skeleton.flip_order == known.flip_order
+
+
+def test_mirrored_crops_without_pairs_warn_once(tmp_path):
+    people = open_data(tiny(dataset(tmp_path, HAND))).train
+    with pytest.warns(
+        DataWarning, match=r"mirrored crops teach left as right; .*flip_pairs .* in the category"
+    ) as caught:
+        make_loader(people, (32, 32), augmentation=Augmentation(mirror_probability=0.5))
+    assert len(caught) == 1
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        make_loader(people, (32, 32), augmentation=Augmentation(rotation=30))
