@@ -29,9 +29,8 @@ class CropDataset(Dataset):
     """One crop per person. An item is a dict of
 
     - ``image`` (3, H, W) uint8 RGB,
-    - ``joints`` (K, 2) float32, heatmap cells,
-    - ``weights`` (K,) float32, 1 where a joint is labelled and inside the heatmap (up to the outer edge of its cells),
-      else 0; ``joints`` is 0 there,
+    - ``joints`` (K, 2) float32, heatmap cells, also outside the heatmap: a loss decides whether it can use them,
+    - ``weights`` (K,) float32, 1 where a joint is labelled, else 0; ``joints`` is 0 there,
     - ``index`` of the person in ``people``, and
     - ``affine`` (3, 2, 3) float32, whose sum in float64 is the affine from pixels of the photo to cells, exactly:
       Apple's GPU has no float64. ``crops.invert`` of the sum brings predictions back. In a mirrored crop the joints'
@@ -76,16 +75,14 @@ class CropDataset(Dataset):
             image = self.augmentation.alter(image, np.random.default_rng([self.seed, epoch, index + 1, 1]))
         affine = frame.to_cells(to_input)
         cells = transform(joints, affine)
-        # the map reaches half a cell beyond the centres of its outer cells
-        weights = labelled & (cells >= -0.5).all(axis=1) & (cells <= np.array(frame.cells) - 0.5).all(axis=1)
-        cells[~weights] = 0
+        cells[~labelled] = 0
         if region.mirrored:
             order = list(people.skeleton.flip_order)
-            cells, weights = cells[order], weights[order]
+            cells, labelled = cells[order], labelled[order]
         return {
             "image": torch.from_numpy(np.stack(cv2.split(image))),
             "joints": torch.from_numpy(cells.astype(np.float32)),
-            "weights": torch.from_numpy(weights.astype(np.float32)),
+            "weights": torch.from_numpy(labelled.astype(np.float32)),
             "index": index,
             "affine": torch.from_numpy(float32_parts(affine)),
         }

@@ -14,7 +14,7 @@ from hdmlib.data.crops import Frame
 from hdmlib.data.dataset import PoseDataset
 from hdmlib.data.loader import make_loader
 from hdmlib.experiments.engine import augmentation_of, build_reader
-from hdmlib.heatmaps import demanders, gaussian_map
+from hdmlib.heatmaps import demanders, gaussian_map, inside
 from hdmlib.skeletons import Skeleton
 
 # Joints whose own heatmaps are shown: easy, hard, and easily confused with the other side.
@@ -86,7 +86,9 @@ def _batch(config: Config, people: PoseDataset, count: int, *, augmented: bool) 
         people.subset(range(min(count, len(people)))), config.input_size, coordinates=config.coordinates,
         augmentation=augmentation_of(config) if augmented else None, batch_size=count, seed=config.seed,
     )  # fmt: skip
-    return next(iter(loader))
+    batch = next(iter(loader))
+    on_map = inside(batch["joints"], (config.input_height // 4, config.input_width // 4))
+    return {**batch, "weights": batch["weights"] * on_map}  # joints outside the crop are not drawn
 
 
 def _pictures(config: Config, batch: dict[str, Tensor]) -> tuple[NDArray[np.uint8], NDArray[np.float64]]:

@@ -17,6 +17,8 @@ from hdmlib.losses.deferred import DeferredFlags
 SUM_TOLERANCE = 1e-3
 # Joints of a call below which their places say nothing.
 FEWEST_JOINTS = 8
+# Joints outside the map for each one inside that still occur: a half-body crop of one person has two.
+MOST_OUTSIDE = 3
 
 ERRORS = {
     "heatmaps": "heatmaps hold NaN or infinity: did the training diverge? Lower the learning rate or clip gradients",
@@ -75,7 +77,7 @@ class InputGuard:
             (~torch.isfinite(weights) | (weights < 0)).any(),
             (~torch.isfinite(joints).all(dim=2) & labelled).any(),
             self._softmaxed(heatmaps),
-            (labelled.sum() >= FEWEST_JOINTS) & ((labelled & ~takes_part).sum() > takes_part.sum()),
+            (labelled.sum() >= FEWEST_JOINTS) & ((labelled & ~takes_part).sum() > MOST_OUTSIDE * takes_part.sum()),
         ]
         return torch.stack(flags)
 

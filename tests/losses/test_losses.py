@@ -421,3 +421,34 @@ def test_a_compiled_loss_is_not_compiled_again_as_epsilon_falls(options):
         loss.set_progress(step / 20)
         torch.testing.assert_close(compiled(heatmaps, joints, weights), loss(heatmaps, joints, weights))
     assert counters["stats"]["unique_graphs"] == graphs
+
+
+# ------------------------------------------------------------------------------------------- joints just off the map
+
+
+def hrnet_weight(joint, size, sigma):
+    """Whether HRNet trains on a joint: its patch, 3 sigma around the rounded joint, touches the map."""
+    mu = [int(c + 0.5) for c in joint]  # truncates towards 0, as there
+    upper_left = [m - 3 * sigma for m in mu]
+    bottom_right = [m + 3 * sigma + 1 for m in mu]
+    outside = upper_left[0] >= size[1] or upper_left[1] >= size[0] or bottom_right[0] < 0 or bottom_right[1] < 0
+    return 0.0 if outside else 1.0
+
+
+@pytest.mark.parametrize("sigma", [2, 3])
+def test_the_rounded_gaussian_trains_on_the_joints_that_hrnet_does(sigma):
+    places = torch.arange(-13.0, 24.0, 0.7)
+    joints = torch.cartesian_prod(places, places)
+    loss = build_loss("gaussian_mse", sigma=sigma, rounded=True)
+    used = loss.usable(joints, SIZE)
+    assert used.tolist() == [hrnet_weight(joint, SIZE, sigma) > 0 for joint in joints.tolist()]
+    assert used.sum() > build_loss("gaussian_mse").usable(joints, SIZE).sum()
+
+
+def test_a_joint_off_the_map_whose_gaussian_reaches_it_is_trained_on():
+    heatmaps = torch.zeros(1, 2, *SIZE)
+    joints = torch.tensor([[[-2.0, 5.0], [-9.0, 5.0]]])
+    losses = build_loss("gaussian_mse", sigma=2.0, rounded=True, reduction="none")(heatmaps, joints)
+    assert losses[0, 0] > 0
+    assert losses[0, 1] == 0
+    assert (build_loss("gaussian_mse", sigma=2.0, reduction="none")(heatmaps, joints) == 0).all()
