@@ -10,6 +10,7 @@ mmpose 0.x                       under ``state_dict``; ``backbone.`` and ``keypo
 mmpose 1.x                       under ``state_dict``; ``backbone.`` and ``head.final_layer.``
 ImageNet (HRNet, timm, mmpose)   a backbone, a classifier, and outputs of the last module that poses do not need
 hdmlib                           the tensors, ``.safetensors`` or ``.pt``
+other training code              under a name of ``WRAPPERS``, each name with a common prefix of ``PREFIXES``
 ================================ ==========================================================================
 
 Loading is strict, and nothing is written into the model unless everything fits. Files are read as tensors only: no
@@ -18,7 +19,7 @@ code in them is ever run.
 
 from __future__ import annotations
 
-import os
+import io
 import pickle
 import re
 from collections import Counter
@@ -31,6 +32,7 @@ import torch
 from safetensors import SafetensorError
 from torch import Tensor
 
+from hdmlib.files import write_atomically
 from hdmlib.models.hrnet import HRNet
 
 HEAD = "final_layer."
@@ -38,6 +40,11 @@ HEAD = "final_layer."
 CLASSIFIER = re.compile(
     r"(incre_modules|downsamp_modules|final_layer|classifier|neck|head|fc)\.|stage4\.2\.fuse_layers\.[1-3]\."
 )
+
+
+# Names under which training code keeps the tensors, and prefixes that wrappers of a network put before all of them.
+WRAPPERS = ("state_dict", "model_state_dict", "model", "params_ema", "params", "ema", "network", "net", "weights")
+PREFIXES = ("_orig_mod.", "module.", "model.", "net.", "network.")
 
 
 class CheckpointError(ValueError):
@@ -124,18 +131,34 @@ def _read(path: Path) -> Any:
 
 
 def _tensors(content: Any, path: Path) -> dict[str, Tensor]:
-    """The named tensors in what a file holds: itself, or its ``state_dict``."""
-    if isinstance(content, dict):
-        content = content.get("state_dict", content)
-    if not isinstance(content, dict) or not content or not all(isinstance(v, Tensor) for v in content.values()):
-        raise CheckpointError(f"{path}: no weights in it; expected named tensors, alone or under 'state_dict'")
+    """The named tensors in a file's content, which may lie in wrappers within wrappers."""
+    while isinstance(content, dict) and not _is_state(content):
+        wrapper = next((key for key in WRAPPERS if isinstance(content.get(key), dict)), None)
+        if wrapper is None:
+            found = ", ".join(map(repr, list(content)[:6])) or "nothing"
+            raise CheckpointError(
+                f"{path}: no weights in it; expected named tensors, alone or under one of {', '.join(WRAPPERS)}; "
+                f"found {found}"
+            )
+        content = content[wrapper]
+    if not isinstance(content, dict):
+        raise CheckpointError(f"{path}: no weights in it, but a {type(content).__name__}; save a state_dict")
+    for name, tensor in content.items():
+        if tensor.is_sparse or tensor.is_meta or tensor.is_quantized:
+            raise CheckpointError(f"{path}: tensor {name!r} is sparse, quantised or without values; save it dense")
+        if tensor.is_floating_point() and not tensor.isfinite().all():
+            raise CheckpointError(f"{path}: tensor {name!r} holds NaN or infinity: a diverged training or damage")
     return content
 
 
+def _is_state(content: dict[Any, Any]) -> bool:
+    return bool(content) and all(isinstance(k, str) and isinstance(v, Tensor) for k, v in content.items())
+
+
 def _official_names(weights: dict[str, Tensor]) -> dict[str, Tensor]:
-    """Names as the official code has them: without wrappers, backbone and head side by side."""
-    if all(key.startswith("module.") for key in weights):
-        weights = {key.removeprefix("module."): value for key, value in weights.items()}
+    """Names as the official code has them: without common prefixes, backbone and head side by side."""
+    while prefix := next((p for p in PREFIXES if all(key.startswith(p) for key in weights)), None):
+        weights = {key.removeprefix(prefix): value for key, value in weights.items()}
     if any(key.startswith("backbone.") for key in weights):
         heads = re.compile(r"^(keypoint_head|head)\.(?=final_layer\.)")
         weights = {heads.sub("", key.removeprefix("backbone.")): value for key, value in weights.items()}
@@ -203,7 +226,7 @@ def save_weights(model: HRNet, path: str | Path) -> None:
     path = Path(path)
     if path.suffix != ".safetensors":
         raise ValueError(f"{path}: weights are saved as .safetensors; export_hrnet writes PyTorch files")
-    _replace(path, lambda part: safetensors.torch.save_file(_plain(model), part))
+    write_atomically(path, safetensors.torch.save(_plain(model)))
 
 
 def export_hrnet(model: HRNet, path: str | Path) -> None:
@@ -215,20 +238,11 @@ def export_hrnet(model: HRNet, path: str | Path) -> None:
         model: Source of the weights.
         path: The file, ``.pth`` by custom; its folder is made if need be.
     """
-    _replace(Path(path), lambda part: torch.save(_plain(model), part))
+    buffer = io.BytesIO()
+    torch.save(_plain(model), buffer)
+    write_atomically(Path(path), buffer.getvalue())
 
 
 def _plain(model: HRNet) -> dict[str, Tensor]:
     """The model's tensors on the CPU in the plain memory layout, whatever the model was trained in."""
     return {key: value.detach().cpu().contiguous() for key, value in model.state_dict().items()}
-
-
-def _replace(path: Path, write: Callable[[Path], None]) -> None:
-    """Let ``write`` fill a temporary file beside ``path`` and put it in place in one step."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    part = path.with_name(f".{path.name}.{os.getpid()}.part")
-    try:
-        write(part)
-        part.replace(path)
-    finally:
-        part.unlink(missing_ok=True)
