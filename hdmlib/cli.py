@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
-import multiprocessing
-from concurrent.futures import ProcessPoolExecutor
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Annotated, Any
 
+import matplotlib.pyplot as plt
+import numpy as np
 import typer
+from numpy.typing import NDArray
 
 from hdmlib.benchmark import evaluate
 from hdmlib.config import PATH_FIELDS, Config, ConfigError, make_config, unknown_name
@@ -15,14 +18,17 @@ from hdmlib.data.dataset import DataError
 from hdmlib.data.sources import Data
 from hdmlib.experiments.estimate import estimate
 from hdmlib.experiments.examples import predict_examples
-from hdmlib.experiments.runs import Run, record_of, run
-from hdmlib.experiments.store import ARTEFACTS, REFERENCE_RECORDS, Store
+from hdmlib.experiments.runs import Run, run
+from hdmlib.experiments.store import ARTEFACTS, REFERENCE_RECORDS
 from hdmlib.experiments.training import TrainingDiverged
-from hdmlib.inference import predict
+from hdmlib.inference import PhotoPrediction, open_network, photos_of, predict
+from hdmlib.inspection import inspect_dataset, people_to_show
 from hdmlib.notebook import epoch_line, progress
+from hdmlib.outputs import BoxFile, read_boxes, write_coco_results, write_csv
 from hdmlib.paths import from_caller
 from hdmlib.plots import people, save_figure, use_style
 from hdmlib.presets import PRESETS
+from hdmlib.study.execution import train_trials
 from hdmlib.study.results import publish as publish_run
 from hdmlib.study.stages import RENAMED_STAGES, STAGES
 
@@ -66,33 +72,70 @@ def gallery(
 
 @app.command("predict")
 def predict_photo(
-    photo: Annotated[Path, typer.Argument(help="a photo, or a folder of photos")],
+    photo: Annotated[str, typer.Argument(help="a photo, a folder of photos, or a pattern such as 'photos/*.jpg'")],
     checkpoint: Annotated[Path, typer.Option(help="the folder of a finished run")],
     box: Annotated[
         tuple[float, float, float, float] | None,
         typer.Option(metavar="X Y W H", help="the person, in pixels; without it the whole photo"),
     ] = None,
-    to: Annotated[Path | None, typer.Option(help="where to draw it: a PNG and, beside it, the PDF")] = None,
+    boxes: Annotated[
+        Path | None, typer.Option(help="a COCO file of boxes, annotations or detections, for all people and photos")
+    ] = None,
+    csv: Annotated[Path | None, typer.Option(help="write a row a joint here")] = None,
+    json: Annotated[Path | None, typer.Option(help="write COCO's results format here")] = None,
+    draw: Annotated[Path | None, typer.Option(help="folder for a drawing of each photo, as PNG")] = None,
+    to: Annotated[Path | None, typer.Option(help="where to draw one photo: a PNG and, beside it, the PDF")] = None,
 ) -> None:
-    """Find a person's joints on a photo: prints the position of each in pixels and its confidence."""
-    try:
-        if to is not None and photo.is_dir():
-            raise ValueError("to: draws one photo; pass the photo instead of the folder")
-        for found in predict(photo, None if box is None else [box], checkpoint=checkpoint):
-            typer.echo(found.path)
-            for name, (x, y), confidence in zip(
-                found.skeleton.joints, found.joints[0], found.confidence[0], strict=True
-            ):
-                typer.echo(f"  {name:16} {x:8.1f} {y:8.1f} {confidence:6.2f}")
-            if to is not None:
+    """Find people's joints on photos: prints the position of each in pixels and its confidence, and writes files."""
+    with one_line_errors():
+        photos = photos_of(photo)
+        if to is not None and len(photos) > 1:
+            raise ValueError("to: draws one photo; pass --draw FOLDER for several")
+        if box is not None and boxes is not None:
+            raise ValueError("box, boxes: give one of them")
+        box_file = None if boxes is None else read_boxes(boxes)
+        network, predictions = open_network(checkpoint), []
+        for path in photos:
+            [found] = predict(path, _boxes_of(path, box, box_file), checkpoint=network)
+            predictions.append(found)
+            _print_people(found)
+            if to is not None or draw is not None:
                 use_style()
                 figure = people.people_on_photo(
                     found.photo, found.boxes, found.joints, found.skeleton, heat=found.heat()
                 )
-                save_figure(figure, to.parent, to.stem)
-    except (OSError, ValueError) as error:
-        typer.echo(f"error: {error}", err=True)
-        raise typer.Exit(2) from None
+                if to is not None:
+                    save_figure(figure, to.parent, to.stem)
+                if draw is not None:
+                    draw.mkdir(parents=True, exist_ok=True)
+                    figure.savefig(draw / f"{path.stem}.png")
+                plt.close(figure)
+        if csv is not None:
+            write_csv(predictions, csv)
+        if json is not None:
+            write_coco_results(predictions, json, box_file)
+
+
+def _boxes_of(
+    photo: Path, box: tuple[float, float, float, float] | None, box_file: BoxFile | None
+) -> NDArray[np.float64] | list[tuple[float, float, float, float]] | None:
+    """Boxes of one photo: those of the file, none if it has no entry; or the given one."""
+    if box_file is None:
+        return None if box is None else [box]
+    key = box_file.key_of(photo)
+    if key is None:
+        typer.echo(f"{photo.name}: no boxes in {box_file.path}", err=True)
+        return np.zeros((0, 4))
+    return box_file.boxes[key]
+
+
+def _print_people(found: PhotoPrediction) -> None:
+    typer.echo(found.path)
+    for number, (joints, confidence) in enumerate(zip(found.joints, found.confidence, strict=True)):
+        if len(found.joints) > 1:
+            typer.echo(f"  person {number}")
+        for name, (x, y), sure in zip(found.skeleton.joints, joints, confidence, strict=True):
+            typer.echo(f"  {name:16} {x:8.1f} {y:8.1f} {sure:6.2f}")
 
 
 @app.command("evaluate")
@@ -106,17 +149,52 @@ def evaluate_checkpoint(
 
     Give loss=gaussian_mse for the checkpoints of HRNet and mmpose: the loss decides how heatmaps are read.
     """
-    try:
+    with one_line_errors():
         report = evaluate(config_from(values), to=None if to is None else from_caller(to), progress=progress)
-    except (ConfigError, DataError, OSError, ValueError) as error:
+    typer.echo(report)
+
+
+@app.command("check")
+def check_dataset(
+    folder: Annotated[Path, typer.Argument(help="the dataset's folder")],
+    values: Annotated[
+        list[str] | None, typer.Argument(metavar="[NAME=VALUE]...", help="dataset=mpii, train_split, category, ...")
+    ] = None,
+    to: Annotated[Path | None, typer.Option(help="draw twelve people with their named joints here, as PNG")] = None,
+) -> None:
+    """Report what a dataset holds; exit status 0: ready, 1: usable with remarks, 2: not usable."""
+    with one_line_errors():
+        root = from_caller(folder)
+        config = make_config(**{"dataset": "coco", **given_values(values or []), "data_root": root})
+        found = inspect_dataset(config)
+        typer.echo(found)
+        readable = next((report.people for report in found.splits if report.people is not None), None)
+        if to is not None and readable is not None:
+            shown = people_to_show(readable)
+            use_style()
+            figure = people.contact_sheet(shown.pictures, shown.joints, shown.labelled, readable.skeleton, shown.titles)
+            to.parent.mkdir(parents=True, exist_ok=True)
+            figure.savefig(to)
+            typer.echo(f"drawn: {to}")
+    raise typer.Exit(found.status)
+
+
+@contextmanager
+def one_line_errors() -> Iterator[None]:
+    """One line on stderr and exit status 2 for what a user can mend, 130 for Ctrl-C; a bug keeps its traceback."""
+    try:
+        yield
+    except (ConfigError, DataError, TrainingDiverged, ImportError, OSError, ValueError) as error:
         typer.echo(f"error: {error}", err=True)
         raise typer.Exit(2) from None
-    typer.echo(report)
+    except KeyboardInterrupt:
+        typer.echo("interrupted: finished steps are saved, and the same command resumes", err=True)
+        raise typer.Exit(130) from None
 
 
 def _run(values: list[str]) -> Run:
     """The run of these words; an error becomes one line on stderr and exit status 2."""
-    try:
+    with one_line_errors():
         config = config_from(values)
 
         def print_estimate(data: Data) -> None:
@@ -127,12 +205,6 @@ def _run(values: list[str]) -> Run:
             config, weights=True, before=print_estimate, progress=progress,
             report=lambda line: typer.echo(epoch_line(line)),
         )  # fmt: skip
-    except (ConfigError, DataError, TrainingDiverged, OSError, ValueError) as error:
-        typer.echo(f"error: {error}", err=True)
-        raise typer.Exit(2) from None
-    except KeyboardInterrupt:
-        typer.echo("interrupted: finished steps are saved, and the same command resumes", err=True)
-        raise typer.Exit(130) from None
 
 
 @app.command("study")
@@ -149,7 +221,7 @@ def run_study(
 ) -> None:
     """Train the runs of a stage of the study that have no record yet."""
     stage = RENAMED_STAGES.get(stage, stage)
-    try:
+    with one_line_errors():
         if stage not in STAGES:
             raise ConfigError(f"stage {unknown_name(stage, STAGES)}")
         if publish and not REFERENCE_RECORDS.is_dir():
@@ -157,22 +229,22 @@ def run_study(
         for artefact in keep or ():
             if artefact not in ARTEFACTS:
                 raise ConfigError(f"keep: {unknown_name(artefact, ARTEFACTS)}")
-        trials = list(STAGES[stage](**given_values(values or [])))
-        stored = [Store.of(trial.config).find(trial.config) for trial in trials]
-    except ConfigError as error:
-        typer.echo(f"error: {error}", err=True)
-        raise typer.Exit(2) from None
-    with ProcessPoolExecutor(jobs, mp_context=multiprocessing.get_context("spawn"), max_tasks_per_child=1) as pool:
-        jobs_of = {
-            number: pool.submit(record_of, trial.config)
-            for number, trial in enumerate(trials)
-            if stored[number] is None
-        }
-        for number, (trial, found) in enumerate(zip(trials, stored, strict=True)):
-            record = found.record if found else jobs_of[number].result()
-            typer.echo(f"{trial.config.loss:14} {trial.label:30} {epoch_line(record.epochs[-1])}")
-            if publish:
-                publish_run(stage, trial.config, keep or ())
+        trials, finished, failed = list(STAGES[stage](**given_values(values or []))), 0, []
+        try:
+            for trial, found in train_trials(trials, jobs):
+                named = f"{trial.config.loss:14} {trial.label:30}"
+                if isinstance(found, Exception):
+                    failed.append(trial.label)
+                    typer.echo(f"{named} failed: {found}", err=True)
+                    continue
+                finished += 1
+                typer.echo(f"{named} {epoch_line(found.epochs[-1])}")
+                if publish:
+                    publish_run(stage, trial.config, keep or ())
+        finally:
+            typer.echo(f"{finished} of {len(trials)} runs are finished")
+        if failed:
+            raise ValueError(f"{len(failed)} runs failed: {'; '.join(failed)}")
 
 
 @app.command()

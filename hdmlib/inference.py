@@ -6,6 +6,7 @@ those that a run is scored by.
 
 from __future__ import annotations
 
+import glob
 import os
 import re
 from collections.abc import Mapping, Sequence
@@ -19,7 +20,7 @@ import torch
 from numpy.typing import ArrayLike, NDArray
 
 from hdmlib.config import Config, make_config
-from hdmlib.data.coco import box_region
+from hdmlib.data.coco import box_region, clip_box
 from hdmlib.data.crops import Frame, Region, invert, transform
 from hdmlib.data.intake import FARTHEST
 from hdmlib.data.photos import LONGEST_SIDE, PHOTO_ENDINGS, inspect_photo, read_image
@@ -209,8 +210,9 @@ def predict(
 
     Args:
         image: A file, a folder of photos, or (H, W, 3) uint8 RGB. Web addresses are refused.
-        boxes: (N, 4) x, y, width, height in pixels, one per person; they may reach beyond the photo. ``None``: the
-            whole photo is one person. For a folder only ``None``.
+        boxes: (N, 4) x, y, width, height in pixels, one per person, as annotation files have them; they may reach
+            beyond the photo and are clipped to it as a dataset's are. ``None``: the whole photo is one person. For a
+            folder only ``None``.
         checkpoint: A run's folder, a file of weights, or the result of :func:`open_network`, which is read once for
             many calls.
         **settings: Arguments of :func:`open_network`: the description of a file of weights, ``flip_test``, ``device``.
@@ -233,6 +235,19 @@ def predict(
     else:
         network = open_network(checkpoint, **settings)
     return [_predict_photo(network, photo, boxes) for photo in photos]
+
+
+def photos_of(name: str) -> list[Path]:
+    """The photo files that a path, a folder or a pattern with ``*`` or ``?`` stands for, in the order of their names.
+
+    Raises:
+        FileNotFoundError: Nothing is there.
+        ValueError: A file is no photo that can be read, or the name is a web address.
+    """
+    matches = sorted(glob.glob(str(Path(name).expanduser()), recursive=True)) if set("*?[") & set(name) else []
+    if not matches:
+        return [photo for photo in _photos(name) if isinstance(photo, Path)]
+    return [photo for match in matches for photo in _photos(match) if isinstance(photo, Path)]
 
 
 def _photos(image: str | os.PathLike[str] | NDArray[np.uint8]) -> Sequence[Path | NDArray[np.uint8]]:
@@ -265,8 +280,8 @@ def _photos(image: str | os.PathLike[str] | NDArray[np.uint8]) -> Sequence[Path 
 def _boxes(boxes: ArrayLike | None, photo: NDArray[np.uint8]) -> NDArray[np.float64]:
     """Checked boxes (N, 4) on a photo."""
     height, width = photo.shape[:2]
-    if boxes is None:  # from the centre of the first pixel to that of the last, as dataset readers clip boxes
-        return np.array([[0, 0, max(width - 1, 1), max(height - 1, 1)]], np.float64)
+    if boxes is None:
+        return np.array([[0, 0, width, height]], np.float64)
     try:
         array = np.asarray(boxes, dtype=np.float64)
     except (ValueError, TypeError):
@@ -288,13 +303,20 @@ def _boxes(boxes: ArrayLike | None, photo: NDArray[np.uint8]) -> NDArray[np.floa
     return array
 
 
+def _regions(boxes: NDArray[np.float64], photo: NDArray[np.uint8]) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    """Centres and sizes (N, 2) of the crops: of the boxes clipped to the photo, as readers of datasets clip them."""
+    height, width = photo.shape[:2]
+    clipped = [clip_box(box, (width, height)) or (box[0], box[1], 1.0, 1.0) for box in boxes.tolist()]
+    return box_region(np.array(clipped, np.float64).reshape(-1, 4))
+
+
 def _predict_photo(network: Network, source: Path | NDArray[np.uint8], boxes: ArrayLike | None) -> PhotoPrediction:
     """Crop each box, read the crops, and map the joints back to the photo."""
     path = source if isinstance(source, Path) else None
     photo = read_image(source, upright=True) if isinstance(source, Path) else source
     config, checked = network.config, _boxes(boxes, photo)
     frame = Frame(config.input_size, config.coordinates)
-    to_input = [frame.to_input(Region(centre, size)) for centre, size in zip(*box_region(checked), strict=True)]
+    to_input = [frame.to_input(Region(centre, size)) for centre, size in zip(*_regions(checked, photo), strict=True)]
     crops = np.array([frame.crop(photo, affine) for affine in to_input], np.uint8)
     images = torch.from_numpy(crops.reshape(-1, config.input_height, config.input_width, 3)).permute(0, 3, 1, 2)
     device = next(network.reader.model.parameters()).device

@@ -500,9 +500,9 @@ def _coco_person(annotation: dict, number: int, content: _Content, photos: Photo
         raise LeaveOut("malformed photo name", "file_name must be text")
     photo_size = annotated_size or content.stored_size(photo, photos, number)
     changes = list(one.changes)
-    clipped = _clip(one.box, photo_size) if one.box_given or not strict else None
+    clipped = clip_box(one.box, photo_size) if one.box_given or not strict else None
     if clipped is None and one.box_given and not strict:
-        clipped = _clip(joint_box(one.joints[one.visibility > 0], photo_size), photo_size)
+        clipped = clip_box(joint_box(one.joints[one.visibility > 0], photo_size), photo_size)
         changes.append("box outside the photo: that of the joints")
     if clipped is None:
         raise LeaveOut("box empty or outside the photo", f"the photo is {photo_size[0]:g} x {photo_size[1]:g} pixels")
@@ -538,7 +538,7 @@ def box_region(box: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     return box[..., :2] + box[..., 2:] / 2, box[..., 2:] * PADDING
 
 
-def _clip(box: tuple[float, ...] | None, photo_size: tuple[float, float]) -> tuple[float, ...] | None:
+def clip_box(box: Sequence[float] | None, photo_size: Sequence[float]) -> tuple[float, ...] | None:
     """HRNet's clipping: the last pixel of a box is x + w - 1, that of a photo width - 1. ``None``: nothing is left."""
     if box is None:
         return None

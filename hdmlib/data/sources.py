@@ -66,7 +66,7 @@ def open_data(config: Config, progress: Callable[..., Any] | None = None) -> Dat
         train, val = (_some(read_coco(root, split), 0, count) for split, count in counts.items())
         return Data(_noisy(train, config), _some(val, config.val_offset, None), embedded_fingerprint(config))
     check_folder(config, (config.train_split, config.val_split))
-    train, val = (_read(config, split) for split in (config.train_split, config.val_split))
+    train, val = (read_split(config, split) for split in (config.train_split, config.val_split))
     val = _same_joints(train, val)
     if config.dataset == "coco":
         _refuse_shared_photos(train, val)
@@ -79,10 +79,11 @@ def open_validation(config: Config, progress: Callable[..., Any] | None = None) 
     if config.dataset == "synthetic":
         return open_data(config.model_copy(update={"train_people": 1}), progress).val
     check_folder(config, (config.val_split,))
-    return _some(_read(config, config.val_split), config.val_offset, config.val_people)
+    return _some(read_split(config, config.val_split), config.val_offset, config.val_people)
 
 
-def _read(config: Config, split: str) -> PoseDataset:
+def read_split(config: Config, split: str) -> PoseDataset:
+    """All people of one split of a config's dataset, a folder that :func:`check_folder` accepts."""
     root = _root(config)
     if config.dataset == "mpii":
         return read_mpii(root, split)

@@ -10,9 +10,12 @@ from matplotlib.axes import Axes
 from matplotlib.collections import LineCollection
 from matplotlib.figure import Figure
 from matplotlib.patches import Rectangle
+from matplotlib.patheffects import Normal, Stroke
 
 from hdmlib.skeletons import Skeleton
 
+# With more joints than this a contact sheet numbers them instead of naming them.
+MOST_NAMES = 30
 # Left and right differ in hue and lightness; joints on the body's axis are white.
 LEFT, RIGHT, MIDDLE = "#ffb000", "#4cc9f0", "#ffffff"
 
@@ -173,4 +176,41 @@ def people_on_photo(
         draw_skeleton(grid[0, 0], person, skeleton, seen)
     if heat is not None:
         overlay(grid[0, 1], photo, heat)
+    return figure
+
+
+def contact_sheet(
+    pictures: np.ndarray, joints: np.ndarray, shown: np.ndarray, skeleton: Skeleton, titles: Sequence[str]
+) -> Figure:
+    """Annotated people in rows of four, each joint with its name; the person's left orange, the right blue.
+
+    Args:
+        pictures: (N, H, W, 3) uint8.
+        joints: (N, K, 2) in pixels of the pictures.
+        shown: (N, K) truthy where the joint is labelled.
+        skeleton: Names, pairs and limbs of the K joints.
+        titles: One for each picture.
+    """
+    columns = min(4, len(pictures))
+    rows = -(-len(pictures) // columns)
+    figure, grid = plt.subplots(
+        rows, columns, figsize=(3.9 * columns, 4.1 * rows), squeeze=False, layout="constrained", dpi=100
+    )
+    colours = joint_colours(skeleton)
+    named = len(skeleton) <= MOST_NAMES
+    for axes in grid.flat:
+        axes.set_axis_off()
+    for axes, picture, person, labelled, title in zip(grid.flat, pictures, joints, shown, titles, strict=False):
+        show_picture(axes, picture)
+        axes.set_title(title, fontsize=7)
+        draw_skeleton(axes, person, skeleton, labelled)
+        for number, (name, place, visible) in enumerate(zip(skeleton.joints, person, labelled, strict=True)):
+            if visible:
+                axes.annotate(
+                    name.replace("_", " ") if named else str(number), place, xytext=(3, 3), textcoords="offset points",
+                    fontsize=6 if named else 4.5, color=colours[number], clip_on=True,
+                    path_effects=[Stroke(linewidth=1.4, foreground="black"), Normal()],
+                )  # fmt: skip
+    if not named:
+        figure.supxlabel("numbers: positions of the joints in the list, from 0", fontsize=8)
     return figure

@@ -74,7 +74,7 @@ def wobbles(records: Mapping[str, Sequence[Record]], metric: str = "PCKh@0.5") -
     base = counts[BASELINE]
     for found in counts.values():
         odds = [[found["worse"], found["fell"] - found["worse"]], [base["worse"], base["fell"] - base["worse"]]]
-        found["p"] = float(fisher_exact(odds).pvalue)
+        _, found["p"] = fisher_exact(odds)
     return pd.DataFrame.from_dict(counts, orient="index")
 
 

@@ -1,0 +1,176 @@
+"""What a folder of annotated photos holds, before anything is trained: a folder in, a report and twelve people out.
+
+The report lists the files, people, joints, left-right pairs and box sizes of each split, and what was mended or left
+out and why. The twelve people are to be looked at with their joints drawn by name: a wrong order of the joints or a
+wrong left and right is seen at once, and by no program.
+"""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from hdmlib.config import Config
+from hdmlib.data.coco import find_coco
+from hdmlib.data.crops import Frame, Region, transform
+from hdmlib.data.dataset import DataError, PoseDataset
+from hdmlib.data.mpii import find_mpii
+from hdmlib.data.photos import read_image
+from hdmlib.data.sources import check_folder, open_data, read_split
+
+SHOWN = 12
+# Side of a drawn crop in pixels.
+CROP = 320
+
+
+@dataclass(frozen=True)
+class SplitReport:
+    """One split of a dataset.
+
+    Attributes:
+        split: Its name.
+        annotations: The annotation file.
+        photos: The folder where its photos are expected.
+        people: Those who can be used; ``None`` if the split cannot be read.
+        remarks: Warnings of the reader, one line each: what was mended or left out, and why.
+        error: Why the split cannot be read; empty if it can.
+    """
+
+    split: str
+    annotations: Path | None
+    photos: Path | None
+    people: PoseDataset | None
+    remarks: tuple[str, ...]
+    error: str = ""
+
+    def lines(self) -> list[str]:
+        """The report as text."""
+        lines = [f"split {self.split}: {self.annotations or 'no annotation file'}"]
+        if self.people is None:
+            return [*lines, f"  error: {self.error}"]
+        people = self.people
+        lines += [f"  photos in {self.photos}", f"  {len(people)} people on {len(people.images)} photos"]
+        sides = np.sort(people.boxes[:, 2:].max(axis=1))
+        low, middle, high = np.quantile(sides, [0.05, 0.5, 0.95])
+        lines.append(f"  longer side of the boxes: {low:.0f}, {middle:.0f}, {high:.0f} pixels (5 %, median, 95 %)")
+        lines += [f"  {remark}" for remark in self.remarks]
+        return lines
+
+
+@dataclass(frozen=True)
+class Inspection:
+    """A dataset's splits, and whether they can be trained on.
+
+    Attributes:
+        splits: Reports of the splits.
+        problem: Why the splits do not fit together; empty if they do.
+    """
+
+    splits: tuple[SplitReport, ...]
+    problem: str = ""
+
+    @property
+    def status(self) -> int:
+        """0: ready; 1: usable, with remarks; 2: not usable."""
+        if self.problem or any(report.people is None for report in self.splits):
+            return 2
+        return int(any(report.remarks for report in self.splits))
+
+    def __str__(self) -> str:
+        lines = [line for report in self.splits for line in report.lines()]
+        readable = [report for report in self.splits if report.people is not None]
+        if readable:
+            lines += _joint_lines(readable)
+        verdict = {0: "ready to train", 1: "usable; see the remarks above", 2: "not usable"}[self.status]
+        return "\n".join([*lines, *([f"error: {self.problem}"] if self.problem else []), verdict])
+
+
+def inspect_dataset(config: Config) -> Inspection:
+    """Read both splits of a config's dataset as a training would, and report instead of raising.
+
+    Args:
+        config: ``dataset``, ``data_root``, ``train_split``, ``val_split``, ``category``.
+
+    Raises:
+        ConfigError: ``data_root`` is missing.
+    """
+    reports = tuple(_inspect(config, split) for split in (config.train_split, config.val_split))
+    problem = ""
+    if all(report.people is not None for report in reports):
+        try:
+            with warnings.catch_warnings():
+                warnings.simplefilter("ignore")  # reported by split already
+                open_data(config)
+        except (DataError, ValueError) as error:
+            problem = str(error)
+    return Inspection(reports, problem)
+
+
+def _inspect(config: Config, split: str) -> SplitReport:
+    annotations = photos = None
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        try:
+            check_folder(config, (split,))
+            if config.dataset == "coco":
+                files = find_coco(config.data_root or Path(), split)
+                annotations, photos = files.annotations, files.photos
+            else:
+                annotations, photos = find_mpii(config.data_root or Path(), split)
+            people, error = read_split(config, split), ""
+        except (DataError, OSError) as fault:
+            people, error = None, str(fault)
+    return SplitReport(split, annotations, photos, people, tuple(str(one.message) for one in caught), error)
+
+
+def _joint_lines(reports: Sequence[SplitReport]) -> list[str]:
+    """A line per joint: how often it is labelled and visible in each split, and its partner on the other side."""
+    first = reports[0].people
+    assert first is not None
+    skeleton = first.skeleton
+    partners = dict(pair for a, b in skeleton.flip_pairs for pair in ((a, b), (b, a)))
+    lines = [f"{len(skeleton)} joints: labelled (visible) in " + ", ".join(report.split for report in reports)]
+    for k, name in enumerate(skeleton.joints):
+        counts = []
+        for report in reports:
+            flags = report.people.visibility[:, k] if report.people is not None else np.zeros(0)
+            counts.append(f"{(flags > 0).sum()} ({(flags == 2).sum()})")
+        partner = f"  <-> {skeleton.joints[partners[k]]}" if k in partners else ""
+        lines.append(f"  {k:3d} {name:20} {'  '.join(f'{count:>16}' for count in counts)}{partner}")
+    return lines
+
+
+@dataclass(frozen=True, eq=False)
+class ShownPeople:
+    """N crops with their annotation, for a contact sheet.
+
+    Attributes:
+        pictures: (N, S, S, 3) uint8.
+        joints: (N, K, 2) in pixels of the crops.
+        labelled: (N, K) bool.
+        titles: The photo and the number of each person's annotation.
+    """
+
+    pictures: NDArray[np.uint8]
+    joints: NDArray[np.float64]
+    labelled: NDArray[np.bool_]
+    titles: tuple[str, ...]
+
+
+def people_to_show(people: PoseDataset, count: int = SHOWN) -> ShownPeople:
+    """People spread evenly over a dataset, cropped as for training, the same in every call."""
+    chosen = np.unique(np.linspace(0, len(people) - 1, min(count, len(people))).round().astype(int))
+    frame = Frame((CROP, CROP))
+    pictures, joints = [], []
+    for index in chosen:
+        path = people.image_path(index)
+        to_input = frame.to_input(Region(people.centres[index], people.sizes[index]))
+        pictures.append(frame.crop(read_image(path, upright=path in people.upright), to_input))
+        joints.append(transform(people.joints[index], to_input))
+    titles = tuple(f"{people.image_path(i).name}, annotation {people.annotation_ids[i]}" for i in chosen)
+    return ShownPeople(np.array(pictures), np.array(joints), people.visibility[chosen] > 0, titles)
