@@ -6,6 +6,7 @@ also where the dataset is published, its size and its licence.
 
 from __future__ import annotations
 
+import filecmp
 import hashlib
 import os
 from collections.abc import Callable, Sequence
@@ -110,10 +111,19 @@ def _same_joints(train: PoseDataset, val: PoseDataset) -> PoseDataset:
 
 
 def _refuse_shared_photos(train: PoseDataset, val: PoseDataset) -> None:
-    """Raise :class:`DataError` if a photo is in both splits: a network would be measured on what it has learned."""
+    """Raise :class:`DataError` if a photo, or a copy of the same name, is in both splits.
+
+    Otherwise the network would be evaluated on what it has learned.
+    """
     folders = {path.parent: os.path.realpath(path.parent) for people in (train, val) for path in people.images}
     seen = {(folders[path.parent], path.name) for path in train.images}
-    shared = [path for path in val.images if (folders[path.parent], path.name) in seen]
+    named = {path.name: path for path in train.images}
+    shared = [
+        path
+        for path in val.images
+        if (folders[path.parent], path.name) in seen
+        or (path.name in named and filecmp.cmp(path, named[path.name], shallow=False))
+    ]
     if shared:
         raise DataError(
             f"{train.name} and {val.name} share {len(shared)} photos, such as {shared[0]}; validation needs photos "

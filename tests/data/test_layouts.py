@@ -47,6 +47,8 @@ def data(root: Path, **values):
         ("annotations/instances_{}.json", "images/{}", "val"),
         ("{}/annotations/person_keypoints_default.json", "{}/images/default", "val"),  # a CVAT task each
         ("{}/export.json", "{}", "val"),
+        ("{}/annotations.json", "{}", "Val"),
+        ("Annotations/instances_{}.json", "Images/{}", "VALID"),
     ],
 )
 def test_layouts_by_folder(tmp_path, annotations, photos, split):
@@ -144,6 +146,15 @@ def test_splits_that_share_photos_are_refused(tmp_path):
         data(tmp_path)
     with pytest.raises(DataError, match="share 2 photos"):
         data(tmp_path, val_split="train")
+
+
+def test_copies_of_one_photo_in_two_folders_are_shared(tmp_path):
+    for split in ("train", "val"):
+        write(tmp_path / split / "annotations.json", ["1.png", f"{split}.png"])
+        for name in ("1.png", f"{split}.png"):
+            write_photo(tmp_path / split / name)
+    with pytest.raises(DataError, match=r"share 1 photos, such as .*1\.png"):
+        data(tmp_path)
 
 
 def test_photos_of_one_name_in_two_folders_are_not_shared(tmp_path):
