@@ -37,6 +37,7 @@ from hdmlib.data.layouts import (
     check_split,
     find_annotations,
     glob_any_case,
+    has_word,
     in_part,
     names_a_split,
     only,
@@ -290,13 +291,14 @@ def _read_content(files: CocoFiles, split: str, category: str | None) -> _Conten
     if files.divided:
         photos, annotations = _part(photos, annotations, split)
         log.note(f"one file for all splits: one photo in {ONE_IN}, by a hash of its name, is kept for validation")
+    named = any(has_word(path.stem, name) for name in split_names(split))  # else its folder is
     keys_of = [id_key(a.get("id")) if isinstance(a, dict) else None for a in annotations]
     ids = number_ids(keys_of)
     for key, number in zip(keys_of, ids, strict=True):
         if key != number:
             log.mend("id missing or not an integer: numbered", number)
     return _Content(
-        name=f"COCO {path.name}",
+        name=f"COCO {path.name if named or files.divided else f'{path.parent.name}/{path.name}'}",
         photos=photos,
         image_ids=dict(zip(photos, number_ids(photos), strict=True)),
         annotations=annotations,

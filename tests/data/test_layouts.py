@@ -153,7 +153,9 @@ def test_copies_of_one_photo_in_two_folders_are_reported(tmp_path):
         write(tmp_path / split / "annotations.json", ["1.png", f"{split}.png"])
         for name in ("1.png", f"{split}.png"):
             write_photo(tmp_path / split / name)
-    with pytest.warns(DataWarning, match=r"1 photos are copies of training photos, such as .*val/1\.png"):
+    with pytest.warns(
+        DataWarning, match=r"COCO val/annotations\.json: 1 photos are copies of training photos, such as .*val/1\.png"
+    ):
         data(tmp_path)
 
 
