@@ -1,4 +1,4 @@
-"""Where things are: the project, and the folder that a user's relative paths start from."""
+"""The project's folder, and the folder that a user's relative paths start from."""
 
 from __future__ import annotations
 
@@ -9,10 +9,10 @@ PROJECT_ROOT = Path(__file__).resolve().parents[1]
 
 
 def caller_folder() -> Path:
-    """The folder that relative paths are meant from: where the user typed the command.
+    """The folder that relative paths start from: where the user typed the command.
 
-    papermill starts the kernel there. JupyterLab and nbval start it in the notebook's folder, and only the shell's
-    ``PWD``, which the kernel inherits, still tells where they were called.
+    papermill starts the kernel there. JupyterLab and nbval start it in the notebook's folder; then the shell's ``PWD``,
+    which the kernel inherits, is the folder where they were called.
     """
     here = Path.cwd()
     shell = Path(os.environ.get("PWD", here))
@@ -21,5 +21,5 @@ def caller_folder() -> Path:
 
 
 def from_caller(path: str | Path) -> Path:
-    """A path as the user meant it: ``~`` expanded, a relative one taken from :func:`caller_folder`."""
+    """A user's path as an absolute one: ``~`` is expanded, a relative path starts from :func:`caller_folder`."""
     return (caller_folder() / Path(path).expanduser()).resolve()

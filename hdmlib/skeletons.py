@@ -133,7 +133,8 @@ _PARTS = {joint.removeprefix("left_") for known in _KNOWN for joint in known.joi
 _BORDER = re.compile(r"(?<=[a-z])(?=[A-Z])|(?<=[A-Z])(?=[A-Z][a-z])|(?<=[A-Za-z])(?=\d)|(?<=\d)(?=[A-Za-z])")
 
 
-def _plain(joint: object) -> str:
+def plain_name(joint: object) -> str:
+    """A joint's name as it is compared: lower case, blanks as underscores."""
     return str(joint).strip().lower().replace(" ", "_")
 
 
@@ -177,13 +178,14 @@ def _given_pairs(
     pairs: Sequence[Sequence[int | str]], joints: tuple[str, ...], name: str
 ) -> tuple[tuple[int, int], ...]:
     """Pairs of indices for pairs of indices or names."""
-    unknown = [j for pair in pairs for j in pair if isinstance(j, str) and _plain(j) not in joints]
+    unknown = [j for pair in pairs for j in pair if isinstance(j, str) and plain_name(j) not in joints]
     if unknown:
         raise ValueError(
             f"skeleton {name!r}: flip_pairs name a joint {unknown[0]!r}; the joints are {', '.join(joints)}"
         )
     first, second = (
-        [joints.index(_plain(pair[i])) if isinstance(pair[i], str) else int(pair[i]) for pair in pairs] for i in (0, 1)
+        [joints.index(plain_name(pair[i])) if isinstance(pair[i], str) else int(pair[i]) for pair in pairs]
+        for i in (0, 1)
     )
     return tuple(zip(first, second, strict=True))
 
@@ -213,7 +215,7 @@ def skeleton_from_names(
         ValueError: If names repeat, an index lies outside the set, the number of sigmas is wrong, or their table names
             a joint that is not in the set.
     """
-    plain = tuple(_plain(joint) for joint in joints)
+    plain = tuple(plain_name(joint) for joint in joints)
     known = next((skeleton for skeleton in _KNOWN if skeleton.joints == plain), None)
     if known is not None:
         derived, default_limbs, default_sigmas = known.flip_pairs, known.limbs, known.sigmas
@@ -221,7 +223,7 @@ def skeleton_from_names(
         derived, default_limbs = _pairs_by_name(joints), ()
         default_sigmas = tuple(SIGMAS.get(joint, DEFAULT_SIGMA) for joint in plain)
     if isinstance(sigmas, Mapping):
-        table = {_plain(joint): sigma for joint, sigma in sigmas.items()}
+        table = {plain_name(joint): sigma for joint, sigma in sigmas.items()}
         unknown = [joint for joint in table if joint not in plain]
         if unknown:
             raise ValueError(

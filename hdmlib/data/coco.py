@@ -36,13 +36,15 @@ from hdmlib.data.layouts import (
     NoAnnotations,
     check_split,
     find_annotations,
+    glob_any_case,
+    has_word,
     in_part,
     names_a_split,
     only,
     split_names,
 )
 from hdmlib.data.photos import PhotoFolder
-from hdmlib.skeletons import Skeleton, skeleton_from_names
+from hdmlib.skeletons import Skeleton, plain_name, skeleton_from_names
 
 # A crop shows the person's box and a quarter more.
 PADDING = 1.25
@@ -115,15 +117,14 @@ def find_coco(root: Path | str, split: str) -> CocoFiles:
 
 def _photo_folder(root: Path, split: str, annotations: Path) -> Path:
     """The first of the usual folders that exists, else the annotation file's own."""
-    folders: list[Path] = []
-    for name in split_names(split):
-        if annotations.is_relative_to(root / name):
-            folders += [root / name / "data", root / name / "images", root / name]
+    names, top = split_names(split), annotations.relative_to(root).parts[0]
+    folders = [top + "/data", top + "/images", top] if top.lower() in names else []
+    for name in names:
         dated = re.search(rf"{re.escape(name)}\d*", annotations.stem)  # train -> train2017, if the file is named so
         dated_name = dated.group() if dated else name
-        folders += [root / "images" / dated_name, root / dated_name, root / "images" / name, root / name]
-    folders.append(root / "images")
-    return next((folder for folder in folders if folder.is_dir()), annotations.parent)
+        folders += ["images/" + dated_name, dated_name, "images/" + name, name]
+    found = (path for name in [*folders, "images"] for path in glob_any_case(root, name) if path.is_dir())
+    return next(found, annotations.parent)
 
 
 def _unsplit(root: Path, split: str) -> Path | None:
@@ -165,7 +166,7 @@ def read_coco(
             from the box or the joints.
 
     Raises:
-        DataError: If files are missing, are not COCO keypoints, or hold nobody usable.
+        DataError: If files are missing, are not COCO keypoints, or hold no usable person.
 
     Warns:
         DataWarning: Once, with what was mended or left out.
@@ -191,9 +192,9 @@ def read_coco(
 def read_truth(root: Path | str, split: str, *, category: str | None = None) -> dict[str, Any]:
     """The annotations of a split as ground truth of :func:`~hdmlib.metrics.oks.oks_ap`, through the same mending.
 
-    Crowds and people without a labelled joint are in it, as COCO's evaluation needs them; whoever :func:`read_coco`
-    leaves out for another reason counts as missed, except where there are no joints to score. Several categories become
-    the first of them.
+    Crowds and people without a labelled joint are included, as COCO's evaluation needs them. A person whom
+    :func:`read_coco` leaves out for another reason counts as missed if the joints can be read. Several categories
+    become the first one.
 
     Raises:
         DataError: As :func:`read_coco`.
@@ -234,12 +235,23 @@ class _Content:
     ids: list[int]
     skeleton: Skeleton
     categories: frozenset[int | str | None]
+    other_categories: frozenset[int | str | None]
+    only_category: object
     category_id: int
     log: IntakeLog
 
     def reads(self, annotation: dict) -> bool:
-        """Whether an annotation is of a category that is read."""
-        return id_key(annotation["category_id"]) in self.categories
+        """Whether an annotation is of a category that is read.
+
+        Raises:
+            LeaveOut: If it has joints but no category, or one without joints.
+        """
+        key = id_key(annotation.get("category_id", self.only_category))
+        if key not in self.categories | self.other_categories and any(annotation.get("keypoints") or ()):
+            raise LeaveOut(
+                "joints of a category that has none", f"its category_id must be that of the joints, {self.category_id}"
+            )
+        return key in self.categories
 
     def photo_of(self, annotation: dict) -> dict:
         photo = self.photos.get(id_key(annotation["image_id"]))
@@ -279,19 +291,22 @@ def _read_content(files: CocoFiles, split: str, category: str | None) -> _Conten
     if files.divided:
         photos, annotations = _part(photos, annotations, split)
         log.note(f"one file for all splits: one photo in {ONE_IN}, by a hash of its name, is kept for validation")
+    named = any(has_word(path.stem, name) for name in split_names(split))  # else its folder is
     keys_of = [id_key(a.get("id")) if isinstance(a, dict) else None for a in annotations]
     ids = number_ids(keys_of)
     for key, number in zip(keys_of, ids, strict=True):
         if key != number:
             log.mend("id missing or not an integer: numbered", number)
     return _Content(
-        name=f"COCO {path.name}",
+        name=f"COCO {path.name if named or files.divided else f'{path.parent.name}/{path.name}'}",
         photos=photos,
         image_ids=dict(zip(photos, number_ids(photos), strict=True)),
         annotations=annotations,
         ids=ids,
         skeleton=skeleton,
         categories=frozenset(id_key(c["id"]) for c in categories),
+        other_categories=frozenset(id_key(c.get("id")) for c in _with_joints(content["categories"])) - {None},
+        only_category=categories[0]["id"] if len(content["categories"]) == 1 else None,
         category_id=number_ids([id_key(categories[0]["id"])])[0],
         log=log,
     )
@@ -303,16 +318,20 @@ def _part(photos: dict, annotations: list, split: str) -> tuple[dict, list]:
     return photos, [a for a in annotations if isinstance(a, dict) and id_key(a.get("image_id")) in photos]
 
 
+def _with_joints(categories: list) -> list[dict]:
+    return [c for c in categories if isinstance(c, dict) and isinstance(c.get("keypoints"), list) and c["keypoints"]]
+
+
 def _categories(path: Path, entries: list, wanted: str | None) -> list[dict]:
     """The categories to read: all with the wanted name, else all with joints, which must then be the same."""
-    found = [c for c in entries if isinstance(c, dict) and isinstance(c.get("keypoints"), list) and c["keypoints"]]
+    found = _with_joints(entries)
     names = ", ".join(dict.fromkeys(str(c.get("name"))[:40] for c in found))
     if not found:
         raise DataError(f"{path}: no category has 'keypoints'; take the keypoints file, or export the joints' names")
     if wanted is not None and not any(c.get("name") == wanted for c in found):
         raise DataError(f"{path}: no category {wanted!r} with keypoints; category=NAME can be {names}")
     chosen = [c for c in found if wanted in (None, c.get("name"))]
-    if any(c["keypoints"] != chosen[0]["keypoints"] for c in chosen):
+    if len({tuple(plain_name(joint) for joint in c["keypoints"]) for c in chosen}) > 1:
         raise DataError(f"{path}: the categories {names} have different joints; choose one with category=NAME")
     if unnumbered := [c for c in chosen if id_key(c.get("id")) is None]:
         raise DataError(f"{path}: bad category {str(unnumbered[0].get('name'))[:40]!r}: it needs an id")

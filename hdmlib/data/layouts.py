@@ -64,11 +64,17 @@ def find_annotations(root: Path, split: str, patterns: Sequence[str], opening: b
     """
     for pattern in patterns:
         for name in split_names(split):
-            matches = (path for path in root.glob(pattern.format(split=name)) if path.is_file())
+            matches = (path for path in glob_any_case(root, pattern.format(split=name)) if path.is_file())
             found = sorted(p for p in matches if any(has_word(part, name) for part in p.relative_to(root).parts))
             if found:
                 return only(found, root, split, opening)
     return None
+
+
+def glob_any_case(root: Path, pattern: str) -> list[Path]:
+    """The files below a folder that fit a pattern, written with large or small letters; an exact match comes first."""
+    either = re.sub(r"[A-Za-z]", lambda letter: f"[{letter.group().lower()}{letter.group().upper()}]", pattern)
+    return sorted(root.glob(either), key=lambda path: (not path.match(pattern), path))
 
 
 def only(found: list[Path], root: Path, split: str, opening: bytes) -> Path:

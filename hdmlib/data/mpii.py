@@ -75,7 +75,7 @@ def read_mpii(
             everyone.
 
     Raises:
-        DataError: If files are missing, are not MPII annotations, or hold nobody usable.
+        DataError: If files are missing, are not MPII annotations, or hold no usable person.
     """
     path, folder = find_mpii(root, split)
     if path.suffix == ".mat":

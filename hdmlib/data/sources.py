@@ -6,8 +6,10 @@ also where the dataset is published, its size and its licence.
 
 from __future__ import annotations
 
+import filecmp
 import hashlib
 import os
+import warnings
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -18,6 +20,7 @@ import numpy as np
 from hdmlib.config import Config, ConfigError
 from hdmlib.data.coco import find_coco, read_coco
 from hdmlib.data.dataset import DataError, PoseDataset
+from hdmlib.data.intake import DataWarning
 from hdmlib.data.layouts import NoAnnotations
 from hdmlib.data.mpii import RELEASE_FILE, find_mpii, read_mpii
 from hdmlib.data.photos import PHOTO_ENDINGS
@@ -69,7 +72,7 @@ def open_data(config: Config, progress: Callable[..., Any] | None = None) -> Dat
     train, val = (read_split(config, split) for split in (config.train_split, config.val_split))
     val = _same_joints(train, val)
     if config.dataset == "coco":
-        _refuse_shared_photos(train, val)
+        _check_shared_photos(train, val)
     train, val = _some(train, 0, config.train_people), _some(val, config.val_offset, config.val_people)
     return Data(_noisy(train, config), val, _fingerprint(train, val))
 
@@ -110,8 +113,15 @@ def _same_joints(train: PoseDataset, val: PoseDataset) -> PoseDataset:
     return replace(val, skeleton=replace(theirs, flip_pairs=ours.flip_pairs or theirs.flip_pairs))
 
 
-def _refuse_shared_photos(train: PoseDataset, val: PoseDataset) -> None:
-    """Raise :class:`DataError` if a photo is in both splits: a network would be measured on what it has learned."""
+def _check_shared_photos(train: PoseDataset, val: PoseDataset) -> None:
+    """Whether the network would be evaluated on photos that it has learned.
+
+    Raises:
+        DataError: If a photo is in both splits.
+
+    Warns:
+        DataWarning: If a validation photo has the name and the content of a training photo.
+    """
     folders = {path.parent: os.path.realpath(path.parent) for people in (train, val) for path in people.images}
     seen = {(folders[path.parent], path.name) for path in train.images}
     shared = [path for path in val.images if (folders[path.parent], path.name) in seen]
@@ -119,6 +129,15 @@ def _refuse_shared_photos(train: PoseDataset, val: PoseDataset) -> None:
         raise DataError(
             f"{train.name} and {val.name} share {len(shared)} photos, such as {shared[0]}; validation needs photos "
             "that are not trained on: remove them from one of the splits, or set train_split and val_split"
+        )
+    named = {path.name: path for path in train.images}
+    copies = [p for p in val.images if p.name in named and filecmp.cmp(p, named[p.name], shallow=False)]
+    if copies:
+        warnings.warn(
+            f"{val.name}: {len(copies)} photos are copies of training photos, such as {copies[0]}; validation needs "
+            "photos that are not trained on: remove them from one of the splits",
+            DataWarning,
+            stacklevel=3,
         )
 
 

@@ -58,8 +58,8 @@ class Scores:
     Attributes:
         metrics: PCK at both thresholds in percent (joints weighted by how often they are labelled); ``mean error`` and
             ``median error`` in pixels of the network's input; ``AP``, ``AP50``, ``AP75``, ``APM``, ``APL`` and ``AR``
-            in percent with ground-truth boxes; ``AUROC`` in percent, how well the confidence tells joints found at the
-            coarse threshold from missed ones.
+            in percent with ground-truth boxes; ``AUROC`` in percent, how well the confidence separates joints found at
+            the coarse threshold from missed ones.
         per_joint: PCK of each joint at both thresholds in percent, (K,), NaN where it is never labelled.
     """
 

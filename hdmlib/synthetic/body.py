@@ -252,7 +252,7 @@ def pose_body(
         angles: Joint angles in degrees, as ``sample_pose`` gives; a missing one is 0.
         lengths: Segment lengths in metres, keys of ``SEGMENTS``.
         stature: Standing height, metres.
-        girth: Relative thickness, kept for whoever draws the body.
+        girth: Relative thickness, for drawing the body.
         yaw: Turn of the whole body about the vertical, degrees; 0 faces +z.
     """
 

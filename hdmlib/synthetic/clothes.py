@@ -1,7 +1,7 @@
 """Dressing a body: a posed ``Body`` in, coloured solids to be drawn out.
 
 Skin, hair and clothes are drawn at random. Front and back differ the way they do on people (face and hair, neckline,
-buttons, a breast pocket on the wearer's left, toes), so that left and right can be told from the picture.
+buttons, a breast pocket on the wearer's left, toes), so that the picture shows which side is left.
 """
 
 from __future__ import annotations

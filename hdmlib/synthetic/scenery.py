@@ -233,12 +233,12 @@ def _occluder(rng: np.random.Generator, palette: Palette, camera: Camera, body: 
 
 
 def furnish(rng: np.random.Generator, palette: Palette, camera: Camera, body: Body) -> list[Solid]:
-    """What stands about: up to four things behind a body and, one time in four, one or two before it.
+    """Objects around a body: up to four behind it and, one time in four, one or two in front of it.
 
     Args:
         rng: Source of randomness.
         palette: Takes the colours.
-        camera: From where behind and before are told.
+        camera: Defines what is behind and in front.
         body: The main person, who stands near the world's origin.
     """
     ahead = camera.rotation[2] * (1, 0, 1)

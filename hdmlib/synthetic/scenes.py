@@ -205,7 +205,7 @@ def _compose(raster: Raster, surroundings: np.ndarray, brightness: np.ndarray, p
     colour = cv2.resize(colour, size, interpolation=cv2.INTER_AREA)
     drawn = cv2.threshold(raster.paint, 0, 255, cv2.THRESH_BINARY)[1]
     bare = 1 - cv2.resize(drawn, size, interpolation=cv2.INTER_AREA).astype(np.float32) * np.float32(1 / 255)
-    # Ambient occlusion from the z-buffer alone: what lies behind its surroundings gets less light from the sky.
+    # Ambient occlusion from the z-buffer alone: what lies behind its surroundings receives less light from the sky.
     depth = raster.depth[::SAMPLES, ::SAMPLES].copy()
     far = cv2.minMaxLoc(depth, drawn[::SAMPLES, ::SAMPLES].copy())[1]
     depth = np.minimum(depth, np.float32(far + 0.25))

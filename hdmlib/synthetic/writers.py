@@ -158,7 +158,7 @@ def _structs(rows: list[dict]) -> np.ndarray:
 
 
 def _release(pictures: list[tuple[str, list[_MpiiPerson]]]) -> dict:
-    """The release's struct: all are training pictures there, and HRNet's ``valid.json`` says which people validate."""
+    """The release's struct: it marks all pictures as training; HRNet's ``valid.json`` lists the validation people."""
     nothing = np.zeros((0, 0))
     single = np.empty((len(pictures), 1), object)
     annolist = []

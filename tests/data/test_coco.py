@@ -107,7 +107,7 @@ def test_protocol_drops_silently_and_counts(tmp_path):
         annotation(2, iscrowd=1),
         annotation(3, area=0),
         annotation(4, keypoints=[0] * 9),
-        annotation(5, category_id=9),
+        {key: value for key, value in annotation(5, category_id=9).items() if key != "keypoints"},
     ]
     with warnings.catch_warnings():
         warnings.simplefilter("error")
@@ -139,7 +139,9 @@ NAN, INF = float("nan"), float("inf")
         ({"image_id": 3}, "annotation of no or an ambiguous photo", "exactly one entry of images"),
         ({"image_id": [1]}, "annotation of no or an ambiguous photo", "exactly one entry of images"),
         ({"id": 1}, "duplicate annotation id", "an id of its own"),
-        ({"category_id": ...}, "malformed annotation", "it needs image_id, category_id and keypoints"),
+        ({"image_id": ...}, "malformed annotation", "it needs image_id, category_id and keypoints"),
+        ({"category_id": 9}, "joints of a category that has none", "must be that of the joints, 1"),
+        ({"category_id": None}, "joints of a category that has none", "must be that of the joints, 1"),
         ({"image_id": 4}, "photo missing", "no file '4.png' in "),
         ({"image_id": 6}, "malformed photo name", "file_name must be text"),
         ({"image_id": 7}, "photo of another size than annotated", "1.png is 64 x 48, its annotation has 48 x 64"),

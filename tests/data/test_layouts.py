@@ -47,6 +47,8 @@ def data(root: Path, **values):
         ("annotations/instances_{}.json", "images/{}", "val"),
         ("{}/annotations/person_keypoints_default.json", "{}/images/default", "val"),  # a CVAT task each
         ("{}/export.json", "{}", "val"),
+        ("{}/annotations.json", "{}", "Val"),
+        ("Annotations/instances_{}.json", "Images/{}", "VALID"),
     ],
 )
 def test_layouts_by_folder(tmp_path, annotations, photos, split):
@@ -146,6 +148,17 @@ def test_splits_that_share_photos_are_refused(tmp_path):
         data(tmp_path, val_split="train")
 
 
+def test_copies_of_one_photo_in_two_folders_are_reported(tmp_path):
+    for split in ("train", "val"):
+        write(tmp_path / split / "annotations.json", ["1.png", f"{split}.png"])
+        for name in ("1.png", f"{split}.png"):
+            write_photo(tmp_path / split / name)
+    with pytest.warns(
+        DataWarning, match=r"COCO val/annotations\.json: 1 photos are copies of training photos, such as .*val/1\.png"
+    ):
+        data(tmp_path)
+
+
 def test_photos_of_one_name_in_two_folders_are_not_shared(tmp_path):
     for split, shade in (("train", 10), ("val", 200)):
         write(tmp_path / f"{split}.json", ["1.png"])
@@ -225,8 +238,8 @@ def test_text_is_utf8_with_or_without_a_mark(tmp_path, encoding):
 
 
 def test_accents_as_macos_writes_them(tmp_path):
-    write(tmp_path / "train.json", ["caf\u00e9.png"])
-    write_photo(tmp_path / "images" / "cafe\u0301.png")
+    write(tmp_path / "train.json", ["\u00e9t\u00e9.png"])
+    write_photo(tmp_path / "images" / "e\u0301te\u0301.png")
     assert len(read_coco(tmp_path, "train")) == 1
 
 

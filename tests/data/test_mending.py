@@ -196,13 +196,25 @@ def test_keys_and_numbers_of_ids():
 
 def test_categories_without_joints_are_ignored(tmp_path):
     others = [{"id": 2, "name": "herd"}, {"id": 3, "name": "ball", "keypoints": [], "skeleton": []}]
-    write(tmp_path, [annotation(1), annotation(2, category_id=2), annotation(3, category_id=3)], [*others, category()])
+    write(
+        tmp_path,
+        [annotation(1), annotation(2, category_id=2, keypoints=...), annotation(3, category_id=3, keypoints=[0] * 12)],
+        [*others, category()],
+    )
     cows = read_coco(tmp_path, "train")
     assert (len(cows), cows.left_out) == (1, {"other category": 2})
 
 
+def test_annotations_of_a_single_category_need_not_name_it(tmp_path):
+    write(tmp_path, [annotation(1, category_id=...)])
+    assert len(read_coco(tmp_path, "train")) == 1
+    write(tmp_path, [annotation(1), annotation(2, category_id=...)], [category(), {"id": 2, "name": "ball"}])
+    with pytest.warns(DataWarning, match="left out 1 of 2 annotations: 1 joints of a category that has none"):
+        assert len(read_coco(tmp_path, "train")) == 1
+
+
 def test_categories_with_the_same_joints_are_read_together(tmp_path):
-    pairs = category(id=2, name="calf", flip_pairs=[[1, 2]])
+    pairs = category(id=2, name="calf", flip_pairs=[[1, 2]], keypoints=["Snout", "left ear", "right_ear", "tail"])
     write(tmp_path, [annotation(1), annotation(2, category_id=2)], [category(), pairs])
     assert len(read_coco(tmp_path, "train")) == 2
     assert len(read_coco(tmp_path, "train", category="calf")) == 1
