@@ -10,23 +10,43 @@ from typing import TYPE_CHECKING, Any
 from hdmlib.extras import requires_extra
 
 if TYPE_CHECKING:
-    from hdmlib.decoding import decode
+    from hdmlib.coordinates import cells_from_pixels, pixels_from_cells
+    from hdmlib.decoding import decode, joints_from_heatmaps
     from hdmlib.inference import predict
+    from hdmlib.losses.base import visibility_weights
     from hdmlib.losses.matching import MatchingLoss
     from hdmlib.losses.registry import build_loss
     from hdmlib.models.checkpoints import load_weights
     from hdmlib.models.hrnet import build_model
+    from hdmlib.reader import Decoded
 
-__all__ = ["MatchingLoss", "build_loss", "build_model", "decode", "load_weights", "predict"]
+__all__ = [
+    "Decoded",
+    "MatchingLoss",
+    "build_loss",
+    "build_model",
+    "cells_from_pixels",
+    "decode",
+    "joints_from_heatmaps",
+    "load_weights",
+    "pixels_from_cells",
+    "predict",
+    "visibility_weights",
+]
 __version__ = "0.1.0"
 
 _MODULES = {
+    "Decoded": "reader",
     "MatchingLoss": "losses",
     "build_loss": "losses",
     "build_model": "models",
+    "cells_from_pixels": "coordinates",
     "decode": "decoding",
+    "joints_from_heatmaps": "decoding",
     "load_weights": "models",
+    "pixels_from_cells": "coordinates",
     "predict": "inference",
+    "visibility_weights": "losses",
 }
 
 

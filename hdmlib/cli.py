@@ -21,6 +21,9 @@ from hdmlib.experiments.examples import predict_examples
 from hdmlib.experiments.runs import Run, run
 from hdmlib.experiments.store import ARTEFACTS, REFERENCE_RECORDS
 from hdmlib.experiments.training import TrainingDiverged
+from hdmlib.export import export_onnx, model_card
+from hdmlib.extras import requires_extra
+from hdmlib.files import write_atomically
 from hdmlib.inference import PhotoPrediction, open_network, photos_of, predict
 from hdmlib.inspection import inspect_dataset, people_to_show
 from hdmlib.notebook import epoch_line, progress
@@ -152,6 +155,20 @@ def evaluate_checkpoint(
     with one_line_errors():
         report = evaluate(config_from(values), to=None if to is None else from_caller(to), progress=progress)
     typer.echo(report)
+
+
+@app.command("export")
+def export_run(
+    checkpoint: Annotated[Path, typer.Argument(help="the folder of a finished run")],
+    to: Annotated[Path, typer.Option(help="the ONNX file; its model card is written beside it")],
+    decoder: Annotated[str | None, typer.Option(help="how joints are decoded; by default as the run does")] = None,
+) -> None:
+    """Write a run as ONNX, network, readout and decoder in one, and a model card as Markdown."""
+    with one_line_errors():
+        with requires_extra("export", "hdmlib export"):
+            export_onnx(checkpoint, to, decoder)
+        write_atomically(to.with_suffix(".md"), model_card(checkpoint, decoder).encode())
+        typer.echo(f"written: {to}, {to.with_suffix('.md')}")
 
 
 @app.command("check")

@@ -27,7 +27,18 @@ RECIPE_VERSION = 1
 
 # Where a run is computed and kept, not what it computes: these do not enter its name.
 MACHINE_FIELDS = frozenset(
-    {"data_root", "device", "processes", "compile", "workers", "cache_photos", "threads", "run_dir", "resume"}
+    {
+        "data_root",
+        "device",
+        "processes",
+        "compile",
+        "workers",
+        "cache_photos",
+        "threads",
+        "run_dir",
+        "resume",
+        "tracker",
+    }
 )
 # Used by `hdmlib.benchmark` alone, for a network that is trained already.
 EVALUATION_FIELDS = frozenset({"boxes", "checkpoint"})
@@ -137,6 +148,9 @@ class Config(BaseModel):
     compile: bool = Field(False, description="torch.compile the network: a slow start, then faster steps on a GPU")
     workers: int | None = Field(None, ge=0, description="data-loading processes; None: all cores but one, at most 8")
     cache_photos: bool = Field(False, description="decode every photo once and keep it in memory, 3 bytes per pixel")
+    tracker: str | None = Field(
+        None, description="where to log the curves, too: tensorboard, wandb, mlflow, ..., as Accelerate names them"
+    )
     threads: int | None = Field(None, ge=1, description="torch threads on a CPU; None: as torch chooses")
     run_dir: Path | None = Field(None, description="where runs are kept; None: $HDMLIB_RUNS, else runs/")
     resume: bool = Field(

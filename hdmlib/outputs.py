@@ -99,7 +99,8 @@ def coco_results_of(predictions: Sequence[PhotoPrediction], boxes: BoxFile | Non
         key = boxes.key_of(photo.path) if boxes and photo.path else None
         box_scores = boxes.scores[key] if boxes and key is not None else np.ones(len(photo.joints))
         image_id = key if isinstance(key, int) else (boxes.image_ids.get(name, number) if boxes else number)
-        keypoints = np.concatenate([photo.joints, photo.confidence[..., None]], axis=2).reshape(len(photo.joints), -1)
+        keypoints = np.concatenate([photo.joints, photo.confidence[..., None]], axis=2)
+        keypoints = keypoints.reshape(len(photo.joints), 3 * len(photo.skeleton))
         for joints, score in zip(keypoints, rescore(box_scores, photo.confidence), strict=True):
             records.append({
                 "image_id": image_id, "file_name": name, "category_id": 1,

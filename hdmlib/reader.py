@@ -59,6 +59,27 @@ class Reading(NamedTuple):
     confidence: Tensor
 
 
+class Decoded(nn.Module):
+    """A network, the readout of its loss and a decoder as one module, to be used or exported elsewhere.
+
+    Args:
+        network: (B, 3, H, W) normalised crops -> (B, K, h, w) heatmaps.
+        loss: The loss that the network was trained with; it defines readout, default decoder and confidence.
+        decoder: Method of :func:`hdmlib.decode`; ``None``: the loss's own.
+    """
+
+    def __init__(self, network: nn.Module, loss: HeatmapLoss, decoder: str | None = None) -> None:
+        super().__init__()
+        self.network = network
+        self.loss = loss.eval()
+        self.decoder = decoder or loss.decoder
+
+    def forward(self, images: Tensor) -> tuple[Tensor, Tensor]:
+        """Joints (B, K, 2) as (x, y) in heatmap cells and confidence (B, K) of (B, 3, H, W) normalised crops."""
+        maps = self.loss.readout(self.network(images).float())
+        return decode(maps, self.decoder, self.loss.confidence, **self.loss.decoder_options(self.decoder))
+
+
 @dataclass(frozen=True, eq=False)
 class Reader:
     """A network and the way its heatmaps are read.

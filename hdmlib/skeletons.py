@@ -157,6 +157,15 @@ def _pairs_by_name(joints: Sequence[object]) -> tuple[tuple[int, int], ...]:
     return tuple(pairs)
 
 
+def side_of(joint: object) -> str | None:
+    """``left`` or ``right``, as a joint's name has it in any of the spellings that are paired; ``None`` without one."""
+    for split in (lambda word: [word], _split_word):
+        sides = [part for word in _words(joint) for part in split(word) if part in _OTHER]
+        if sides:
+            return sides[0]
+    return None
+
+
 def _words(joint: object) -> list[str]:
     """The words of a name in lower case, ``l`` and ``r`` beside other words written out."""
     spaced = _BORDER.sub(" ", str(joint)).lower()

@@ -3,15 +3,19 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
 
 import torch
 from accelerate import Accelerator
 from accelerate.state import AcceleratorState
-from accelerate.utils import DataLoaderConfiguration
+from accelerate.tracking import get_available_trackers
+from accelerate.utils import DataLoaderConfiguration, LoggerType
 from torch import nn
 from torch.utils.data import DataLoader
 
-from hdmlib.config import Config, ConfigError
+from hdmlib.config import Config, ConfigError, unknown_name
 from hdmlib.data.augmentation import HALF_BODY_UPPER, Augmentation
 from hdmlib.data.dataset import PoseDataset
 from hdmlib.data.loader import make_loader
@@ -21,35 +25,74 @@ from hdmlib.reader import Reader
 from hdmlib.skeletons import Skeleton
 
 
-def start_engine(config: Config) -> Accelerator:
+def start_engine(config: Config, logging_dir: Path | None = None) -> Accelerator:
     """The engine on the config's device; every process that torchrun or Accelerate started calls it.
 
+    Args:
+        config: Device, precision, threads, batch; the tracker, if there is a folder for it.
+        logging_dir: Where a tracker writes its files; ``None``: nothing is tracked.
+
     Raises:
-        ConfigError: The device is unknown or not on this machine, it does not support the precision, or the batch
-            cannot be split evenly among the processes.
+        ConfigError: As :func:`check_engine`, or the batch cannot be split evenly among the processes.
     """
-    there = {"cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available(), "cpu": True}
-    device = config.device or next(name for name, usable in there.items() if usable)
-    if not there.get(device, False):
-        usable = ", ".join(name for name, usable in there.items() if usable)
-        raise ConfigError(f"device: {device!r} is not on this machine; usable here: {usable}")
-    if config.precision == "bf16" and device == "cpu":
-        raise ConfigError("precision: bf16 needs a GPU; set it to float32")
+    device = check_engine(config)
     if device == "cpu" and config.threads:
         torch.set_num_threads(config.threads)
     # Accelerate's state is global to the process, and a notebook may start a second run with another device.
     AcceleratorState._reset_state(reset_partial_state=True)
-    engine = Accelerator(
-        cpu=device == "cpu",
-        mixed_precision="bf16" if config.precision == "bf16" else "no",
-        # the config's batch is that of all processes together, so a recipe takes the same steps on any number of them
-        dataloader_config=DataLoaderConfiguration(split_batches=True),
+    tracked = (
+        {} if logging_dir is None or not config.tracker else {"log_with": config.tracker, "project_dir": logging_dir}
     )
+    with _device_of_accelerate(device):
+        engine = Accelerator(
+            cpu=device == "cpu",
+            mixed_precision="bf16" if config.precision == "bf16" else "no",
+            # the config's batch is that of all processes together, so a recipe takes the same steps on any number
+            dataloader_config=DataLoaderConfiguration(split_batches=True, non_blocking=True),
+            **tracked,
+        )
     if config.batch_size % engine.num_processes:
         raise ConfigError(
             f"batch_size: {config.batch_size} cannot be split evenly among {engine.num_processes} processes"
         )
     return engine
+
+
+def check_engine(config: Config) -> str:
+    """The device that a config runs on, ``cpu``, ``mps``, ``cuda`` or ``cuda:1``; checked before any data is read.
+
+    Raises:
+        ConfigError: The device is unknown or not on this machine, it does not support the precision, or the tracker is
+            unknown or not installed.
+    """
+    gpus = torch.cuda.device_count() if torch.cuda.is_available() else 0
+    usable = [*(["cuda"] if gpus else []), *(["mps"] if torch.backends.mps.is_available() else []), "cpu"]
+    device = config.device or usable[0]
+    if device not in usable and device not in (f"cuda:{index}" for index in range(gpus)):
+        numbered = [f"cuda:{index}" for index in range(gpus)] if gpus > 1 else []
+        raise ConfigError(f"device: {device!r} is not on this machine; usable here: {', '.join([*usable, *numbered])}")
+    if config.precision == "bf16" and device == "cpu":
+        raise ConfigError("precision: bf16 needs a GPU; set it to float32")
+    if config.tracker:
+        known = sorted(str(name) for name in LoggerType if name != LoggerType.ALL)
+        if config.tracker not in known:
+            raise ConfigError(f"tracker: {unknown_name(config.tracker, known)}")
+        if config.tracker not in {str(name) for name in get_available_trackers()}:
+            raise ConfigError(f"tracker: {config.tracker} is not installed: pip install {config.tracker}")
+    return device
+
+
+@contextmanager
+def _device_of_accelerate(device: str) -> Iterator[None]:
+    """Accelerate takes the first GPU unless this variable names another."""
+    if ":" not in device:
+        yield
+        return
+    os.environ["ACCELERATE_TORCH_DEVICE"] = device
+    try:
+        yield
+    finally:
+        del os.environ["ACCELERATE_TORCH_DEVICE"]
 
 
 def build_losses(config: Config) -> dict[str, HeatmapLoss]:

@@ -40,8 +40,9 @@ class Prediction:
         joints: (N, K, 2) in pixels of each person's photo.
         confidence: (N, K), as :class:`hdmlib.reader.Reading` defines it.
         losses: Mean over the people of every loss of the registry, on the raw heatmaps.
-        measures: (N, K) each, NaN for joints that are unlabelled or outside the heatmap: compactness of the heatmap
-            (``metrics.compactness``) and the terms of Theorem 1 for the Gaussian that is trained (``theory``).
+        measures: (N, K) each: compactness of a joint's heatmap (``metrics.compactness``) and the terms of Theorem 1 for
+            the Gaussian that is trained (``theory``).
+        measured: (N, K) bool, the joints that are labelled and inside the heatmap, over which measures are averaged.
         by_decoder: Method -> joints and confidence decoded from the same heatmaps.
         other_confidence: The same with the other kind of confidence (peak or mass) than the loss's own.
     """
@@ -50,6 +51,7 @@ class Prediction:
     confidence: NDArray[np.float64]
     losses: dict[str, float]
     measures: dict[str, NDArray[np.float64]]
+    measured: NDArray[np.bool_]
     by_decoder: Decoded
     other_confidence: Decoded
 
@@ -80,7 +82,8 @@ def predict_loader(
         reading, joints, weights = reader(batch["image"]), batch["joints"], batch["weights"]
         results = {
             "losses": {name: loss.per_person(reading.raw, joints, weights) for name, loss in losses.items()},
-            "measures": _measures(reading, joints, weights, losses["gaussian_mse"]),
+            "measures": _measures(reading, joints, losses["gaussian_mse"]),
+            "measured": (weights > 0) & inside(joints, (reading.raw.shape[2], reading.raw.shape[3])),
             "decoded": {name: reader.decode(reading.maps, name) for name in decoders}
             | {reader.method: (reading.cells, reading.confidence)},
             "other confidence": {name: reader.decode(reading.maps, name, other) for name in decoders},
@@ -94,18 +97,16 @@ def predict_loader(
         for kind in ("decoded", "other confidence")
     )
     means = {name: float(values.mean()) for name, values in people["losses"].items()}
-    return Prediction(*by_decoder[reader.method], means, people["measures"], by_decoder, other_confidence)
+    return Prediction(
+        *by_decoder[reader.method], means, people["measures"], people["measured"] > 0, by_decoder, other_confidence
+    )
 
 
-def _measures(reading: Reading, joints: Tensor, weights: Tensor, gaussian: HeatmapLoss) -> dict[str, Tensor]:
-    """(B, K) each; NaN for joints that are unlabelled or outside the map."""
+def _measures(reading: Reading, joints: Tensor, gaussian: HeatmapLoss) -> dict[str, Tensor]:
+    """(B, K) each."""
     assert isinstance(gaussian, GaussianMSE)
     terms = theorem_terms(reading.raw, joints, gaussian.sigma, on_grid=gaussian.rounded)
-    measured = (weights > 0) & inside(joints, (reading.raw.shape[2], reading.raw.shape[3]))
-    return {
-        name: torch.where(measured.to(values.device), values, torch.nan)
-        for name, values in (compactness(reading.maps) | vars(terms)).items()
-    }
+    return compactness(reading.maps) | vars(terms)
 
 
 def predict_people(
@@ -152,5 +153,5 @@ def validate(
     per_joint = {
         label: [None if math.isnan(v) else v for v in values.tolist()] for label, values in scores.per_joint.items()
     }
-    measures = {name: float(np.nanmean(values)) for name, values in prediction.measures.items()}
+    measures = {name: float(values[prediction.measured].mean()) for name, values in prediction.measures.items()}
     return Evaluation(losses=prediction.losses, metrics=scores.known, per_joint=per_joint, measures=measures)

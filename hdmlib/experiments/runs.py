@@ -21,7 +21,7 @@ from torch import nn
 from hdmlib.config import Config, ConfigError
 from hdmlib.data.sources import Data, open_data
 from hdmlib.decoding import METHODS
-from hdmlib.experiments.engine import build_losses
+from hdmlib.experiments.engine import build_losses, check_engine
 from hdmlib.experiments.launch import train_in_processes
 from hdmlib.experiments.prediction import Decoded, Prediction, predict_people
 from hdmlib.experiments.record import Epoch, Record, load_record, machine, peak_memory
@@ -87,7 +87,8 @@ def run(
     several = (config.processes or 1) > 1
     if several and "LOCAL_RANK" in os.environ:
         raise ConfigError("processes: torchrun has started them already; leave processes out")
-    build_losses(config)  # a wrong option is reported before the data is read or drawn
+    check_engine(config)  # wrong options, a missing device or tracker are reported before the data is read or drawn
+    build_losses(config)
     store = Store.of(config)
     store.check_writable()
     data = open_data(config, progress)

@@ -4,6 +4,7 @@ A user's runs, below ``run_dir``::
 
     <name>/last.pt              checkpoint to resume from, replaced after each epoch (experiments.checkpoint)
     <name>/best.safetensors     the network after the epoch with the best validation PCK (experiments.training)
+    <name>/metrics.csv          the curves, a row an epoch (experiments.training)
     <name>/model.safetensors    the network after the last epoch, which the record describes
     <name>/predictions.npz      its joints, confidence and entropy for each validation person
     <name>/record.json          written last: a folder with a record is a finished run

@@ -11,11 +11,12 @@ other thread counts, machines or GPUs the last digits differ, and training ampli
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
+import pandas as pd
 import torch
 from accelerate import Accelerator
 from torch import nn
@@ -26,7 +27,7 @@ from hdmlib.experiments.checkpoint import Interrupted, Interruption, TrainingSta
 from hdmlib.experiments.engine import build_losses, build_reader, evaluation_loader, start_engine, training_loader
 from hdmlib.experiments.prediction import validate
 from hdmlib.experiments.record import Epoch
-from hdmlib.files import remove_leftovers
+from hdmlib.files import remove_leftovers, write_atomically
 from hdmlib.losses.base import HeatmapLoss
 from hdmlib.models.checkpoints import load_weights, save_weights
 from hdmlib.models.hrnet import HRNet, build_model
@@ -35,6 +36,8 @@ from hdmlib.reader import normalise
 
 # The network of the epoch with the best validation score, for use; what is reported is the last.
 BEST = "best.safetensors"
+# The curves as a table, written anew after each epoch.
+METRICS = "metrics.csv"
 
 # Steps between two checks that the loss is finite; each check makes the CPU wait for the GPU.
 CHECK_EVERY = 20
@@ -72,8 +75,8 @@ def fit(
         OSError: The folder cannot be written.
         ValueError: The checkpoint in the folder cannot be read.
     """
-    engine = start_engine(config)
     folder.mkdir(parents=True, exist_ok=True)
+    engine = start_engine(config, logging_dir=folder)
     if engine.is_main_process:
         remove_leftovers(folder)
     bare = _untrained(config, len(data.train.skeleton))
@@ -89,6 +92,8 @@ def fit(
     if report:
         for line in state.epochs:
             report(line)
+    if config.tracker:
+        engine.init_trackers("hdmlib", config={"name": folder.name, "loss": config.loss, "model": config.model})
 
     with Interruption() if engine.num_processes == 1 else nullcontext() as interruption:
         for epoch in range(len(state.epochs), config.epochs + 1):  # epoch 0 only validates the untrained network
@@ -112,9 +117,24 @@ def fit(
                 if best:
                     save_weights(bare, folder / BEST)
                 save_checkpoint(folder, bare, optimiser, state)
+                write_atomically(folder / METRICS, metrics_table(state.epochs).to_csv(index=False).encode())
                 if report:
                     report(line)
+            if config.tracker:
+                engine.log(metrics_table([line]).iloc[0].dropna().to_dict(), step=epoch)
+    engine.end_training()
     return bare, state.epochs
+
+
+def metrics_table(epochs: Sequence[Epoch]) -> pd.DataFrame:
+    """One row per epoch: ``epoch``, ``lr``, ``train_loss``; of validation every metric and, as ``loss: NAME``, loss."""
+    rows = []
+    for line in epochs:
+        losses = {f"loss: {name}": value for name, value in line.validation.losses.items()}
+        rows.append(
+            {"epoch": line.epoch, "lr": line.lr, "train_loss": line.train_loss} | losses | line.validation.metrics
+        )
+    return pd.DataFrame(rows)
 
 
 def _train_epoch(

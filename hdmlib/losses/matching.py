@@ -12,7 +12,6 @@ S - D never vanishes there.
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -244,7 +243,7 @@ class MatchingLoss(HeatmapLoss):
         shares = shares * (weights > 0)[..., None]
         # traced, an epsilon that falls would be a new constant, and a new compilation, in every step
         falling = self.epsilon_start != self.epsilon and torch.compiler.is_compiling()
-        transport: Callable[..., Tensor] = torch.compiler.disable(self._transport) if falling else self._transport
+        transport: Any = torch.compiler.disable(self._transport) if falling else self._transport
         distance = transport(heatmaps.flatten(0, 1), points.flatten(0, 1), shares.flatten(0, 1))
         return weights * distance.unflatten(0, weights.shape)
 

@@ -12,7 +12,7 @@ from matplotlib.figure import Figure
 from matplotlib.patches import Rectangle
 from matplotlib.patheffects import Normal, Stroke
 
-from hdmlib.skeletons import Skeleton
+from hdmlib.skeletons import Skeleton, side_of
 
 # With more joints than this a contact sheet numbers them instead of naming them.
 MOST_NAMES = 30
@@ -24,7 +24,7 @@ def joint_colours(skeleton: Skeleton) -> list[str]:
     """One colour per joint: the person's left, the person's right, the middle."""
     colours = [MIDDLE] * len(skeleton)
     for a, b in skeleton.flip_pairs:
-        left, right = (a, b) if skeleton.joints[a].startswith("l") else (b, a)
+        left, right = (b, a) if side_of(skeleton.joints[a]) == "right" else (a, b)
         colours[left], colours[right] = LEFT, RIGHT
     return colours
 

@@ -58,7 +58,8 @@ def masses(heatmap: Array, suppliers: Array, points: Array, shares: Array, joint
     middle.plot(*joint, **ANNOTATION)
     centre = points.mean(axis=0)
     right.set(xlim=(centre[0] - 1.6, centre[0] + 1.6), ylim=(centre[1] + 1.6, centre[1] - 1.6), aspect="equal")
-    right.set_xticks(np.unique(points[:, 0])), right.set_yticks(np.unique(points[:, 1]))
+    right.set_xticks(np.unique(points[:, 0]))
+    right.set_yticks(np.unique(points[:, 1]))
     right.scatter(*points.T, s=2600 * shares, c=DEMANDER_COLOURS[: len(points)], edgecolors="black", linewidths=0.6)
     for (x, y), share in zip(points, shares, strict=True):
         above = -1 if y < centre[1] else 1

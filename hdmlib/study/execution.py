@@ -6,7 +6,7 @@ import multiprocessing
 import os
 import signal
 from collections.abc import Iterator, Sequence
-from concurrent.futures import Future, ProcessPoolExecutor
+from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
 from contextlib import suppress
 
 from hdmlib.experiments.record import Record
@@ -16,7 +16,7 @@ from hdmlib.study.stages import Trial
 
 
 def train_trials(trials: Sequence[Trial], jobs: int = 1) -> Iterator[tuple[Trial, Record | Exception]]:
-    """The record of each trial, in their order, found or trained; a failed trial does not stop the others.
+    """The record of each trial, found or trained, as they finish; a failed trial does not stop the others.
 
     Args:
         trials: What to train.
@@ -28,29 +28,30 @@ def train_trials(trials: Sequence[Trial], jobs: int = 1) -> Iterator[tuple[Trial
     Raises:
         KeyboardInterrupt: The running trials have saved their step, and no other was started.
     """
-    stored = [Store.of(trial.config).find(trial.config) for trial in trials]
+    waiting = []
+    for trial in trials:
+        if found := Store.of(trial.config).find(trial.config):
+            yield trial, found.record
+        else:
+            waiting.append(trial)
     context = multiprocessing.get_context("spawn")
     with ProcessPoolExecutor(jobs, mp_context=context, initializer=_leave_terminal, max_tasks_per_child=1) as pool:
-        futures = [
-            None if found else pool.submit(record_of, trial.config) for trial, found in zip(trials, stored, strict=True)
-        ]
+        running: dict[Future[Record], Trial] = {}
         try:
-            for trial, found, future in zip(trials, stored, futures, strict=True):
-                yield trial, found.record if found else _outcome(future)
+            while waiting or running:
+                while waiting and len(running) < jobs:  # no more: the pool would start what it has queued
+                    trial = waiting.pop(0)
+                    running[pool.submit(record_of, trial.config)] = trial
+                for future in wait(running, return_when=FIRST_COMPLETED).done:
+                    error = future.exception()
+                    if error is not None and not isinstance(error, Exception):
+                        raise error
+                    yield running.pop(future), error or future.result()
         except KeyboardInterrupt:
-            pool.shutdown(wait=False, cancel_futures=True)
             for process in multiprocessing.active_children():
                 with suppress(ProcessLookupError):
                     os.kill(process.pid or 0, signal.SIGINT)  # saves its step and ends
             raise
-
-
-def _outcome(future: Future[Record] | None) -> Record | Exception:
-    assert future is not None
-    try:
-        return future.result()
-    except Exception as error:
-        return error
 
 
 def _leave_terminal() -> None:

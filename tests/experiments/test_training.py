@@ -10,9 +10,11 @@ from functools import partialmethod
 from pathlib import Path
 
 import numpy as np
+import pandas as pd
 import pytest
 import torch
 from safetensors.torch import load_file
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from hdmlib import reader
 from hdmlib.config import ConfigError, make_config
@@ -155,7 +157,7 @@ def test_what_a_killed_run_could_not_finish_writing_is_removed(data, tmp_path, m
     [left] = tmp_path.iterdir()
     fit(smoke(tmp_path, epochs=1), data, tmp_path)
     assert not left.exists()
-    assert {path.name for path in tmp_path.iterdir()} == {"last.pt", "best.safetensors"}
+    assert {path.name for path in tmp_path.iterdir()} == {"last.pt", "best.safetensors", "metrics.csv"}
 
 
 def test_a_compiled_network_learns_the_same(data, tmp_path, monkeypatch):
@@ -372,7 +374,7 @@ def test_a_disk_that_fills_up_leaves_the_last_good_checkpoint(data, tmp_path):
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, before)
         signal.signal(signal.SIGXFSZ, handler)
-    assert {path.name for path in (tmp_path / "run").iterdir()} == {"last.pt", "best.safetensors"}
+    assert {path.name for path in (tmp_path / "run").iterdir()} == {"last.pt", "best.safetensors", "metrics.csv"}
     seen = []
     assert fit(config, data, tmp_path / "run", report=lambda line: seen.append(line.epoch))[1] == whole
     assert seen == [0, 1, 2, 3]
@@ -435,3 +437,34 @@ def test_a_run_writes_only_into_its_folder_and_the_cache(tmp_path):
     assert any(path.is_relative_to(folders["HDMLIB_CACHE"]) for path in written)
     allowed = (*folders.values(), Path("/dev"), Path("/proc"))
     assert [path for path in written if not any(path.is_relative_to(folder) for folder in allowed)] == []
+
+
+def test_the_curves_are_a_table_and_are_tracked(tmp_path):
+    config = make_config(preset="smoke", tracker="tensorboard", run_dir=tmp_path)
+    result = run(config, weights=True)
+    table = pd.read_csv(result.folder / "metrics.csv")
+    assert table["epoch"].tolist() == [0, 1, 2]
+    assert table["PCKh@0.5"].iloc[-1] == pytest.approx(result.record.final.metrics["PCKh@0.5"], rel=1e-5)
+    assert table["loss: matching"].iloc[-1] == pytest.approx(result.record.final.losses["matching"], rel=1e-5)
+    scalars = {}
+    for file in result.folder.rglob("events.out.tfevents.*"):
+        events = EventAccumulator(str(file)).Reload()
+        if "PCKh@0.5" in events.Tags()["scalars"]:
+            scalars = {event.step: event.value for event in events.Scalars("PCKh@0.5")}
+    assert scalars == pytest.approx(dict(zip(table["epoch"], table["PCKh@0.5"], strict=True)), rel=1e-5)
+    assert "tracker" not in result.record.identity
+
+
+@pytest.mark.parametrize(
+    ("values", "message"),
+    [
+        ({"tracker": "tensorbord"}, r"tracker: 'tensorbord' is not known\. Did you mean 'tensorboard'"),
+        ({"tracker": "clearml"}, "tracker: clearml is not installed: pip install clearml"),
+        ({"device": "cuda:7"}, "device: 'cuda:7' is not on this machine; usable here: .*cpu"),
+    ],
+)
+def test_what_cannot_be_used_is_refused_before_any_picture_is_drawn(values, message, tmp_path, monkeypatch):
+    monkeypatch.setenv("HDMLIB_CACHE", str(tmp_path / "cache"))
+    with pytest.raises(ConfigError, match=message):
+        run(make_config(preset="smoke", run_dir=tmp_path, **values))
+    assert not (tmp_path / "cache").exists()

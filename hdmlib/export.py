@@ -1,0 +1,97 @@
+"""A trained run as an ONNX file, which is used without hdmlib, and a model card that describes it."""
+
+from __future__ import annotations
+
+import io
+import warnings
+from pathlib import Path
+
+import torch
+
+from hdmlib.experiments.record import Record, load_record
+from hdmlib.files import write_atomically
+from hdmlib.inference import Network, open_network
+from hdmlib.reader import IMAGENET_MEAN, IMAGENET_STD, Decoded
+
+# Decoders whose operations ONNX has; the geometric median is an iteration that ends when it has converged.
+EXPORTABLE = ("argmax", "quarter", "barycentre", "mean", "dark")
+OPSET = 17
+
+
+def export_onnx(run: Path, to: Path, decoder: str | None = None) -> None:
+    """Write network, readout and decoder of a finished run as ONNX.
+
+    Input ``images`` (B, 3, H, W) float32, normalised crops; outputs ``joints`` (B, K, 2), (x, y) in heatmap cells, and
+    ``confidence`` (B, K). B is free.
+
+    Args:
+        run: Folder of a finished run.
+        to: The file.
+        decoder: Method of :func:`hdmlib.decode`; ``None``: the run's own.
+
+    Raises:
+        ValueError: The decoder cannot be exported.
+        FileNotFoundError, CheckpointError: As :func:`hdmlib.inference.open_network`.
+        ImportError: The package ``onnx`` is missing.
+        OSError: The file cannot be written.
+    """
+    network = open_network(run)
+    module = Decoded(network.reader.model, network.reader.loss, decoder or network.reader.decoder).eval()
+    if module.decoder not in EXPORTABLE:
+        raise ValueError(f"decoder: {module.decoder!r} cannot be exported; choose one of {', '.join(EXPORTABLE)}")
+    import onnx  # noqa: F401  # torch needs it to write the file, and its own message is less clear
+
+    width, height = network.config.input_size
+    buffer, crops = io.BytesIO(), torch.zeros(2, 3, height, width)
+    free = {"images": {0: "B"}, "joints": {0: "B"}, "confidence": {0: "B"}}
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # the tracer's, about checks that no input of the exported graph can fail
+        torch.onnx.export(
+            module, (crops,), buffer,  # pyright: ignore[reportArgumentType]
+            input_names=["images"], output_names=["joints", "confidence"], dynamic_axes=free, opset_version=OPSET,
+            dynamo=False,
+        )  # fmt: skip
+    write_atomically(to, buffer.getvalue())
+
+
+def model_card(run: Path, decoder: str | None = None) -> str:
+    """A model card in Markdown: data, recipe, scores, joints, and how the exported file is called.
+
+    Args:
+        run: Folder of a finished run.
+        decoder: As for :func:`export_onnx`.
+    """
+    network, record = open_network(run), load_record(run / "record.json")
+    return _card(network, record, decoder or network.reader.method)
+
+
+def _card(network: Network, record: Record, decoder: str) -> str:
+    config, (width, height) = network.config, network.config.input_size
+    recipe = f"{config.epochs} epochs, batches of {config.batch_size}, {config.optimiser}, learning rate {config.lr:g}"
+    scores = "\n".join(f"| {name} | {value:.1f} |" for name, value in record.final.metrics.items())
+    joints = "\n".join(f"{number}. {name}" for number, name in enumerate(record.joints))
+    pairs = ", ".join(f"{record.joints[a]} and {record.joints[b]}" for a, b in network.skeleton.flip_pairs) or "none"
+    return f"""# {record.name}
+
+A pose network, `{config.model}`, trained by hdmlib with `{config.loss}` (options: {config.loss_options or "defaults"}):
+{recipe}, seed {config.seed}.
+
+* **Data**: {config.dataset}, fingerprint `{record.identity["data"]}`; {record.people["train"]} people to train on,
+  {record.people["val"]} to validate on. The data's licence decides what the weights may be used for.
+* **Input** `images`: (B, 3, {height}, {width}) float32, RGB crops of one person each, scaled to 0 .. 1, less
+  {IMAGENET_MEAN}, over {IMAGENET_STD}. A crop shows the person's box and a quarter more.
+* **Output** `joints`: (B, {len(record.joints)}, 2), (x, y) in heatmap cells, decoded by `{decoder}`; pixels of the crop
+  are `hdmlib.pixels_from_cells(joints, ({width}, {height}), rule="{config.coordinates}")`.
+  `confidence`: (B, {len(record.joints)}).
+* **Left and right**: {pairs}.
+
+Validation after the last epoch, in percent, errors in pixels of the crop; not comparable with benchmark numbers:
+
+| metric | value |
+| --- | --- |
+{scores}
+
+Joints, in the order of the outputs:
+
+{joints}
+"""

@@ -1,0 +1,54 @@
+"""A stage's trials in processes: a failed run hides nothing, Ctrl-C stops at once and saves."""
+
+import os
+import signal
+import subprocess
+import sys
+import time
+
+import pytest
+from typer.testing import CliRunner
+
+from hdmlib.cli import app
+from hdmlib.config import make_config
+from hdmlib.experiments import Record
+from hdmlib.study.execution import train_trials
+from hdmlib.study.stages import Trial
+
+TINY = {"preset": "smoke", "epochs": 1}
+
+
+def test_a_failed_run_neither_stops_nor_hides_the_others(tmp_path, monkeypatch):
+    monkeypatch.setenv("HDMLIB_RUNS", str(tmp_path))
+    trials = [
+        Trial("fails", make_config(**TINY, run_dir=tmp_path, loss="dot_mse", pretrained=tmp_path / "missing.pth")),
+        Trial("sound", make_config(**TINY, run_dir=tmp_path, loss="cross_entropy")),
+    ]
+    found = {trial.label: result for trial, result in train_trials(trials)}
+    assert isinstance(found["fails"], FileNotFoundError)
+    assert isinstance(found["sound"], Record)
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="signals of POSIX")
+def test_ctrl_c_stops_a_study_at_once(tmp_path):
+    environment = os.environ | {"HDMLIB_RUNS": str(tmp_path)}
+    words = ["study", "finals", "preset=smoke", "epochs=40", "--jobs", "1"]
+    process = subprocess.Popen(
+        [sys.executable, "-m", "hdmlib", *words], env=environment, stderr=subprocess.PIPE, stdout=subprocess.PIPE,
+        text=True, start_new_session=True,
+    )  # fmt: skip
+    deadline = time.monotonic() + 120
+    while not list(tmp_path.glob("*/last.pt")) and time.monotonic() < deadline:
+        time.sleep(0.2)
+    os.kill(process.pid, signal.SIGINT)
+    output, errors = process.communicate(timeout=120)
+    assert process.returncode == 130, errors
+    assert "of 30 runs are finished" in output
+    assert "resumes" in errors
+    assert len(list(tmp_path.iterdir())) <= 2  # no other run was started
+
+
+def test_an_unknown_stage_is_one_line():
+    result = CliRunner().invoke(app, ["study", "finale"])
+    assert result.exit_code == 2
+    assert "Did you mean 'finals'?" in result.output

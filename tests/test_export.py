@@ -1,0 +1,50 @@
+"""The exported file gives what torch gives, without torch; the card describes it."""
+
+import numpy as np
+import onnxruntime
+import pytest
+import torch
+from typer.testing import CliRunner
+
+from hdmlib import Decoded
+from hdmlib.cli import app
+from hdmlib.config import make_config
+from hdmlib.experiments import run
+from hdmlib.export import EXPORTABLE, export_onnx
+from hdmlib.inference import open_network
+
+
+@pytest.fixture(scope="module")
+def smoke(tmp_path_factory):
+    return run(make_config(preset="smoke", epochs=1, run_dir=tmp_path_factory.mktemp("runs")), weights=True)
+
+
+@pytest.mark.parametrize("decoder", EXPORTABLE)
+def test_onnx_gives_torchs_joints(smoke, decoder, tmp_path):
+    export_onnx(smoke.folder, tmp_path / "pose.onnx", decoder)
+    network = open_network(smoke.folder).reader
+    images = torch.randn(3, 3, 64, 64, generator=torch.Generator().manual_seed(0))  # another batch than was traced
+    with torch.no_grad():
+        joints, confidence = Decoded(network.model, network.loss, decoder)(images)
+    session = onnxruntime.InferenceSession(str(tmp_path / "pose.onnx"))
+    found, sure = session.run(None, {"images": images.numpy()})
+    np.testing.assert_allclose(found, joints.numpy(), atol=2e-3)
+    np.testing.assert_allclose(sure, confidence.numpy(), atol=1e-5)
+
+
+def test_the_command_writes_the_file_and_its_card(smoke, tmp_path):
+    result = CliRunner().invoke(app, ["export", str(smoke.folder), "--to", str(tmp_path / "pose.onnx")])
+    assert result.exit_code == 0, result.output
+    card = (tmp_path / "pose.md").read_text()
+    assert smoke.record.name in card
+    assert "16. right_ankle" in card
+    assert f"| AP | {smoke.record.final.metrics['AP']:.1f} |" in card
+    assert "(B, 3, 64, 64)" in card
+
+
+def test_a_decoder_that_cannot_be_exported_is_refused_by_name(smoke, tmp_path):
+    words = ["export", str(smoke.folder), "--to", str(tmp_path / "pose.onnx"), "--decoder", "transport"]
+    result = CliRunner().invoke(app, words)
+    assert result.exit_code == 2
+    assert "'transport' cannot be exported; choose one of argmax" in result.output
+    assert not list(tmp_path.iterdir())
