@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from hdmlib.losses.matching import MatchingLoss
     from hdmlib.losses.registry import build_loss
     from hdmlib.models.checkpoints import load_weights
-    from hdmlib.models.hrnet import build_model
+    from hdmlib.models.registry import build_model
     from hdmlib.reader import Decoded
 
 __all__ = [

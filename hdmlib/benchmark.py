@@ -63,7 +63,7 @@ from hdmlib.metrics import OKS_METRICS
 from hdmlib.metrics.oks import oks_ap, oks_nms, rescore
 from hdmlib.metrics.pck import PCKH_THRESHOLDS, PCKReport, pck_report
 from hdmlib.models.checkpoints import load_weights
-from hdmlib.models.hrnet import build_model
+from hdmlib.models.registry import build_model
 from hdmlib.presets import PUBLISHED_PRESETS
 
 # OKS above which two predictions are one person found twice.

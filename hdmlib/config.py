@@ -15,10 +15,11 @@ from typing import Any, Literal, get_args
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
 
+from hdmlib.models.hrnet import MODELS
+from hdmlib.models.registry import OF_YOURS
 from hdmlib.presets import LEARNING_RATES, PRESETS
 
 LossName = Literal["matching", "gaussian_mse", "dot_mse", "cross_entropy", "soft_argmax"]
-ModelName = Literal["hrnet_nano", "hrnet_w32", "hrnet_w48"]
 DatasetName = Literal["synthetic", "coco", "mpii"]
 DecoderName = Literal["argmax", "quarter", "barycentre", "mean", "dark", "transport"]
 
@@ -66,7 +67,9 @@ class Config(BaseModel):
     # --- loss and model
     loss: LossName = Field("matching", description="the loss that is minimised")
     loss_options: dict[str, Any] = Field(default_factory=dict, description="arguments of the loss, as for build_loss")
-    model: ModelName = Field("hrnet_nano", description="the network")
+    model: str = Field(
+        "hrnet_nano", description="the network: hrnet_nano, hrnet_w32, hrnet_w48, or package.module:function of yours"
+    )
     pretrained: Path | None = Field(None, description="file with ImageNet weights of the backbone")
 
     # --- data
@@ -166,6 +169,13 @@ class Config(BaseModel):
                 return json.loads(value)
             except json.JSONDecodeError as error:
                 raise ValueError(f"is not valid JSON: {error}") from None
+        return value
+
+    @field_validator("model")
+    @classmethod
+    def _known_model(cls, value: str) -> str:
+        if value not in MODELS and not OF_YOURS.fullmatch(value):
+            raise ValueError(unknown_name(value, [*MODELS, "package.module:function"]))
         return value
 
     @field_validator("lr", "weight_decay", "rotation", mode="after")

@@ -21,14 +21,14 @@ from numpy.typing import ArrayLike, NDArray
 
 from hdmlib.config import Config, make_config
 from hdmlib.data.coco import box_region, clip_box
-from hdmlib.data.crops import Frame, Region, invert, transform
+from hdmlib.data.crops import Region, invert, transform
 from hdmlib.data.intake import FARTHEST
 from hdmlib.data.photos import LONGEST_SIDE, PHOTO_ENDINGS, inspect_photo, read_image
-from hdmlib.experiments.engine import build_reader
+from hdmlib.experiments.engine import build_reader, frame_of
 from hdmlib.experiments.record import load_record
 from hdmlib.experiments.store import ARTEFACTS, RECORD
 from hdmlib.models.checkpoints import CheckpointError, load_weights
-from hdmlib.models.hrnet import build_model
+from hdmlib.models.registry import build_model
 from hdmlib.reader import Reader
 from hdmlib.skeletons import Skeleton, skeleton_from_names
 
@@ -315,7 +315,7 @@ def _predict_photo(network: Network, source: Path | NDArray[np.uint8], boxes: Ar
     path = source if isinstance(source, Path) else None
     photo = read_image(source, upright=True) if isinstance(source, Path) else source
     config, checked = network.config, _boxes(boxes, photo)
-    frame = Frame(config.input_size, config.coordinates)
+    frame = frame_of(config)
     to_input = [frame.to_input(Region(centre, size)) for centre, size in zip(*_regions(checked, photo), strict=True)]
     crops = np.array([frame.crop(photo, affine) for affine in to_input], np.uint8)
     images = torch.from_numpy(crops.reshape(-1, config.input_height, config.input_width, 3)).permute(0, 3, 1, 2)

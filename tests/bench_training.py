@@ -18,7 +18,7 @@ from hdmlib.data.loader import make_loader
 from hdmlib.data.photos import read_image
 from hdmlib.data.sources import open_data
 from hdmlib.losses.registry import LOSSES, build_loss
-from hdmlib.models.hrnet import build_model
+from hdmlib.models.registry import build_model
 from hdmlib.synthetic.dataset import embedded_dataset
 
 BATCH, SIZE = 2, (256, 192)

@@ -25,7 +25,7 @@ from hdmlib.heatmaps import gaussian_map
 from hdmlib.losses.suppliers import make_suppliers
 from hdmlib.metrics.oks import oks_ap
 from hdmlib.models.checkpoints import save_weights
-from hdmlib.models.hrnet import build_model
+from hdmlib.models.registry import build_model
 
 DETECTIONS = "test_coco_det_AP_H_56.json"
 

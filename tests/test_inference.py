@@ -21,7 +21,7 @@ from hdmlib.experiments.prediction import predict_people
 from hdmlib.experiments.runs import run
 from hdmlib.inference import open_network, predict
 from hdmlib.models.checkpoints import CheckpointError, export_hrnet
-from hdmlib.models.hrnet import build_model
+from hdmlib.models.registry import build_model
 from hdmlib.plots.people import people_on_photo
 from hdmlib.skeletons import COCO_17, MPII_16
 

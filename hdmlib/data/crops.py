@@ -16,7 +16,9 @@ from typing import Literal
 import cv2
 import numpy as np
 
-# Input pixels per heatmap cell, in every network here.
+from hdmlib.coordinates import ratio_and_offset
+
+# Input pixels per heatmap cell of HRNet.
 STRIDE = 4
 
 
@@ -58,23 +60,30 @@ class Frame:
     Attributes:
         input_size: Width and height of the input, multiples of 4.
         coordinates: The rule.
+        stride: Input pixels per heatmap cell.
     """
 
     input_size: tuple[int, int]
     coordinates: Literal["center", "hrnet", "udp"] = "center"
+    stride: int = STRIDE
 
     def __post_init__(self) -> None:
-        if self.coordinates not in ("center", "hrnet", "udp"):
-            raise ValueError(f"unknown coordinates rule {self.coordinates!r}; known: center, hrnet, udp")
-        if len(self.input_size) != 2 or not all(side >= 2 * STRIDE and side % STRIDE == 0 for side in self.input_size):
+        stride = self.stride
+        if len(self.input_size) != 2 or not all(side >= 2 * stride and side % stride == 0 for side in self.input_size):
             raise ValueError(
-                f"input_size is (width, height), multiples of {STRIDE} from {2 * STRIDE}, got {self.input_size}"
+                f"input_size is (width, height), multiples of {stride} from {2 * stride}, got {self.input_size}"
             )
+        ratio_and_offset(self.input_size[0], stride, self.coordinates)  # knows the rules
 
     @property
     def cells(self) -> tuple[int, int]:
         """Width and height of the heatmap."""
-        return self.input_size[0] // STRIDE, self.input_size[1] // STRIDE
+        return self.input_size[0] // self.stride, self.input_size[1] // self.stride
+
+    @property
+    def map_size(self) -> tuple[int, int]:
+        """Height and width of the heatmap, as tensors have them."""
+        return self.cells[1], self.cells[0]
 
     def extended(self, size: np.ndarray) -> np.ndarray:
         """A region's size (..., 2) with its shorter side extended to the input's aspect ratio."""
@@ -96,11 +105,9 @@ class Frame:
 
     def to_cells(self, to_input: np.ndarray) -> np.ndarray:
         """The affine (2, 3) from the photo's pixels to heatmap cells, for the one to the input's pixels."""
-        offset = 0.5 if self.coordinates == "center" else 0.0
-        side = np.array(self.input_size, dtype=np.float64)
-        ratio = (side / STRIDE - 1) / (side - 1) if self.coordinates == "udp" else np.full(2, 1 / STRIDE)
-        affine = to_input * ratio[:, None]
-        affine[:, 2] += offset * ratio - offset  # cell = (x + offset) ratio - offset
+        axes = np.array([ratio_and_offset(side, self.stride, self.coordinates) for side in self.input_size])
+        affine = to_input * axes[:, :1]  # cell = ratio x + offset
+        affine[:, 2] += axes[:, 1]
         return affine
 
     def input_points(self, cells: np.ndarray) -> np.ndarray:

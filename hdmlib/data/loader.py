@@ -19,7 +19,7 @@ import torch
 from torch.utils.data import DataLoader, Dataset, Sampler
 
 from hdmlib.data.augmentation import Augmentation
-from hdmlib.data.crops import Frame, Region, float32_parts, transform
+from hdmlib.data.crops import STRIDE, Frame, Region, float32_parts, transform
 from hdmlib.data.dataset import PoseDataset
 from hdmlib.data.intake import DataWarning
 from hdmlib.data.photos import read_image
@@ -135,6 +135,7 @@ def make_loader(
     input_size: tuple[int, int],
     *,
     coordinates: Literal["center", "hrnet", "udp"] = "center",
+    stride: int = STRIDE,
     augmentation: Augmentation | None = None,
     batch_size: int = 32,
     shuffle: bool = False,
@@ -148,6 +149,7 @@ def make_loader(
         people: The dataset.
         input_size: Width and height of the crops in pixels, multiples of 4.
         coordinates: ``center``, ``hrnet`` or ``udp``, see :class:`~hdmlib.data.crops.Frame`.
+        stride: Input pixels per heatmap cell of the network.
         augmentation: How crops vary; ``None``: not at all.
         batch_size: People per batch; the last batch holds the rest.
         shuffle: Whether the order is a new random one each epoch.
@@ -176,7 +178,7 @@ def make_loader(
     return CropLoader(
         CropDataset(
             people,
-            Frame((input_size[0], input_size[1]), coordinates),
+            Frame((input_size[0], input_size[1]), coordinates, stride),
             augmentation or Augmentation(),
             seed=seed,
             cache=cache,

@@ -17,10 +17,12 @@ from torch.utils.data import DataLoader
 
 from hdmlib.config import Config, ConfigError, unknown_name
 from hdmlib.data.augmentation import HALF_BODY_UPPER, Augmentation
+from hdmlib.data.crops import Frame
 from hdmlib.data.dataset import PoseDataset
 from hdmlib.data.loader import make_loader
 from hdmlib.losses.base import HeatmapLoss
 from hdmlib.losses.registry import LOSSES, build_loss
+from hdmlib.models.registry import stride_of
 from hdmlib.reader import Reader
 from hdmlib.skeletons import Skeleton
 
@@ -110,6 +112,11 @@ def build_reader(config: Config, model: nn.Module, skeleton: Skeleton) -> Reader
     return Reader(model, loss, skeleton.flip_order, config.decoder, config.flip_test, config.coordinates)
 
 
+def frame_of(config: Config) -> Frame:
+    """Input and heatmap of the config's network, and how their coordinates correspond."""
+    return Frame(config.input_size, config.coordinates, stride_of(config.model, config.input_size))
+
+
 def augmentation_of(config: Config) -> Augmentation:
     """How training crops vary."""
     return Augmentation(
@@ -128,7 +135,8 @@ def augmentation_of(config: Config) -> Augmentation:
 def training_loader(config: Config, people: PoseDataset) -> DataLoader:
     """Augmented crops in an order of each epoch's own."""
     return make_loader(
-        people, config.input_size, coordinates=config.coordinates, augmentation=augmentation_of(config), shuffle=True,
+        people, config.input_size, coordinates=config.coordinates, stride=stride_of(config.model, config.input_size),
+        augmentation=augmentation_of(config), shuffle=True,
         batch_size=config.batch_size, seed=config.seed, workers=_workers(config), cache=config.cache_photos,
     )  # fmt: skip
 
@@ -136,7 +144,8 @@ def training_loader(config: Config, people: PoseDataset) -> DataLoader:
 def evaluation_loader(config: Config, people: PoseDataset) -> DataLoader:
     """Crops in the dataset's order, not augmented."""
     return make_loader(
-        people, config.input_size, coordinates=config.coordinates, batch_size=config.batch_size,
+        people, config.input_size, coordinates=config.coordinates,
+        stride=stride_of(config.model, config.input_size), batch_size=config.batch_size,
         workers=_workers(config),
     )  # fmt: skip
 

@@ -17,7 +17,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from hdmlib.config import Config
 from hdmlib.data.sources import Data
-from hdmlib.models.hrnet import build_model
+from hdmlib.models.registry import build_model
 from hdmlib.published import TRAINING_COST
 
 # A weight, its gradient and Adam's two moments, in float32.

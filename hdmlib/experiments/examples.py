@@ -10,10 +10,9 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from hdmlib.config import Config
-from hdmlib.data.crops import Frame
 from hdmlib.data.dataset import PoseDataset
 from hdmlib.data.loader import make_loader
-from hdmlib.experiments.engine import augmentation_of, build_reader
+from hdmlib.experiments.engine import augmentation_of, build_reader, frame_of
 from hdmlib.heatmaps import demanders, gaussian_map, inside
 from hdmlib.skeletons import Skeleton
 
@@ -60,7 +59,7 @@ class PredictedExamples:
 def training_examples(config: Config, people: PoseDataset, count: int, sigma: float = 1.0) -> Examples:
     """Augmented crops of the first people, with the targets of a Gaussian and of the matching loss."""
     batch = _batch(config, people, count, augmented=True)
-    joints, weights, size = batch["joints"], batch["weights"], (config.input_height // 4, config.input_width // 4)
+    joints, weights, size = batch["joints"], batch["weights"], frame_of(config).map_size
     gaussians = gaussian_map(joints, size, sigma) * weights[..., None, None]
     targets = {
         f"Gaussian target, sigma {sigma:g}": gaussians.amax(dim=1),
@@ -75,7 +74,7 @@ def predict_examples(config: Config, model: nn.Module, people: PoseDataset, coun
     batch = _batch(config, people, count, augmented=False)
     reading = build_reader(config, model.eval(), people.skeleton)(batch["image"])
     pictures, pixels = _pictures(config, batch)
-    predicted = Frame(config.input_size, config.coordinates).input_points(reading.cells.double().numpy())
+    predicted = frame_of(config).input_points(reading.cells.double().numpy())
     return PredictedExamples(
         pictures, pixels, batch["weights"].numpy(), predicted, reading.maps.numpy(), _close_ups(people.skeleton)
     )
@@ -84,16 +83,17 @@ def predict_examples(config: Config, model: nn.Module, people: PoseDataset, coun
 def _batch(config: Config, people: PoseDataset, count: int, *, augmented: bool) -> dict[str, Tensor]:
     loader = make_loader(
         people.subset(range(min(count, len(people)))), config.input_size, coordinates=config.coordinates,
+        stride=frame_of(config).stride,
         augmentation=augmentation_of(config) if augmented else None, batch_size=count, seed=config.seed,
     )  # fmt: skip
     batch = next(iter(loader))
-    on_map = inside(batch["joints"], (config.input_height // 4, config.input_width // 4))
+    on_map = inside(batch["joints"], frame_of(config).map_size)
     return {**batch, "weights": batch["weights"] * on_map}  # joints outside the crop are not drawn
 
 
 def _pictures(config: Config, batch: dict[str, Tensor]) -> tuple[NDArray[np.uint8], NDArray[np.float64]]:
     """Crops as (N, H, W, 3), and their joints in the crops' pixels."""
-    points = Frame(config.input_size, config.coordinates).input_points(batch["joints"].double().numpy())
+    points = frame_of(config).input_points(batch["joints"].double().numpy())
     return batch["image"].permute(0, 2, 3, 1).numpy(), points
 
 

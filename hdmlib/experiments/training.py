@@ -21,7 +21,7 @@ import torch
 from accelerate import Accelerator
 from torch import nn
 
-from hdmlib.config import Config
+from hdmlib.config import Config, ConfigError
 from hdmlib.data.sources import Data
 from hdmlib.experiments.checkpoint import Interrupted, Interruption, TrainingState, load_checkpoint, save_checkpoint
 from hdmlib.experiments.engine import build_losses, build_reader, evaluation_loader, start_engine, training_loader
@@ -30,7 +30,8 @@ from hdmlib.experiments.record import Epoch
 from hdmlib.files import remove_leftovers, write_atomically
 from hdmlib.losses.base import HeatmapLoss
 from hdmlib.models.checkpoints import load_weights, save_weights
-from hdmlib.models.hrnet import HRNet, build_model
+from hdmlib.models.hrnet import HRNet
+from hdmlib.models.registry import build_model
 from hdmlib.presets import LEARNING_RATES
 from hdmlib.reader import normalise
 
@@ -189,8 +190,11 @@ def _untrained(config: Config, joints: int) -> HRNet:
     """The network before training, its weights drawn from the config's seed or, but for the head, pretrained."""
     torch.manual_seed(config.seed)
     model = build_model(config.model, num_joints=joints)
-    assert model.final_layer.bias is not None
-    nn.init.constant_(model.final_layer.bias, config.initial_bias)
+    if isinstance(model, HRNet):
+        assert model.final_layer.bias is not None
+        nn.init.constant_(model.final_layer.bias, config.initial_bias)
+    elif config.initial_bias:
+        raise ConfigError(f"initial_bias: only HRNet's last layer is known; set it in {config.model} itself")
     if config.pretrained is not None:
         load_weights(model, config.pretrained, backbone_only=True)
     return model.to(memory_format=torch.channels_last)  # type: ignore[call-overload]  # a fifth faster on a CPU

@@ -30,7 +30,7 @@ from typing import Any
 import safetensors.torch
 import torch
 from safetensors import SafetensorError
-from torch import Tensor
+from torch import Tensor, nn
 
 from hdmlib.files import write_atomically
 from hdmlib.models.hrnet import HRNet
@@ -77,7 +77,7 @@ LOGS: list[Any] = [
 ]
 
 
-def load_weights(model: HRNet, path: str | Path, *, backbone_only: bool = False) -> None:
+def load_weights(model: nn.Module, path: str | Path, *, backbone_only: bool = False) -> None:
     """Fill a model with the weights of a file, in any of the layouts named at the top of this module.
 
     Args:
@@ -165,7 +165,7 @@ def _official_names(weights: dict[str, Tensor]) -> dict[str, Tensor]:
     return weights
 
 
-def _check_fit(weights: dict[str, Tensor], target: dict[str, Tensor], model: HRNet, path: Path) -> None:
+def _check_fit(weights: dict[str, Tensor], target: dict[str, Tensor], model: nn.Module, path: Path) -> None:
     """Raise a ``CheckpointError`` that explains every difference between file and model, unless there is none."""
     missing = [key for key in target if key not in weights]
     unknown = [key for key in weights if key not in target]
@@ -182,8 +182,10 @@ def _check_fit(weights: dict[str, Tensor], target: dict[str, Tensor], model: HRN
     raise CheckpointError("\n".join(lines))
 
 
-def _advice(weights: dict[str, Tensor], shapes: Iterable[str], model: HRNet) -> list[str]:
+def _advice(weights: dict[str, Tensor], shapes: Iterable[str], model: nn.Module) -> list[str]:
     """In plain words, the usual reasons and what to do about them."""
+    if not isinstance(model, HRNet):
+        return []
     advice = []
     finest = weights.get("stage2.0.branches.0.0.conv1.weight")
     if finest is not None and len(finest) != model.spec.width:
@@ -213,7 +215,7 @@ def _sides(tensor: Tensor) -> str:
     return "x".join(map(str, tensor.shape)) or "one number"
 
 
-def save_weights(model: HRNet, path: str | Path) -> None:
+def save_weights(model: nn.Module, path: str | Path) -> None:
     """Write a model's weights as safetensors: at no time is there half a file under that name.
 
     Args:
@@ -229,7 +231,7 @@ def save_weights(model: HRNet, path: str | Path) -> None:
     write_atomically(path, safetensors.torch.save(_plain(model)))
 
 
-def export_hrnet(model: HRNet, path: str | Path) -> None:
+def export_hrnet(model: nn.Module, path: str | Path) -> None:
     """Write a model's weights as the official HRNet code reads them: the bare tensors under the official names.
 
     What was loaded from an official file comes out bit for bit.
@@ -243,6 +245,6 @@ def export_hrnet(model: HRNet, path: str | Path) -> None:
     write_atomically(Path(path), buffer.getvalue())
 
 
-def _plain(model: HRNet) -> dict[str, Tensor]:
+def _plain(model: nn.Module) -> dict[str, Tensor]:
     """The model's tensors on the CPU in the plain memory layout, whatever the model was trained in."""
     return {key: value.detach().cpu().contiguous() for key, value in model.state_dict().items()}

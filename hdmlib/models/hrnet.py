@@ -226,20 +226,3 @@ class HRNet(nn.Module):
             maps = [layer(x) for layer, x in zip(grow.children(), [*maps, maps[-1]], strict=True)]
             maps = self.get_submodule(f"stage{s}")(maps)
         return self.final_layer(maps[0])
-
-
-def build_model(name: str, num_joints: int = 17) -> HRNet:
-    """A network by name, freshly initialised from torch's current random state.
-
-    Args:
-        name: ``hrnet_w32``, ``hrnet_w48`` (the published networks) or ``hrnet_nano`` (for a CPU).
-        num_joints: Number ``K`` of heatmaps, at least 1.
-
-    Raises:
-        ValueError: If the name is not known (the message lists the known ones) or ``num_joints`` is not positive.
-    """
-    if name not in MODELS:
-        raise ValueError(f"unknown model {name!r}; known: {', '.join(MODELS)}")
-    if num_joints < 1:
-        raise ValueError(f"num_joints must be at least 1, got {num_joints}")
-    return HRNet(MODELS[name], num_joints)

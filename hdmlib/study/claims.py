@@ -59,8 +59,10 @@ def differences(
     return pd.concat(tables, names=["view"])
 
 
-def wobbles(records: Mapping[str, Sequence[Record]], metric: str = "PCKh@0.5") -> pd.DataFrame:
-    """Fig. 2: of the epochs from 2 to 15 in which a run's validation loss fell, how many found fewer joints.
+def wobbles(
+    records: Mapping[str, Sequence[Record]], metric: str = "PCKh@0.5", first: int = 2, last: int = 15
+) -> pd.DataFrame:
+    """Fig. 2: of the epochs from ``first`` to ``last`` in which a run's validation loss fell, how many scored lower.
 
     Returns:
         Index label; columns ``fell``, ``worse`` and ``p``, Fisher's exact test against the Gaussian's counts.
@@ -68,7 +70,7 @@ def wobbles(records: Mapping[str, Sequence[Record]], metric: str = "PCKh@0.5") -
     table = curves(records)
     counts = {}
     for label, part in table.groupby("label", sort=False):
-        found = [agreement(run, metric) for _, run in part.groupby("seed")]
+        found = [agreement(run, metric, first, last) for _, run in part.groupby("seed")]
         fell, worse = (int(sum(one[name] for one in found)) for name in ("loss fell", "of these worse"))
         counts[label] = {"fell": fell, "worse": worse}
     base = counts[BASELINE]

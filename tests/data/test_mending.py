@@ -14,7 +14,7 @@ from hdmlib.data.coco import read_coco, read_detections, read_truth
 from hdmlib.data.dataset import DataError
 from hdmlib.data.intake import DataWarning, id_key, number_ids
 from hdmlib.metrics.oks import oks_ap
-from hdmlib.models.hrnet import build_model
+from hdmlib.models.registry import build_model
 
 NAMES = ["snout", "left_ear", "right_ear", "tail"]
 NAN = float("nan")

@@ -9,7 +9,7 @@ from hdmlib.config import make_config
 from hdmlib.data.sources import open_data
 from hdmlib.experiments.engine import build_losses, build_reader, evaluation_loader, start_engine, training_loader
 from hdmlib.experiments.prediction import validate
-from hdmlib.models.hrnet import build_model
+from hdmlib.models.registry import build_model
 from hdmlib.reader import normalise
 
 config = make_config("smoke", device="cpu", val_people=int(sys.argv[1]), loss="matching")

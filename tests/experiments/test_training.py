@@ -38,7 +38,7 @@ from hdmlib.files import write_atomically
 from hdmlib.losses.matching import MatchingLoss
 from hdmlib.metrics.scores import PCKReference, score
 from hdmlib.models.checkpoints import load_weights
-from hdmlib.models.hrnet import build_model
+from hdmlib.models.registry import build_model
 from hdmlib.presets import LEARNING_RATES
 
 

@@ -11,7 +11,8 @@ import pytest
 import torch
 
 from hdmlib.models.checkpoints import CheckpointError, export_hrnet, load_weights, save_weights
-from hdmlib.models.hrnet import HRNet, HRNetSpec, build_model
+from hdmlib.models.hrnet import HRNet, HRNetSpec
+from hdmlib.models.registry import build_model
 
 # The published networks' structure, names and all, in a thousandth of their size.
 SMALL = HRNetSpec(width=4, stem=8, layer1=2, planes=4, modules=(1, 1, 2), blocks=1)

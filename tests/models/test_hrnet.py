@@ -5,7 +5,8 @@ import re
 import pytest
 import torch
 
-from hdmlib.models.hrnet import MODELS, HRNet, HRNetSpec, build_model
+from hdmlib.models.hrnet import MODELS, HRNet, HRNetSpec
+from hdmlib.models.registry import build_model
 
 PARAMETERS = {
     ("hrnet_w32", 17): 28_536_113,

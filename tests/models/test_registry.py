@@ -1,0 +1,95 @@
+"""Networks of one's own: any function that builds one, with the stride taken from its output."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+
+from hdmlib import predict
+from hdmlib.config import ConfigError, make_config
+from hdmlib.experiments import run
+from hdmlib.models import build_model, stride_of
+
+
+class Tiny(nn.Module):
+    """Heatmaps at an eighth of the input."""
+
+    def __init__(self, num_joints: int, stride: int = 8) -> None:
+        super().__init__()
+        self.body = nn.Sequential(nn.Conv2d(3, 8, stride, stride), nn.ReLU(), nn.Conv2d(8, num_joints, 3, padding=1))
+
+    def forward(self, images):
+        return self.body(images)
+
+
+def tiny(num_joints):
+    return Tiny(num_joints)
+
+
+def wrong_shape(num_joints):
+    return nn.Sequential(nn.Conv2d(3, num_joints, 8, 8), nn.AdaptiveAvgPool2d(1), nn.Flatten())
+
+
+def no_whole_stride(num_joints):
+    return nn.Conv2d(3, num_joints, 3, stride=2)
+
+
+def no_module(num_joints):
+    return num_joints
+
+
+@pytest.fixture
+def name(tmp_path, monkeypatch):
+    """A module of the user's, in the folder that the command is typed in."""
+    source = Path(__file__).read_text()
+    (tmp_path / "my_networks.py").write_text(source)
+    monkeypatch.chdir(tmp_path)
+    return "my_networks:{}".format
+
+
+def test_it_is_built_and_its_stride_measured(name):
+    model = build_model(name("tiny"), num_joints=5)
+    assert model(torch.zeros(2, 3, 64, 96)).shape == (2, 5, 8, 12)
+    state = torch.random.get_rng_state()
+    assert stride_of(name("tiny"), (96, 64)) == 8
+    assert torch.equal(torch.random.get_rng_state(), state)  # measuring draws no number of the training's
+    assert stride_of("hrnet_nano", (96, 64)) == 4
+
+
+def test_it_is_trained_resumed_and_used(name, tmp_path):
+    config = make_config(preset="smoke", model=name("tiny"), epochs=2, run_dir=tmp_path)
+    result = run(config)
+    assert len(result.record.epochs) == 3
+    assert not run(config).trained
+    [found] = predict(result.data.val.images[0], checkpoint=result.folder)
+    assert found.joints.shape == (1, 17, 2)
+    assert found.heatmaps.shape == (1, 17, 8, 8)
+    assert np.isfinite(found.joints).all()
+
+
+@pytest.mark.parametrize(
+    ("function", "message"),
+    [
+        ("wrong_shape", "must give heatmaps"),
+        ("no_whole_stride", "which is no whole stride"),
+        ("no_module", "returned int, not a torch.nn.Module"),
+        ("missing", "cannot be imported"),
+    ],
+)
+def test_what_is_wrong_is_named_before_any_picture_is_drawn(name, function, message, tmp_path, monkeypatch):
+    monkeypatch.setenv("HDMLIB_CACHE", str(tmp_path / "cache"))
+    with pytest.raises(ValueError, match=message):
+        run(make_config(preset="smoke", model=name(function), run_dir=tmp_path))
+    assert not (tmp_path / "cache").exists()
+
+
+def test_a_bias_of_an_unknown_last_layer_is_refused(name, tmp_path):
+    with pytest.raises(ConfigError, match="initial_bias: only HRNet's last layer is known"):
+        run(make_config(preset="smoke", model=name("tiny"), initial_bias=1.0, run_dir=tmp_path))
+
+
+def test_a_mistyped_name_lists_the_known_ones():
+    with pytest.raises(ConfigError, match="Did you mean 'hrnet_nano'"):
+        make_config(model="hrnet_nono")
