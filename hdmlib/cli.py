@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 from hdmlib.benchmark import evaluate
 from hdmlib.config import PATH_FIELDS, Config, ConfigError, make_config, unknown_name
 from hdmlib.data.dataset import DataError
+from hdmlib.data.lspet import convert_lspet
 from hdmlib.data.sources import Data
 from hdmlib.experiments.estimate import estimate
 from hdmlib.experiments.examples import predict_examples
@@ -155,6 +156,22 @@ def evaluate_checkpoint(
     with one_line_errors():
         report = evaluate(config_from(values), to=None if to is None else from_caller(to), progress=progress)
     typer.echo(report)
+
+
+data_commands = typer.Typer(no_args_is_help=True, help="Make or fetch data that is not part of the project.")
+app.add_typer(data_commands, name="data")
+
+
+@data_commands.command("lspet")
+def make_lspet(
+    source: Annotated[Path, typer.Option("--from", help="a copy of the original LSP Extended, 10,000 photos")],
+    to: Annotated[Path, typer.Option(help="the new folder, in COCO's format")],
+    partial: Annotated[bool, typer.Option(help="convert the photos that are there, even if some are missing")] = False,
+) -> None:
+    """Make the photo study's people from LSP Extended; a public clone is github.com/axelcarlier/lsp."""
+    with one_line_errors():
+        counts = convert_lspet(from_caller(source), from_caller(to), progress=progress, partial=partial)
+        typer.echo(", ".join(f"{count} {part} people" for part, count in counts.items()) + f" in {to}")
 
 
 @app.command("export")
