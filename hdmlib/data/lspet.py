@@ -97,7 +97,7 @@ def _original(source: Path, partial: bool) -> tuple[NDArray[np.float64], dict[in
     for path in sorted(source.rglob("joints.mat")):
         try:
             joints = loadmat(path)["joints"]
-        except (OSError, ValueError, KeyError, NotImplementedError) as error:
+        except Exception as error:  # a damaged file makes the reader raise anything
             raise DataError(f"from: {path} is not the original joints.mat ({error})") from None
         if joints.shape == (14, 3, PHOTOS):
             found = {number: file for file in path.parent.rglob("im*.jpg") if (number := _number(file)) is not None}
