@@ -13,7 +13,7 @@ import typer
 from numpy.typing import NDArray
 
 from hdmlib.benchmark import evaluate
-from hdmlib.config import PATH_FIELDS, Config, ConfigError, make_config, unknown_name
+from hdmlib.config import PATH_FIELDS, Config, ConfigError, is_path, make_config, unknown_name
 from hdmlib.data.dataset import DataError
 from hdmlib.data.lspet import convert_lspet
 from hdmlib.data.sources import Data
@@ -309,5 +309,5 @@ def given_values(values: list[str]) -> dict[str, Any]:
         name, equals, value = word.partition("=")
         if not equals:
             raise ConfigError(f"{word!r} is not NAME=VALUE")
-        given[name] = from_caller(value) if name in PATH_FIELDS else value
+        given[name] = from_caller(value) if name in PATH_FIELDS and is_path(value) else value
     return given

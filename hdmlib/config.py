@@ -16,6 +16,7 @@ from typing import Any, Literal, get_args
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
 
 from hdmlib.models.hrnet import MODELS
+from hdmlib.models.hub import NONE, PREFIX
 from hdmlib.models.registry import OF_YOURS
 from hdmlib.presets import LEARNING_RATES, PRESETS
 
@@ -70,7 +71,9 @@ class Config(BaseModel):
     model: str = Field(
         "hrnet_nano", description="the network: hrnet_nano, hrnet_w32, hrnet_w48, or package.module:function of yours"
     )
-    pretrained: Path | None = Field(None, description="file with ImageNet weights of the backbone")
+    pretrained: str | None = Field(
+        None, description="weights of the backbone to start from: a file, hub:OWNER/NAME, or none, from scratch"
+    )
 
     # --- data
     dataset: DatasetName = Field("synthetic", description="synthetic: the embedded people; coco, mpii: by format")
@@ -171,6 +174,11 @@ class Config(BaseModel):
                 raise ValueError(f"is not valid JSON: {error}") from None
         return value
 
+    @field_validator("pretrained", mode="before")
+    @classmethod
+    def _as_text(cls, value: Any) -> Any:
+        return str(value) if isinstance(value, Path) else value
+
     @field_validator("model")
     @classmethod
     def _known_model(cls, value: str) -> str:
@@ -244,6 +252,11 @@ def make_config(preset: str = "laptop", **values: Any) -> Config:
         return Config(**fields)
     except ValidationError as error:
         raise ConfigError("\n".join(_explain(detail) for detail in error.errors())) from None
+
+
+def is_path(value: object) -> bool:
+    """Whether a value of a field of :data:`PATH_FIELDS` is a path, and no name of the hub."""
+    return not str(value).startswith(PREFIX) and str(value) != NONE
 
 
 def unknown_name(name: str, known: Any) -> str:

@@ -15,7 +15,7 @@ from typing import Any
 import pandas as pd
 from tqdm import tqdm
 
-from hdmlib.config import MACHINE_FIELDS, PATH_FIELDS, Config, ConfigError, make_config, unknown_name
+from hdmlib.config import MACHINE_FIELDS, PATH_FIELDS, Config, ConfigError, is_path, make_config, unknown_name
 from hdmlib.experiments.record import Epoch, Record
 from hdmlib.paths import from_caller
 
@@ -53,7 +53,7 @@ def notebook_config(namespace: Mapping[str, Any]) -> Config:
     """
     check_parameters(namespace, Config.model_fields)
     values = {name: namespace[name] for name in Config.model_fields if namespace.get(name) is not None}
-    paths = {name: from_caller(values[name]) for name in PATH_FIELDS & values.keys()}
+    paths = {name: from_caller(values[name]) for name in PATH_FIELDS & values.keys() if is_path(values[name])}
     return make_config(**{**values, **paths})
 
 

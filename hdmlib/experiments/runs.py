@@ -29,6 +29,7 @@ from hdmlib.experiments.store import ARTEFACTS, RECORD, Store, StoredRun
 from hdmlib.experiments.training import fit
 from hdmlib.metrics.scores import PCKReference, score
 from hdmlib.models.checkpoints import load_weights
+from hdmlib.models.hub import NONE, weights_path
 from hdmlib.models.registry import build_model, stride_of
 
 
@@ -89,6 +90,8 @@ def run(
         raise ConfigError("processes: torchrun has started them already; leave processes out")
     check_engine(config)  # wrong options, a missing device or tracker are reported before the data is read or drawn
     build_losses(config)
+    if config.pretrained not in (None, NONE):
+        weights_path(config.pretrained)
     stride_of(config.model, config.input_size)
     store = Store.of(config)
     store.check_writable()

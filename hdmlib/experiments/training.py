@@ -31,6 +31,7 @@ from hdmlib.files import remove_leftovers, write_atomically
 from hdmlib.losses.base import HeatmapLoss
 from hdmlib.models.checkpoints import load_weights, save_weights
 from hdmlib.models.hrnet import HRNet
+from hdmlib.models.hub import NONE, weights_path
 from hdmlib.models.registry import build_model
 from hdmlib.presets import LEARNING_RATES
 from hdmlib.reader import normalise
@@ -195,8 +196,8 @@ def _untrained(config: Config, joints: int) -> HRNet:
         nn.init.constant_(model.final_layer.bias, config.initial_bias)
     elif config.initial_bias:
         raise ConfigError(f"initial_bias: only HRNet's last layer is known; set it in {config.model} itself")
-    if config.pretrained is not None:
-        load_weights(model, config.pretrained, backbone_only=True)
+    if config.pretrained not in (None, NONE):
+        load_weights(model, weights_path(config.pretrained), backbone_only=True)
     return model.to(memory_format=torch.channels_last)  # type: ignore[call-overload]  # a fifth faster on a CPU
 
 

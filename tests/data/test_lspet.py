@@ -63,7 +63,7 @@ def test_what_is_wrong_is_named_and_nothing_is_written(case, original, tmp_path)
         savemat(original / "lspet" / "joints.mat", {"joints": np.zeros((3, 14, 2000))})
         message = "no joints.mat of 10,000 people"
     elif case == "photos missing":
-        message = "9996 photos are missing by .*such as im00005"
+        message = "9996 photos are missing beside .*such as im00005"
     else:
         to.mkdir()
         (to / "mine.txt").touch()
