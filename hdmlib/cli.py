@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Annotated, Any
@@ -10,9 +10,11 @@ from typing import Annotated, Any
 import matplotlib.pyplot as plt
 import numpy as np
 import typer
-from numpy.typing import NDArray
+from matplotlib.figure import Figure
+from typer.core import TyperCommand
 
 from hdmlib.benchmark import evaluate
+from hdmlib.boxes import PhotoBoxes, boxes_on, check_on_photos, read_boxes
 from hdmlib.config import PATH_FIELDS, Config, ConfigError, is_path, make_config, unknown_name
 from hdmlib.data.dataset import DataError
 from hdmlib.data.lspet import convert_lspet
@@ -25,12 +27,21 @@ from hdmlib.experiments.training import TrainingDiverged
 from hdmlib.export import export_onnx, model_card
 from hdmlib.extras import requires_extra
 from hdmlib.files import write_atomically
-from hdmlib.inference import PhotoPrediction, open_network, photos_of, predict
-from hdmlib.inspection import inspect_dataset, people_to_show
+from hdmlib.inference import PhotoPrediction, open_network, photos_of, predict, upright_size
+from hdmlib.inspection import dataset_format, inspect_dataset, people_to_show
 from hdmlib.notebook import epoch_line, progress
-from hdmlib.outputs import BoxFile, read_boxes, write_coco_results, write_csv
+from hdmlib.outputs import (
+    check_outputs,
+    coco_records,
+    drawing_paths,
+    image_ids,
+    joint_rows,
+    photo_names,
+    write_coco_results,
+    write_csv,
+)
 from hdmlib.paths import from_caller
-from hdmlib.plots import people, save_figure, use_style
+from hdmlib.plots import figure_png, people, save_figure, use_style
 from hdmlib.presets import PRESETS
 from hdmlib.study.execution import train_trials
 from hdmlib.study.results import publish as publish_run
@@ -74,67 +85,107 @@ def gallery(
     save_figure(figure, to.parent, to.stem)
 
 
-@app.command("predict")
+class _SeveralBoxes(TyperCommand):
+    """``--box X Y W H`` as one word ``X,Y,W,H``: typer has no option of four words that can be repeated."""
+
+    def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
+        words, rest = [], list(args)
+        while rest:
+            words.append(rest.pop(0))
+            if words[-1] == "--box" and rest and "," not in rest[0]:
+                words.append(",".join(rest[:4]))
+                rest = rest[4:]
+        return super().parse_args(ctx, words)
+
+
+@app.command("predict", cls=_SeveralBoxes)
 def predict_photo(
     photo: Annotated[str, typer.Argument(help="a photo, a folder of photos, or a pattern such as 'photos/*.jpg'")],
     checkpoint: Annotated[Path, typer.Option(help="the folder of a finished run")],
     box: Annotated[
-        tuple[float, float, float, float] | None,
-        typer.Option(metavar="X Y W H", help="the person, in pixels; without it the whole photo"),
+        list[str] | None,
+        typer.Option(metavar="X Y W H", help="a person, in pixels; repeat it for several; without it the whole photo"),
     ] = None,
     boxes: Annotated[
         Path | None, typer.Option(help="a COCO file of boxes, annotations or detections, for all people and photos")
     ] = None,
+    category: Annotated[str | None, typer.Option(help="name or id of the category of the file to read")] = None,
     csv: Annotated[Path | None, typer.Option(help="write a row a joint here")] = None,
     json: Annotated[Path | None, typer.Option(help="write COCO's results format here")] = None,
     draw: Annotated[Path | None, typer.Option(help="folder for a drawing of each photo, as PNG")] = None,
     to: Annotated[Path | None, typer.Option(help="where to draw one photo: a PNG and, beside it, the PDF")] = None,
+    overwrite: Annotated[bool, typer.Option("--overwrite", help="replace files that exist")] = False,
 ) -> None:
     """Find people's joints on photos: prints the position of each in pixels and its confidence, and writes files."""
     with one_line_errors():
         photos = photos_of(photo)
         if to is not None and len(photos) > 1:
             raise ValueError("to: draws one photo; pass --draw FOLDER for several")
-        if box is not None and boxes is not None:
-            raise ValueError("box, boxes: give one of them")
-        box_file = None if boxes is None else read_boxes(boxes)
-        network, predictions = open_network(checkpoint), []
-        for path in photos:
-            [found] = predict(path, _boxes_of(path, box, box_file), checkpoint=network)
-            predictions.append(found)
+        names = photo_names(photos)
+        drawings = {} if draw is None else dict(zip(photos, drawing_paths(names, draw), strict=True))
+        figure_files = [] if to is None else [to.with_name(f"{to.stem}.{kind}") for kind in ("png", "pdf")]
+        written = [path for path in (csv, json, *drawings.values(), *figure_files) if path is not None]
+        check_outputs(written, [*photos, *([boxes] if boxes else [])], overwrite=overwrite)
+        people_of = _people_on(photos, image_ids(names), box or (), boxes, category)
+        network, rows, records = open_network(checkpoint), [], []
+        for path, name, given in zip(photos, names, people_of, strict=True):
+            [found] = predict(path, given.boxes, checkpoint=network)
             _print_people(found)
-            if to is not None or draw is not None:
-                use_style()
-                figure = people.people_on_photo(
-                    found.photo, found.boxes, found.joints, found.skeleton, heat=found.heat()
-                )
-                if to is not None:
+            rows += joint_rows(found, name)
+            records += coco_records(found, name, given)
+            if path in drawings:
+                with _drawn(found) as figure:
+                    write_atomically(drawings[path], figure_png(figure))
+            if to is not None:
+                with _drawn(found) as figure:
                     save_figure(figure, to.parent, to.stem)
-                if draw is not None:
-                    draw.mkdir(parents=True, exist_ok=True)
-                    figure.savefig(draw / f"{path.stem}.png")
-                plt.close(figure)
         if csv is not None:
-            write_csv(predictions, csv)
+            write_csv(rows, csv)
         if json is not None:
-            write_coco_results(predictions, json, box_file)
+            write_coco_results(records, json)
 
 
-def _boxes_of(
-    photo: Path, box: tuple[float, float, float, float] | None, box_file: BoxFile | None
-) -> NDArray[np.float64] | list[tuple[float, float, float, float]] | None:
-    """Boxes of one photo: those of the file, none if it has no entry; or the given one."""
-    if box_file is None:
-        return None if box is None else [box]
-    key = box_file.key_of(photo)
-    if key is None:
-        typer.echo(f"{photo.name}: no boxes in {box_file.path}", err=True)
-        return np.zeros((0, 4))
-    return box_file.boxes[key]
+def _people_on(
+    photos: Sequence[Path], ids: Sequence[int], words: Sequence[str], file: Path | None, category: str | None
+) -> list[PhotoBoxes]:
+    """The people on each photo: those of a file of boxes, of ``--box``, or one on the whole photo."""
+    if file is not None:
+        if words:
+            raise ValueError("box, boxes: give one of them")
+        found = boxes_on(photos, read_boxes(file, category))
+    else:
+        boxes = [_box(word) for word in words]
+        found = [
+            PhotoBoxes(np.array(boxes or [(0, 0, *upright_size(photo))], float), np.ones(len(boxes) or 1), number)
+            for photo, number in zip(photos, ids, strict=True)
+        ]
+    check_on_photos(photos, found)
+    return found
+
+
+def _box(word: str) -> list[float]:
+    try:
+        x, y, width, height = map(float, word.split(","))
+    except ValueError:
+        raise ValueError(f"box: needs four numbers, x y width height, got {word!r}") from None
+    return [x, y, width, height]
+
+
+@contextmanager
+def _drawn(found: PhotoPrediction) -> Iterator[Figure]:
+    """The photo with its people, and their heatmaps beside it."""
+    use_style()
+    figure = people.people_on_photo(found.photo, found.boxes, found.joints, found.skeleton, heat=found.heat())
+    try:
+        yield figure
+    finally:
+        plt.close(figure)
 
 
 def _print_people(found: PhotoPrediction) -> None:
     typer.echo(found.path)
+    if not len(found.joints):
+        typer.echo("  no boxes, so nobody is looked for")
     for number, (joints, confidence) in enumerate(zip(found.joints, found.confidence, strict=True)):
         if len(found.joints) > 1:
             typer.echo(f"  person {number}")
@@ -177,38 +228,50 @@ def make_lspet(
 @app.command("export")
 def export_run(
     checkpoint: Annotated[Path, typer.Argument(help="the folder of a finished run")],
-    to: Annotated[Path, typer.Option(help="the ONNX file; its model card is written beside it")],
+    to: Annotated[Path, typer.Option(help="the ONNX file, *.onnx; its model card is written beside it, *.md")],
     decoder: Annotated[str | None, typer.Option(help="how joints are decoded; by default as the run does")] = None,
+    overwrite: Annotated[bool, typer.Option("--overwrite", help="replace files that exist")] = False,
 ) -> None:
     """Write a run as ONNX, network, readout and decoder in one, and a model card as Markdown."""
     with one_line_errors():
+        if to.suffix != ".onnx":
+            raise ValueError(f"to: {to} must end in .onnx")
+        card = to.with_suffix(".md")
+        check_outputs([to, card], [], overwrite=overwrite)
         with requires_extra("export", "hdmlib export"):
             export_onnx(checkpoint, to, decoder)
-        write_atomically(to.with_suffix(".md"), model_card(checkpoint, decoder).encode())
-        typer.echo(f"written: {to}, {to.with_suffix('.md')}")
+        write_atomically(card, model_card(checkpoint, to.name, decoder).encode())
+        typer.echo(f"written: {to}, {card}")
 
 
 @app.command("check")
 def check_dataset(
     folder: Annotated[Path, typer.Argument(help="the dataset's folder")],
     values: Annotated[
-        list[str] | None, typer.Argument(metavar="[NAME=VALUE]...", help="dataset=mpii, train_split, category, ...")
+        list[str] | None, typer.Argument(metavar="[NAME=VALUE]...", help="category, train_split, val_split, ...")
+    ] = None,
+    format: Annotated[str | None, typer.Option(help="coco or mpii; by default the one that is found")] = None,
+    split: Annotated[
+        list[str] | None, typer.Option(help="a split to check alone; repeat it for several; by default both, together")
     ] = None,
     to: Annotated[Path | None, typer.Option(help="draw twelve people with their named joints here, as PNG")] = None,
+    overwrite: Annotated[bool, typer.Option("--overwrite", help="replace a file that exists")] = False,
 ) -> None:
     """Report what a dataset holds; exit status 0: ready, 1: usable with remarks, 2: not usable."""
     with one_line_errors():
-        root = from_caller(folder)
-        config = make_config(**{"dataset": "coco", **given_values(values or []), "data_root": root})
-        found = inspect_dataset(config)
+        given = {"data_root": from_caller(folder), **given_values(values or [])}
+        first = (split or [given.get("train_split", "train")])[0]
+        config = make_config(**{"dataset": format or dataset_format(given["data_root"], first), **given})
+        if to is not None:
+            check_outputs([to], [], overwrite=overwrite)
+        found = inspect_dataset(config, split or ())
         typer.echo(found)
-        readable = next((report.people for report in found.splits if report.people is not None), None)
-        if to is not None and readable is not None:
-            shown = people_to_show(readable)
+        if to is not None and found.readable:
+            shown = people_to_show(found)
             use_style()
-            figure = people.contact_sheet(shown.pictures, shown.joints, shown.labelled, readable.skeleton, shown.titles)
-            to.parent.mkdir(parents=True, exist_ok=True)
-            figure.savefig(to)
+            figure = people.contact_sheet(shown.pictures, shown.joints, shown.labelled, shown.skeleton, shown.titles)
+            write_atomically(to, figure_png(figure))
+            plt.close(figure)
             typer.echo(f"drawn: {to}")
     raise typer.Exit(found.status)
 

@@ -9,6 +9,7 @@ from pathlib import Path
 import torch
 
 from hdmlib.experiments.record import Record, load_record
+from hdmlib.experiments.store import RECORD
 from hdmlib.files import write_atomically
 from hdmlib.inference import Network, open_network
 from hdmlib.reader import IMAGENET_MEAN, IMAGENET_STD, Decoded
@@ -54,38 +55,46 @@ def export_onnx(run: Path, to: Path, decoder: str | None = None) -> None:
     write_atomically(to, buffer.getvalue())
 
 
-def model_card(run: Path, decoder: str | None = None) -> str:
+def model_card(run: Path, file: str, decoder: str | None = None) -> str:
     """A model card in Markdown: data, recipe, scores, joints, and how the exported file is called.
 
     Args:
         run: Folder of a finished run.
+        file: Name of the exported file.
         decoder: As for :func:`export_onnx`.
     """
-    network, record = open_network(run), load_record(run / "record.json")
-    return _card(network, record, decoder or network.reader.method)
+    network, record = open_network(run), load_record(run / RECORD)
+    return _card(network, record, file, decoder or network.reader.method)
 
 
-def _card(network: Network, record: Record, decoder: str) -> str:
+def _card(network: Network, record: Record, file: str, decoder: str) -> str:
     config, (width, height) = network.config, network.config.input_size
     recipe = f"{config.epochs} epochs, batches of {config.batch_size}, {config.optimiser}, learning rate {config.lr:g}"
     scores = "\n".join(f"| {name} | {value:.1f} |" for name, value in record.final.metrics.items())
     joints = "\n".join(f"{number}. {name}" for number, name in enumerate(record.joints))
     pairs = ", ".join(f"{record.joints[a]} and {record.joints[b]}" for a, b in network.skeleton.flip_pairs) or "none"
+    flip = "; with a flip test, which the exported file does not do" if config.flip_test else ""
     return f"""# {record.name}
 
 A pose network, `{config.model}`, trained by hdmlib with `{config.loss}` (options: {config.loss_options or "defaults"}):
-{recipe}, seed {config.seed}.
+{recipe}, seed {config.seed}{f", from the weights `{Path(config.pretrained).name}`" if config.pretrained else ""}.
 
 * **Data**: {config.dataset}, fingerprint `{record.identity["data"]}`; {record.people["train"]} people to train on,
   {record.people["val"]} to validate on. The data's licence decides what the weights may be used for.
 * **Input** `images`: (B, 3, {height}, {width}) float32, RGB crops of one person each, scaled to 0 .. 1, less
   {IMAGENET_MEAN}, over {IMAGENET_STD}. A crop shows the person's box and a quarter more.
-* **Output** `joints`: (B, {len(record.joints)}, 2), (x, y) in heatmap cells, decoded by `{decoder}`; pixels of the crop
-  are `hdmlib.pixels_from_cells(joints, ({width}, {height}), rule="{config.coordinates}")`.
+* **Output** `joints`: (B, {len(record.joints)}, 2), (x, y) in heatmap cells, decoded by `{decoder}`.
   `confidence`: (B, {len(record.joints)}).
 * **Left and right**: {pairs}.
 
-Validation after the last epoch, in percent, errors in pixels of the crop; not comparable with benchmark numbers:
+```python
+import hdmlib, onnxruntime
+session = onnxruntime.InferenceSession("{file}")
+joints, confidence = session.run(None, {{"images": images}})
+pixels = hdmlib.pixels_from_cells(joints, ({width}, {height}), rule="{config.coordinates}")  # of the crop
+```
+
+Validation after the last epoch, in percent, errors in pixels of the crop{flip}; not comparable with benchmark numbers:
 
 | metric | value |
 | --- | --- |

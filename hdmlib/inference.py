@@ -277,11 +277,27 @@ def _photos(image: str | os.PathLike[str] | NDArray[np.uint8]) -> Sequence[Path 
     return files
 
 
-def _boxes(boxes: ArrayLike | None, photo: NDArray[np.uint8]) -> NDArray[np.float64]:
-    """Checked boxes (N, 4) on a photo."""
-    height, width = photo.shape[:2]
-    if boxes is None:
-        return np.array([[0, 0, width, height]], np.float64)
+def upright_size(photo: Path) -> tuple[int, int]:
+    """Width and height of a photo after it is turned by its EXIF orientation, from its header."""
+    header = inspect_photo(photo)
+    width, height = header.size
+    return (height, width) if header.orientation >= 5 else (width, height)  # 5 to 8 lie on their side
+
+
+def check_boxes(boxes: ArrayLike, photo_size: tuple[int, int]) -> NDArray[np.float64]:
+    """Boxes of people as an array.
+
+    Args:
+        boxes: (N, 4) x, y, width, height in pixels, or empty.
+        photo_size: Width and height of the photo.
+
+    Returns:
+        (N, 4) float64.
+
+    Raises:
+        ValueError: They are not (N, 4) finite numbers, one has no area, or one lies outside the photo.
+    """
+    width, height = photo_size
     try:
         array = np.asarray(boxes, dtype=np.float64)
     except (ValueError, TypeError):
@@ -314,7 +330,8 @@ def _predict_photo(network: Network, source: Path | NDArray[np.uint8], boxes: Ar
     """Crop each box, read the crops, and map the joints back to the photo."""
     path = source if isinstance(source, Path) else None
     photo = read_image(source, upright=True) if isinstance(source, Path) else source
-    config, checked = network.config, _boxes(boxes, photo)
+    config, (height, width) = network.config, photo.shape[:2]
+    checked = check_boxes([[0, 0, width, height]] if boxes is None else boxes, (width, height))
     frame = frame_of(config)
     to_input = [frame.to_input(Region(centre, size)) for centre, size in zip(*_regions(checked, photo), strict=True)]
     crops = np.array([frame.crop(photo, affine) for affine in to_input], np.uint8)

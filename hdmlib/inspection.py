@@ -8,9 +8,11 @@ wrong left and right is seen at once, and by no program.
 from __future__ import annotations
 
 import warnings
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Literal
 
 import numpy as np
 from numpy.typing import NDArray
@@ -19,11 +21,17 @@ from hdmlib.config import Config
 from hdmlib.data.coco import find_coco
 from hdmlib.data.crops import Frame, Region, transform
 from hdmlib.data.dataset import DataError, PoseDataset
+from hdmlib.data.intake import PROTOCOL_REASONS, listed
+from hdmlib.data.layouts import NoAnnotations
 from hdmlib.data.mpii import find_mpii
 from hdmlib.data.photos import read_image
 from hdmlib.data.sources import check_folder, open_data, read_split
+from hdmlib.experiments.engine import training_loader
+from hdmlib.skeletons import Skeleton
 
 SHOWN = 12
+# By exit status.
+VERDICTS = ("ready to train", "usable; see the remarks above", "not usable")
 # Side of a drawn crop in pixels.
 CROP = 320
 
@@ -58,8 +66,9 @@ class SplitReport:
         sides = np.sort(people.boxes[:, 2:].max(axis=1))
         low, middle, high = np.quantile(sides, [0.05, 0.5, 0.95])
         lines.append(f"  longer side of the boxes: {low:.0f}, {middle:.0f}, {high:.0f} pixels (5 %, median, 95 %)")
-        lines += [f"  {remark}" for remark in self.remarks]
-        return lines
+        protocol = {reason: n for reason, n in people.left_out.items() if reason in PROTOCOL_REASONS}
+        lines += [f"  not used, as in COCO's protocol: {listed(protocol)}"] if protocol else []
+        return [*lines, *(f"  {remark}" for remark in self.remarks)]
 
 
 @dataclass(frozen=True)
@@ -68,47 +77,72 @@ class Inspection:
 
     Attributes:
         splits: Reports of the splits.
-        problem: Why the splits do not fit together; empty if they do.
+        problem: Why the splits do not fit together; empty if they do, or were not read together.
+        remarks: Warnings that concern both splits, one line each.
     """
 
     splits: tuple[SplitReport, ...]
     problem: str = ""
+    remarks: tuple[str, ...] = ()
+
+    @property
+    def readable(self) -> list[SplitReport]:
+        """The splits that can be read."""
+        return [report for report in self.splits if report.people is not None]
 
     @property
     def status(self) -> int:
         """0: ready; 1: usable, with remarks; 2: not usable."""
-        if self.problem or any(report.people is None for report in self.splits):
+        if self.problem or len(self.readable) < len(self.splits):
             return 2
-        return int(any(report.remarks for report in self.splits))
+        return int(bool(self.remarks) or any(report.remarks for report in self.splits))
 
     def __str__(self) -> str:
         lines = [line for report in self.splits for line in report.lines()]
-        readable = [report for report in self.splits if report.people is not None]
-        if readable:
-            lines += _joint_lines(readable)
-        verdict = {0: "ready to train", 1: "usable; see the remarks above", 2: "not usable"}[self.status]
-        return "\n".join([*lines, *([f"error: {self.problem}"] if self.problem else []), verdict])
+        if self.readable:
+            lines += _joint_lines(self.readable)
+        lines += self.remarks
+        if self.problem:
+            lines.append(f"error: {self.problem}")
+        return "\n".join([*lines, VERDICTS[self.status]])
 
 
-def inspect_dataset(config: Config) -> Inspection:
-    """Read both splits of a config's dataset as a training would, and report instead of raising.
+def dataset_format(root: Path, split: str) -> Literal["coco", "mpii"]:
+    """``mpii`` if the folder has annotations of the split in MPII's format and none in COCO's, else ``coco``."""
+    try:
+        find_coco(root, split)
+    except NoAnnotations:
+        with suppress(DataError):
+            find_mpii(root, split)
+            return "mpii"
+    except DataError:
+        pass  # reported when the split is read
+    return "coco"
+
+
+def inspect_dataset(config: Config, splits: Sequence[str] = ()) -> Inspection:
+    """Read splits of a config's dataset as a training would, and report instead of raising.
 
     Args:
         config: ``dataset``, ``data_root``, ``train_split``, ``val_split``, ``category``.
+        splits: The splits to read; by default those of the config, which are also checked against each other.
 
     Raises:
         ConfigError: ``data_root`` is missing.
     """
-    reports = tuple(_inspect(config, split) for split in (config.train_split, config.val_split))
+    reports = tuple(_inspect(config, split) for split in splits or (config.train_split, config.val_split))
+    if splits or any(report.people is None for report in reports):
+        return Inspection(reports)
     problem = ""
-    if all(report.people is not None for report in reports):
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
         try:
-            with warnings.catch_warnings():
-                warnings.simplefilter("ignore")  # reported by split already
-                open_data(config)
+            training_loader(config, open_data(config).train)  # warns where mirrored crops would teach left as right
         except (DataError, ValueError) as error:
             problem = str(error)
-    return Inspection(reports, problem)
+    of_splits = {remark for report in reports for remark in report.remarks}
+    together = dict.fromkeys(str(one.message) for one in caught)
+    return Inspection(reports, problem, tuple(remark for remark in together if remark not in of_splits))
 
 
 def _inspect(config: Config, split: str) -> SplitReport:
@@ -153,24 +187,44 @@ class ShownPeople:
         pictures: (N, S, S, 3) uint8.
         joints: (N, K, 2) in pixels of the crops.
         labelled: (N, K) bool.
-        titles: The photo and the number of each person's annotation.
+        titles: Each person's split, photo and annotation.
+        skeleton: The K joints.
     """
 
     pictures: NDArray[np.uint8]
     joints: NDArray[np.float64]
     labelled: NDArray[np.bool_]
     titles: tuple[str, ...]
+    skeleton: Skeleton
 
 
-def people_to_show(people: PoseDataset, count: int = SHOWN) -> ShownPeople:
-    """People spread evenly over a dataset, cropped as for training, the same in every call."""
-    chosen = np.unique(np.linspace(0, len(people) - 1, min(count, len(people))).round().astype(int))
+def people_to_show(found: Inspection, count: int = SHOWN) -> ShownPeople:
+    """People of all readable splits in equal numbers, spread evenly over each, cropped as for training.
+
+    The same in every call. Splits with other joints than the first are left out.
+
+    Raises:
+        DataError: No split can be read, or a photo cannot be decoded.
+    """
+    first = next((report.people for report in found.readable), None)
+    if first is None:
+        raise DataError("no split can be read, so nobody can be drawn")
+    groups = [
+        (report.split, report.people)
+        for report in found.readable
+        if report.people is not None and report.people.skeleton.joints == first.skeleton.joints
+    ]
+    shown = [person for split, people in groups for person in _crops(split, people, count // len(groups))]
+    pictures, joints, visibility, titles = zip(*shown, strict=True)
+    return ShownPeople(np.array(pictures), np.array(joints), np.array(visibility) > 0, titles, first.skeleton)
+
+
+def _crops(split: str, people: PoseDataset, count: int) -> Iterator[tuple[NDArray, NDArray, NDArray, str]]:
+    """Picture, joints, flags and title of people spread evenly over a split."""
     frame = Frame((CROP, CROP))
-    pictures, joints = [], []
-    for index in chosen:
+    for index in np.unique(np.linspace(0, len(people) - 1, min(count, len(people))).round().astype(int)):
         path = people.image_path(index)
         to_input = frame.to_input(Region(people.centres[index], people.sizes[index]))
-        pictures.append(frame.crop(read_image(path, upright=path in people.upright), to_input))
-        joints.append(transform(people.joints[index], to_input))
-    titles = tuple(f"{people.image_path(i).name}, annotation {people.annotation_ids[i]}" for i in chosen)
-    return ShownPeople(np.array(pictures), np.array(joints), people.visibility[chosen] > 0, titles)
+        picture = frame.crop(read_image(path, upright=path in people.upright), to_input)
+        title = f"{split}: {path.name}, annotation {people.annotation_ids[index]}"
+        yield picture, transform(people.joints[index], to_input), people.visibility[index], title

@@ -1,120 +1,116 @@
-"""Predictions as files, and boxes from files: a CSV with a row a joint, COCO's results format, COCO's boxes."""
+"""Predictions as files: a CSV with a row a joint, COCO's results format, and a drawing of each photo."""
 
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+import os
+from collections import Counter
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pandas as pd
-from numpy.typing import NDArray
 
-from hdmlib.data.dataset import DataError
-from hdmlib.data.intake import as_floats, id_key, load_json
+from hdmlib.boxes import PhotoBoxes
+from hdmlib.data.intake import id_key
 from hdmlib.files import write_atomically
 from hdmlib.inference import PhotoPrediction
 from hdmlib.metrics.oks import rescore
 
 COLUMNS = ("photo", "person", "joint", "x", "y", "confidence")
+JointRow = tuple[str, int, str, float, float, float]
 
 
-@dataclass(frozen=True, eq=False)
-class BoxFile:
-    """Boxes of people by photo, from a COCO file.
+def check_outputs(outputs: Iterable[Path], inputs: Iterable[Path], *, overwrite: bool) -> None:
+    """Check that files can be written, before the work whose result they hold.
 
-    Attributes:
-        path: The file.
-        boxes: Photo's name, or its id where the file has no names -> (N, 4) x, y, width, height.
-        scores: The same keys -> (N,) scores of the boxes, 1 for annotations.
-        image_ids: Name -> id of each photo.
-    """
-
-    path: Path
-    boxes: Mapping[str | int, NDArray[np.float64]]
-    scores: Mapping[str | int, NDArray[np.float64]]
-    image_ids: Mapping[str, int]
-
-    def key_of(self, photo: Path) -> str | int | None:
-        """The entry of a photo: by its name, else by the number that its name is; ``None`` if there is none."""
-        number = id_key(photo.stem)
-        return next((key for key in (photo.name, number) if key is not None and key in self.boxes), None)
-
-
-def read_boxes(path: Path) -> BoxFile:
-    """Read COCO annotations with ``images``, or a detector's list of ``{"image_id", "bbox", "score"}``.
+    Args:
+        outputs: The files that will be written.
+        inputs: Files that are read, which are never replaced.
+        overwrite: Whether earlier files of these names are replaced.
 
     Raises:
-        DataError: The file is neither, or a box is not four numbers; the message names the entry.
+        FileExistsError: A file exists already.
+        ValueError: It is one of the inputs, or named twice.
+        OSError: A folder cannot be made or written.
     """
-    content = load_json(path)
-    names: dict[Any, str] = {}
-    entries: Any = content
-    if isinstance(content, dict):
-        entries = content.get("annotations")
-        images = [image for image in content.get("images") or () if isinstance(image, dict)]
-        names = {id_key(image.get("id")): Path(str(image.get("file_name"))).name for image in images}
-    if not isinstance(entries, list) or not all(isinstance(entry, dict) and "bbox" in entry for entry in entries):
-        raise DataError(f"{path}: no boxes; it needs COCO annotations, or a list of objects with image_id and bbox")
-    boxes: dict[Any, list[NDArray[np.float64]]] = {}
-    scores: dict[Any, list[float]] = {}
-    for number, entry in enumerate(entries):
-        box, image = as_floats(entry["bbox"]), id_key(entry.get("image_id"))
-        if box is None or box.shape != (4,) or not np.isfinite(box).all():
-            raise DataError(f"{path}: entry {number}: bbox must be four numbers x, y, width, height")
-        key = names.get(image, entry.get("file_name", image))
-        boxes.setdefault(key, []).append(box)
-        scores.setdefault(key, []).append(float(entry.get("score", 1.0)))
-    ids = {name: number for number, name in names.items() if isinstance(number, int)}
-    return BoxFile(path, _stacked(boxes), _stacked(scores), ids)
+    read, writing = {path.resolve() for path in inputs}, set()
+    for path in outputs:
+        if path.resolve() in read:
+            raise ValueError(f"{path} is read by this command and would be replaced; choose another name")
+        if path.resolve() in writing:
+            raise ValueError(f"{path} would be written twice; choose different names")
+        if path.is_dir():
+            raise IsADirectoryError(f"{path} is a folder; give the name of a file")
+        if path.exists() and not overwrite:
+            raise FileExistsError(f"{path} exists; choose another name, or pass --overwrite to replace it")
+        writing.add(path.resolve())
+    for folder in {path.parent for path in writing}:
+        try:
+            folder.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise OSError(f"cannot make the folder {folder}: {error.strerror}; choose another") from error
+        if not os.access(folder, os.W_OK | os.X_OK):
+            raise PermissionError(f"cannot write in {folder}; choose another folder")
 
 
-def _stacked(lists: Mapping[Any, Sequence[Any]]) -> dict[Any, NDArray[np.float64]]:
-    return {key: np.array(values, dtype=np.float64) for key, values in lists.items()}
+def photo_names(photos: Sequence[Path]) -> list[str]:
+    """Names that differ: each photo's path below the folder that all of them share, with forward slashes."""
+    paths = [photo.absolute() for photo in photos]
+    shared = os.path.commonpath([path.parent for path in paths])
+    return [path.relative_to(shared).as_posix() for path in paths]
 
 
-def prediction_table(predictions: Iterable[PhotoPrediction]) -> pd.DataFrame:
-    """One row per joint: ``photo`` (its name), ``person`` (its number on the photo), ``joint``, ``x`` and ``y`` in
-    pixels of the upright photo, ``confidence``."""
-    rows = [
-        (photo.path.name if photo.path else "", person, name, x, y, confidence)
-        for photo in predictions
-        for person, (joints, sure) in enumerate(zip(photo.joints, photo.confidence, strict=True))
-        for name, (x, y), confidence in zip(photo.skeleton.joints, joints, sure, strict=True)
+def drawing_paths(names: Sequence[str], folder: Path) -> list[Path]:
+    """Where the photos of :func:`photo_names` are drawn: ``a/1.jpg`` as ``a/1.png``, or as ``a/1.jpg.png`` beside an
+    ``a/1.bmp``."""
+    stems = Counter(Path(name).with_suffix("") for name in names)
+    return [folder / (f"{name}.png" if stems[Path(name).with_suffix("")] > 1 else Path(name).with_suffix(".png"))
+            for name in names]  # fmt: skip
+
+
+def image_ids(names: Sequence[str]) -> list[int]:
+    """Ids of photos that have none: the numbers that all of them are named by, as COCO's are, else 1, 2, ..."""
+    numbers = [number for name in names if isinstance(number := id_key(Path(name).stem), int)]
+    return numbers if len(set(numbers)) == len(names) else list(range(1, len(names) + 1))
+
+
+def joint_rows(found: PhotoPrediction, name: str) -> list[JointRow]:
+    """A row per joint: photo, number of the person on it, joint, x and y in pixels of the upright photo, confidence."""
+    return [
+        (name, person, joint, x, y, sure)
+        for person, (joints, confidence) in enumerate(zip(found.joints, found.confidence, strict=True))
+        for joint, (x, y), sure in zip(found.skeleton.joints, joints, confidence, strict=True)
     ]
-    return pd.DataFrame(rows, columns=list(COLUMNS))
 
 
-def coco_results_of(predictions: Sequence[PhotoPrediction], boxes: BoxFile | None = None) -> list[dict[str, Any]]:
-    """Records of COCO's results format, one per person; photos without an id in ``boxes`` are numbered from 1.
+def coco_records(found: PhotoPrediction, name: str, given: PhotoBoxes) -> list[dict[str, Any]]:
+    """A record of COCO's results format per person, with the photo's ``file_name`` beside COCO's own keys.
 
-    A person's score is that of the box times the mean of the joints' confidences above 0.2, as for AP. ``file_name``
-    is added to COCO's own keys.
+    A person's score is the box's times the mean of the joints' confidences above 0.2, as for AP.
+
+    Args:
+        found: N people.
+        name: The photo's name.
+        given: The N boxes, with the photo's id.
     """
-    records = []
-    for number, photo in enumerate(predictions, start=1):
-        name = photo.path.name if photo.path else ""
-        key = boxes.key_of(photo.path) if boxes and photo.path else None
-        box_scores = boxes.scores[key] if boxes and key is not None else np.ones(len(photo.joints))
-        image_id = key if isinstance(key, int) else (boxes.image_ids.get(name, number) if boxes else number)
-        keypoints = np.concatenate([photo.joints, photo.confidence[..., None]], axis=2)
-        keypoints = keypoints.reshape(len(photo.joints), 3 * len(photo.skeleton))
-        for joints, score in zip(keypoints, rescore(box_scores, photo.confidence), strict=True):
-            records.append({
-                "image_id": image_id, "file_name": name, "category_id": 1,
-                "keypoints": np.round(joints, 3).tolist(), "score": float(score),
-            })  # fmt: skip
-    return records
+    keypoints = np.concatenate([found.joints, found.confidence[..., None]], axis=2).round(3)
+    keypoints = keypoints.reshape(len(found.joints), 3 * len(found.skeleton))
+    shared = {"image_id": given.image_id, "file_name": name, "category_id": 1}
+    scores = rescore(given.scores, found.confidence)
+    return [
+        {**shared, "keypoints": row.tolist(), "score": float(score)}
+        for row, score in zip(keypoints, scores, strict=True)
+    ]
 
 
-def write_csv(predictions: Iterable[PhotoPrediction], path: Path) -> None:
-    """Write :func:`prediction_table`, positions to a thousandth of a pixel, completely or not at all."""
-    text = prediction_table(predictions).to_csv(index=False, float_format="%.3f")
+def write_csv(rows: Iterable[JointRow], path: Path) -> None:
+    """Write rows of :func:`joint_rows`, positions to a thousandth of a pixel, completely or not at all."""
+    text = pd.DataFrame(rows, columns=list(COLUMNS)).to_csv(index=False, float_format="%.3f")
     write_atomically(path, text.encode())
 
 
-def write_coco_results(predictions: Sequence[PhotoPrediction], path: Path, boxes: BoxFile | None = None) -> None:
-    """Write :func:`coco_results_of` as JSON, completely or not at all."""
-    write_atomically(path, json.dumps(coco_results_of(predictions, boxes)).encode())
+def write_coco_results(records: Sequence[dict[str, Any]], path: Path) -> None:
+    """Write records of :func:`coco_records` as JSON, completely or not at all."""
+    write_atomically(path, json.dumps(records).encode())

@@ -1,5 +1,7 @@
 """The exported file gives what torch gives, without torch; the card describes it."""
 
+import re
+
 import numpy as np
 import onnxruntime
 import pytest
@@ -10,7 +12,7 @@ from hdmlib import Decoded
 from hdmlib.cli import app
 from hdmlib.config import make_config
 from hdmlib.experiments import run
-from hdmlib.export import EXPORTABLE, export_onnx
+from hdmlib.export import EXPORTABLE, export_onnx, model_card
 from hdmlib.inference import open_network
 
 
@@ -40,6 +42,24 @@ def test_the_command_writes_the_file_and_its_card(smoke, tmp_path):
     assert "16. right_ankle" in card
     assert f"| AP | {smoke.record.final.metrics['AP']:.1f} |" in card
     assert "(B, 3, 64, 64)" in card
+
+
+def test_the_cards_example_runs(smoke, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    export_onnx(smoke.folder, tmp_path / "pose.onnx")
+    [code] = re.findall(r"```python\n(.*?)```", model_card(smoke.folder, "pose.onnx"), re.DOTALL)
+    names = {"images": np.zeros((2, 3, 64, 64), np.float32)}
+    exec(code, names)
+    assert names["pixels"].shape == (2, len(smoke.record.joints), 2)
+
+
+@pytest.mark.parametrize(("to", "message"), [("pose", "must end in .onnx"), ("old.onnx", "--overwrite")])
+def test_no_file_is_replaced_by_an_export(smoke, to, message, tmp_path):
+    (tmp_path / "old.md").write_text("notes of mine")
+    result = CliRunner().invoke(app, ["export", str(smoke.folder), "--to", str(tmp_path / to)])
+    assert result.exit_code == 2
+    assert message in result.output
+    assert [path.name for path in tmp_path.iterdir()] == ["old.md"]
 
 
 def test_a_decoder_that_cannot_be_exported_is_refused_by_name(smoke, tmp_path):

@@ -10,6 +10,9 @@ from typer.testing import CliRunner
 from hdmlib.cli import app
 from hdmlib.config import make_config
 from hdmlib.inspection import inspect_dataset, people_to_show
+from hdmlib.plots.people import contact_sheet
+from hdmlib.skeletons import skeleton_from_names
+from hdmlib.synthetic.dataset import embedded_dataset
 
 HAND = ["wrist", "thumb_left", "thumb_right", "tip_left", "tip_right"]
 
@@ -84,12 +87,99 @@ def test_a_missing_folder_is_one_line(tmp_path):
     assert "no folder" in output
 
 
-def test_the_same_people_are_shown_in_every_call(tmp_path):
+def test_the_same_people_of_both_splits_are_shown_in_every_call(tmp_path):
     write(tmp_path, "train", 30)
-    write(tmp_path, "val", 3)
-    people = inspect_dataset(make_config(dataset="coco", data_root=tmp_path)).splits[0].people
-    first, second = people_to_show(people), people_to_show(people)
+    write(tmp_path, "val", 8)
+    found = inspect_dataset(make_config(dataset="coco", data_root=tmp_path))
+    first, second = people_to_show(found), people_to_show(found)
     assert len(first.titles) == 12
+    assert [title.split(":")[0] for title in first.titles] == ["train"] * 6 + ["val"] * 6
+    assert first.titles[5] == "train: train29.png, annotation 29"  # spread to the last
     assert first.titles == second.titles
     np.testing.assert_array_equal(first.pictures, second.pictures)
+    # the crop shows the box and a quarter more: the annotated pixel is where the joint is drawn
     assert (first.joints[first.labelled] > 0).all()
+    assert (first.joints[first.labelled] < first.pictures.shape[1]).all()
+
+
+@pytest.mark.parametrize(
+    ("joints", "legend"),
+    [
+        (HAND, "orange: the person's left, blue: right"),
+        (["wrist", "a", "b"], "orange and blue: the two joints of a pair"),
+        (["wrist", "palm"], ""),
+        ([f"p{k}" for k in range(40)], "numbers: positions of the joints in the list, from 0"),
+    ],
+)
+def test_the_sheet_says_what_its_colours_mean(joints, legend):
+    pairs = [(1, 2)] if joints[1] == "a" else None
+    skeleton, count = skeleton_from_names(joints, flip_pairs=pairs), len(joints)
+    picture, places = np.zeros((1, 64, 64, 3), np.uint8), np.full((1, count, 2), 30.0)
+    figure = contact_sheet(picture, places, np.ones((1, count)), skeleton, ["one"])
+    assert figure.get_supxlabel() == legend
+    names = [text.get_text() for text in figure.axes[0].texts]
+    assert names == ([name.replace("_", " ") for name in joints] if count < 40 else [str(k) for k in range(40)])
+
+
+def test_remarks_of_both_splits_together_are_reported(tmp_path):
+    write(tmp_path, "train", 4)
+    write(tmp_path, "val", 3)
+    (tmp_path / "val").mkdir()
+    for name in ("val1.png", "val2.png"):
+        (tmp_path / "val" / name).write_bytes((tmp_path / "images" / name).read_bytes())
+    content = json.loads((tmp_path / "val.json").read_text())
+    content["images"][0]["file_name"] = "train0.png"
+    (tmp_path / "val" / "train0.png").write_bytes((tmp_path / "images" / "train0.png").read_bytes())
+    (tmp_path / "val.json").write_text(json.dumps(content))
+    code, output = check(tmp_path)
+    assert code == 1, output
+    assert "copies of training photos" in output
+
+
+def test_joints_that_no_mirror_fits_are_a_remark(tmp_path):
+    for split in ("train", "val"):
+        write(tmp_path, split, 4)
+        content = json.loads((tmp_path / f"{split}.json").read_text())
+        content["categories"][0]["keypoints"] = ["wrist", "thumb", "index", "ring", "little"]
+        (tmp_path / f"{split}.json").write_text(json.dumps(content))
+    code, output = check(tmp_path)
+    assert code == 1, output
+    assert "mirrored crops teach left as right" in output
+
+
+def test_people_left_out_by_the_protocol_are_counted_and_no_remark(tmp_path):
+    write(tmp_path, "train", 4)
+    write(tmp_path, "val", 3)
+    content = json.loads((tmp_path / "train.json").read_text())
+    content["annotations"][1]["iscrowd"] = 1
+    (tmp_path / "train.json").write_text(json.dumps(content))
+    code, output = check(tmp_path)
+    assert code == 0, output
+    assert "1 crowd" in output
+
+
+def test_one_split_alone(tmp_path):
+    write(tmp_path, "train", 4)
+    code, output = check(tmp_path, "--split", "train")
+    assert code == 0, output
+    assert "split val" not in output
+
+
+def test_mpii_is_recognised(tmp_path):
+    root = embedded_dataset(format="mpii", train=64, val=32, size=128)
+    code, output = check(root, "--to", tmp_path / "sheet.png")
+    assert code == 0, output
+    assert "right_ankle" in output
+    assert "<-> left_ankle" in output
+    assert check(root, "--format", "coco")[0] == 2
+
+
+def test_an_earlier_picture_is_kept(tmp_path):
+    write(tmp_path, "train", 4)
+    write(tmp_path, "val", 3)
+    (tmp_path / "mine.png").write_bytes(b"mine")
+    code, output = check(tmp_path, "--to", tmp_path / "mine.png")
+    assert code == 2
+    assert "--overwrite" in output
+    assert (tmp_path / "mine.png").read_bytes() == b"mine"
+    assert check(tmp_path, "--to", tmp_path / "mine.png", "--overwrite")[0] == 0

@@ -9,11 +9,12 @@ import pytest
 from typer.testing import CliRunner
 
 from hdmlib import predict
+from hdmlib.boxes import boxes_on, read_boxes
 from hdmlib.cli import app
 from hdmlib.config import make_config
 from hdmlib.data.dataset import DataError
 from hdmlib.experiments import run
-from hdmlib.outputs import read_boxes
+from hdmlib.outputs import drawing_paths, photo_names
 
 
 @pytest.fixture(scope="module")
@@ -69,20 +70,127 @@ def test_a_pattern_names_photos(smoke, photos, tmp_path):
     assert set(pd.read_csv(tmp_path / "out.csv")["photo"]) == {"007.jpg", "008.jpg"}
 
 
+def test_several_boxes_on_the_command_line_in_either_spelling(smoke, photos, tmp_path):
+    expected = predict(photos / "007.jpg", [[10, 12, 60, 70], [-5, 30, 80, 90]], checkpoint=smoke.folder)[0].joints
+    first, second = ["--box", 10, 12, 60, 70], ["--box", -5, 30, 80, 90]
+    for number, words in enumerate([[*first, *second], ["--box", "10,12,60,70", "--box=-5,30,80,90"]]):
+        out = tmp_path / f"{number}.csv"
+        code, output = call("predict", photos / "007.jpg", "--checkpoint", smoke.folder, *words, "--csv", out)
+        assert code == 0, output
+        joints = pd.read_csv(out)[["x", "y"]].to_numpy().reshape(expected.shape)
+        np.testing.assert_allclose(joints, expected, atol=1e-3)
+
+
+def test_photos_without_boxes_are_one_person_and_ids_are_their_numbers(smoke, photos, tmp_path):
+    call("predict", photos, "--checkpoint", smoke.folder, "--json", tmp_path / "out.json")
+    results = json.loads((tmp_path / "out.json").read_text())
+    assert [r["image_id"] for r in results] == [7, 8, 9]
+    [found] = predict(photos / "008.jpg", checkpoint=smoke.folder)
+    np.testing.assert_allclose(np.reshape(results[1]["keypoints"], (-1, 3))[:, :2], found.joints[0], atol=1e-3)
+
+
+def written_boxes(folder, content):
+    (folder / "found.json").write_text(json.dumps(content))
+    return folder / "found.json"
+
+
 def test_detections_are_matched_by_the_number_in_the_name(tmp_path):
-    (tmp_path / "found.json").write_text(json.dumps([{"image_id": 139, "bbox": [1, 2, 3, 4], "score": 0.5}]))
-    boxes = read_boxes(tmp_path / "found.json")
-    key = boxes.key_of(tmp_path / "000000000139.jpg")
-    assert boxes.boxes[key].tolist() == [[1, 2, 3, 4]]
-    assert boxes.scores[key].tolist() == [0.5]
-    assert boxes.key_of(tmp_path / "140.jpg") is None
+    entry = {"image_id": 139, "category_id": 1, "bbox": [1, 2, 3, 4], "score": 0.5}
+    boxes = read_boxes(written_boxes(tmp_path, [entry]))
+    found = boxes.of(tmp_path / "000000000139.jpg")
+    assert found.boxes.tolist() == [[1, 2, 3, 4]]
+    assert found.scores.tolist() == [0.5]
+    assert boxes.of(tmp_path / "140.jpg") is None
 
 
-@pytest.mark.parametrize("content", [{"images": []}, [1], [{"image_id": 1}], [{"image_id": 1, "bbox": [1, 2, "x", 4]}]])
-def test_files_without_boxes_are_refused(content, tmp_path):
-    (tmp_path / "no.json").write_text(json.dumps(content))
-    with pytest.raises(DataError, match=r"no\.json"):
-        read_boxes(tmp_path / "no.json")
+def test_photos_of_one_name_are_told_apart_by_their_folders(tmp_path):
+    names = ["cam1/1.jpg", "D:\\data\\cam2\\1.jpg"]
+    images = [{"id": number, "file_name": name} for number, name in enumerate(names)]  # 0 is an id
+    entries = [{"image_id": n, "bbox": [n, 0, 5, 5]} for n in range(2)]
+    boxes = read_boxes(written_boxes(tmp_path, {"images": images, "annotations": entries}))
+    assert [boxes.of(tmp_path / f"cam{n + 1}" / "1.jpg").boxes[0, 0] for n in range(2)] == [0, 1]
+    with pytest.raises(DataError, match=r"2 of its photos fit .*1\.jpg; write file_name with its folder"):
+        boxes.of(tmp_path / "cam3" / "1.jpg")
+
+
+def test_crowds_are_left_out_and_a_photo_without_people_stays_empty(tmp_path):
+    images = [{"id": number, "file_name": f"{number}.jpg"} for number in range(2)]
+    entries = [{"image_id": 0, "bbox": [1, 1, 5, 5]}, {"image_id": 0, "bbox": [0, 0, 90, 90], "iscrowd": 1}]
+    boxes = read_boxes(written_boxes(tmp_path, {"images": images, "annotations": entries}))
+    found = boxes_on([tmp_path / "0.jpg", tmp_path / "1.jpg"], boxes)
+    assert [len(entry.boxes) for entry in found] == [1, 0]
+
+
+def test_of_several_categories_one_is_read(tmp_path):
+    entries = [{"image_id": 1, "category_id": c, "bbox": [c, 0, 5, 5]} for c in (1, 3)]
+    people, cars = {"id": 1, "name": "person"}, {"id": 3, "name": "car"}
+    with pytest.raises(DataError, match=r"category: .* has boxes of 1, 3; choose one of them"):
+        read_boxes(written_boxes(tmp_path, entries))
+    file = written_boxes(tmp_path, {"annotations": entries, "categories": [people, cars]})
+    with pytest.raises(DataError, match="has boxes of car, person; choose"):
+        read_boxes(file)
+    assert read_boxes(file, "person").photos[1].boxes.tolist() == [[1, 0, 5, 5]]
+    assert read_boxes(file, "3").photos[1].boxes.tolist() == [[3, 0, 5, 5]]
+    with pytest.raises(DataError, match="category"):
+        read_boxes(file, "dog")
+    file = written_boxes(tmp_path, {"annotations": entries, "categories": [people | {"keypoints": ["nose"]}, cars]})
+    assert read_boxes(file).photos[1].boxes.tolist() == [[1, 0, 5, 5]]
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        ({"images": []}, "no boxes"),
+        ([], "no boxes"),
+        ([1], "no boxes"),
+        ({"annotations": {"a": 1}}, "no boxes"),
+        ([{"image_id": 1}], "entry 0: bbox must be"),
+        ([{"image_id": 1, "bbox": [1, 2, "x", 4]}], "entry 0: bbox must be"),
+        ([{"image_id": 1, "bbox": [1, 2, 3, 4]}, {"image_id": 1, "bbox": [1, 2, 0, 4]}], "entry 1: bbox .* an area"),
+        ([{"image_id": 1, "bbox": [1, 2, 3, 4], "score": "high"}], "entry 0: score must be a number"),
+        ([{"bbox": [1, 2, 3, 4]}], "entry 0 has neither image_id nor file_name"),
+    ],
+)
+def test_files_without_boxes_are_refused(content, message, tmp_path):
+    with pytest.raises(DataError, match=rf"found\.json.*{message}"):
+        read_boxes(written_boxes(tmp_path, content))
+
+
+def test_names_and_drawings_of_photos_differ(tmp_path):
+    photos = [tmp_path / name for name in ("a/1.jpg", "b/1.jpg", "b/1.png", "b/2.jpg")]
+    names = photo_names(photos)
+    assert names == ["a/1.jpg", "b/1.jpg", "b/1.png", "b/2.jpg"]
+    drawn = [path.relative_to(tmp_path).as_posix() for path in drawing_paths(names, tmp_path)]
+    assert drawn == ["a/1.png", "b/1.jpg.png", "b/1.png.png", "b/2.png"]
+
+
+def contents(folder):
+    return {path.name: path.read_bytes() for path in folder.iterdir() if path.is_file()}
+
+
+def test_no_file_is_replaced_unless_asked(smoke, photos, tmp_path):
+    words = ["predict", photos, "--checkpoint", smoke.folder, "--csv", tmp_path / "out.csv"]
+    (tmp_path / "out.csv").write_text("mine")
+    code, output = call(*words)
+    assert (code, (tmp_path / "out.csv").read_text()) == (2, "mine")
+    assert "exists; choose another name, or pass --overwrite" in output.replace("\n", " ")
+    code, _ = call(*words, "--overwrite")
+    assert code == 0
+    assert len(pd.read_csv(tmp_path / "out.csv")) == 3 * len(smoke.data.val.skeleton)
+
+
+def test_a_photo_is_never_replaced_by_its_drawing(smoke, photos):
+    photo = photos / "007.png"
+    cv2.imwrite(str(photo), cv2.imread(str(photos / "007.jpg")))
+    (photos / "007.jpg").unlink()
+    before = contents(photos)
+    for words in (["--draw", photos], ["--draw", photos, "--overwrite"]):
+        code, output = call("predict", photos, "--checkpoint", smoke.folder, *words)
+        assert code == 2
+        assert "is read by this command" in output
+    code, output = call("predict", photo, "--checkpoint", smoke.folder, "--to", photo, "--overwrite")
+    assert code == 2
+    assert contents(photos) == before
 
 
 @pytest.mark.parametrize(
@@ -91,12 +199,33 @@ def test_files_without_boxes_are_refused(content, tmp_path):
         (["--box", 1, 2, 30, 40, "--boxes", "b.json"], "box, boxes: give one of them"),
         (["--to", "one.png"], "to: draws one photo"),
         (["--boxes", "missing.json"], "cannot read missing.json"),
+        (["--box", 1, 2, 30], "box: needs four numbers"),
+        (["--box", 1, 2, 30, 0], "has no area"),
+        (["--box", 9000, 2, 30, 40], "lies outside the photo"),
+        (["--csv", "/proc/nowhere/out.csv"], "cannot make the folder /proc/nowhere"),
     ],
 )
 def test_what_is_wrong_is_one_line_and_status_2(smoke, photos, words, message):
     code, output = call("predict", photos, "--checkpoint", smoke.folder, *words)
     assert code == 2
     assert message in output
+    assert "Traceback" not in output
+
+
+@pytest.mark.parametrize(
+    ("image", "bbox", "message"),
+    [
+        ({"id": 1, "file_name": "7.jpg"}, [1, 2, 30, 40], "none of its photos"),
+        ({"id": 1, "file_name": "008.jpg"}, [1, 900, 30, 40], "008.jpg: boxes: number 0"),
+        ({"id": 1, "file_name": "008.jpg", "width": 640, "height": 480}, [1, 2, 30, 40], "its boxes are for 640 x 480"),
+    ],
+)
+def test_boxes_of_other_photos_are_refused_before_anything_is_predicted(smoke, photos, tmp_path, image, bbox, message):
+    file = written_boxes(tmp_path, {"images": [image], "annotations": [{"image_id": 1, "bbox": bbox}]})
+    code, output = call("predict", photos, "--checkpoint", smoke.folder, "--boxes", file)
+    assert code == 2
+    assert message in output
+    assert "007.jpg\n" not in output  # the first photo's joints
 
 
 def test_a_box_is_cropped_as_an_annotated_one(smoke, tmp_path):
@@ -118,6 +247,6 @@ def test_a_box_is_cropped_as_an_annotated_one(smoke, tmp_path):
     for index in range(0, len(people), 5):
         box = given[int(people.annotation_ids[index])]
         [found] = predict(people.image_path(index), [box], checkpoint=smoke.folder)
-        np.testing.assert_allclose(found.joints[0], expected[index], atol=1e-3)
+        np.testing.assert_allclose(found.joints[0], expected[index], atol=1e-4)
     photo = cv2.imread(str(people.image_path(0)))
     assert any(b[0] < 0 or b[0] + b[2] > photo.shape[1] for b in given.values())

@@ -1,4 +1,4 @@
-"""What a config asks for, as objects: the Accelerate engine, the losses, the loaders and the reader of a run."""
+"""A config in; the Accelerate engine, the losses, the loaders and the reader of its run out."""
 
 from __future__ import annotations
 

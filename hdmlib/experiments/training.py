@@ -11,8 +11,8 @@ other thread counts, machines or GPUs the last digits differ, and training ampli
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
-from contextlib import nullcontext
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -94,10 +94,9 @@ def fit(
     if report:
         for line in state.epochs:
             report(line)
-    if config.tracker:
-        engine.init_trackers("hdmlib", config={"name": folder.name, "loss": config.loss, "model": config.model})
 
-    with Interruption() if engine.num_processes == 1 else nullcontext() as interruption:
+    stoppable = Interruption() if engine.num_processes == 1 else nullcontext()
+    with _tracking(config, engine, folder.name), stoppable as interruption:
         for epoch in range(len(state.epochs), config.epochs + 1):  # epoch 0 only validates the untrained network
             train_loader.set_epoch(epoch)
             train_loss = None
@@ -124,8 +123,22 @@ def fit(
                     report(line)
             if config.tracker:
                 engine.log(metrics_table([line]).iloc[0].dropna().to_dict(), step=epoch)
-    engine.end_training()
     return bare, state.epochs
+
+
+@contextmanager
+def _tracking(config: Config, engine: Accelerator, name: str) -> Iterator[None]:
+    """Log to the config's tracker under the run's name; the tracker is closed when the training fails, too.
+
+    ``Accelerator.end_training`` would also end the process group, in which the trained network is evaluated.
+    """
+    if config.tracker:
+        engine.init_trackers("hdmlib", config={"name": name, "loss": config.loss, "model": config.model})
+    try:
+        yield
+    finally:
+        for tracker in engine.trackers:
+            tracker.finish()
 
 
 def metrics_table(epochs: Sequence[Epoch]) -> pd.DataFrame:

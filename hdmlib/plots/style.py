@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import io
 import os
 from pathlib import Path
 from typing import Any
 
 import matplotlib.pyplot as plt
 from matplotlib.figure import Figure
+
+from hdmlib.files import write_atomically
 
 # A numpy array, or a torch tensor on the CPU: figures take both, and import no torch.
 Array = Any
@@ -52,11 +55,21 @@ def use_style() -> None:
     plt.rcParams.update(STYLE)
 
 
+def figure_png(figure: Figure) -> bytes:
+    """A figure as a PNG file; without dates inside, so that the same figure is the same file."""
+    return _encoded(figure, "png", {"Software": None})
+
+
 def save_figure(figure: Figure, folder: Path, name: str) -> None:
-    """Write a figure as PNG and PDF; without dates inside, so that the same figure is the same file."""
-    folder.mkdir(parents=True, exist_ok=True)
-    figure.savefig(folder / f"{name}.png", bbox_inches="tight", metadata={"Software": None})
-    figure.savefig(folder / f"{name}.pdf", bbox_inches="tight", metadata={"CreationDate": None})
+    """Write a figure as PNG and PDF, each completely or not at all."""
+    write_atomically(folder / f"{name}.png", figure_png(figure))
+    write_atomically(folder / f"{name}.pdf", _encoded(figure, "pdf", {"CreationDate": None}))
+
+
+def _encoded(figure: Figure, kind: str, metadata: dict[str, None]) -> bytes:
+    buffer = io.BytesIO()
+    figure.savefig(buffer, format=kind, bbox_inches="tight", metadata=metadata)  # pyright: ignore[reportArgumentType]
+    return buffer.getvalue()
 
 
 def present(figure: Figure, name: str) -> None:

@@ -439,6 +439,17 @@ def test_a_run_writes_only_into_its_folder_and_the_cache(tmp_path):
     assert [path for path in written if not any(path.is_relative_to(folder) for folder in allowed)] == []
 
 
+def tracked(folder, name):
+    """Step -> value of a curve in TensorBoard's files, which must have each step once."""
+    found = []
+    for file in folder.rglob("events.out.tfevents.*"):
+        events = EventAccumulator(str(file)).Reload()
+        if name in events.Tags()["scalars"]:
+            found += [(event.step, event.value) for event in events.Scalars(name)]
+    assert len(found) == len(dict(found))
+    return dict(found)
+
+
 def test_the_curves_are_a_table_and_are_tracked(tmp_path):
     config = make_config(preset="smoke", tracker="tensorboard", run_dir=tmp_path)
     result = run(config, weights=True)
@@ -446,13 +457,27 @@ def test_the_curves_are_a_table_and_are_tracked(tmp_path):
     assert table["epoch"].tolist() == [0, 1, 2]
     assert table["PCKh@0.5"].iloc[-1] == pytest.approx(result.record.final.metrics["PCKh@0.5"], rel=1e-5)
     assert table["loss: matching"].iloc[-1] == pytest.approx(result.record.final.losses["matching"], rel=1e-5)
-    scalars = {}
-    for file in result.folder.rglob("events.out.tfevents.*"):
-        events = EventAccumulator(str(file)).Reload()
-        if "PCKh@0.5" in events.Tags()["scalars"]:
-            scalars = {event.step: event.value for event in events.Scalars("PCKh@0.5")}
-    assert scalars == pytest.approx(dict(zip(table["epoch"], table["PCKh@0.5"], strict=True)), rel=1e-5)
+    expected = dict(zip(table["epoch"], table["PCKh@0.5"], strict=True))
+    assert tracked(result.folder, "PCKh@0.5") == pytest.approx(expected, rel=1e-5)
     assert "tracker" not in result.record.identity
+
+
+def test_curves_are_on_disk_after_an_interruption_and_complete_after_the_rest(tmp_path):
+    config = make_config(preset="smoke", tracker="tensorboard")
+    data = open_data(config)
+
+    def ctrl_c(batches, total, desc):
+        if desc == "epoch 2":
+            signal.raise_signal(signal.SIGINT)
+        return batches
+
+    with pytest.raises(Interrupted):
+        fit(config, data, tmp_path, progress=ctrl_c)
+    assert pd.read_csv(tmp_path / "metrics.csv")["epoch"].tolist() == [0, 1]
+    assert set(tracked(tmp_path, "PCKh@0.5")) == {0, 1}  # the tracker was closed: it writes every two minutes
+    fit(config, data, tmp_path)
+    assert pd.read_csv(tmp_path / "metrics.csv")["epoch"].tolist() == [0, 1, 2]
+    assert set(tracked(tmp_path, "PCKh@0.5")) == {0, 1, 2}
 
 
 @pytest.mark.parametrize(

@@ -1,6 +1,5 @@
 """Weights in every layout, back out bit for bit, and what is refused with which words."""
 
-import errno
 import os
 import subprocess
 import sys
@@ -161,19 +160,27 @@ def test_export_is_what_the_official_code_reads(tmp_path):
     assert all(torch.equal(state[key], value) for key, value in source.state_dict().items())
 
 
-def test_a_failed_save_leaves_the_old_file(tmp_path, monkeypatch):
-    path = tmp_path / "weights.safetensors"
-    save_weights(network(0), path)
-    before = path.read_bytes()
+FULL = """
+import resource, sys
+from hdmlib.models import build_model
+from hdmlib.models.checkpoints import export_hrnet, save_weights
+resource.setrlimit(resource.RLIMIT_FSIZE, (10_000, 10_000))
+try:
+    globals()[sys.argv[1]](build_model("hrnet_nano", 3), sys.argv[2])
+except OSError as error:
+    print(error)
+"""
 
-    def disk_full(descriptor):
-        raise OSError(errno.ENOSPC, "No space left on device")
 
-    monkeypatch.setattr(os, "fsync", disk_full)
-    with pytest.raises(OSError, match="No space left"):
-        save_weights(network(1), path)
-    assert path.read_bytes() == before
-    assert [file.name for file in tmp_path.iterdir()] == [path.name]
+@pytest.mark.skipif(sys.platform == "win32", reason="limits of POSIX")
+@pytest.mark.parametrize(("write", "name"), [("save_weights", "w.safetensors"), ("export_hrnet", "w.pth")])
+def test_a_disk_that_fills_up_is_one_line_and_leaves_the_old_file(write, name, tmp_path):
+    path = tmp_path / name
+    path.write_bytes(b"earlier")
+    done = subprocess.run([sys.executable, "-c", FULL, write, path], capture_output=True, text=True, check=True)
+    assert done.stdout == f"could not finish {path}: File too large; an earlier file there is untouched\n"
+    assert path.read_bytes() == b"earlier"
+    assert [file.name for file in tmp_path.iterdir()] == [name]
 
 
 def test_weights_are_saved_as_safetensors_only(tmp_path):

@@ -1,0 +1,191 @@
+"""Boxes of people for photos: a COCO file of annotations or of a detector's results in, the boxes of each photo out."""
+
+from __future__ import annotations
+
+import unicodedata
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from hdmlib.data.dataset import DataError
+from hdmlib.data.intake import as_floats, id_key, load_json
+from hdmlib.inference import check_boxes, upright_size
+
+ImageId = int | str
+Name = tuple[tuple[str, ...], ImageId]  # parts of a photo's name, its id
+
+
+@dataclass(frozen=True, eq=False)
+class PhotoBoxes:
+    """N boxes on one photo.
+
+    Attributes:
+        boxes: (N, 4) x, y, width, height in pixels of the photo.
+        scores: (N,) the detector's confidence in each box, 1 for annotations.
+        image_id: The photo's id in the file, ``None`` if it has none.
+        photo_size: Its width and height as the file has them, ``None`` if it has none.
+    """
+
+    boxes: NDArray[np.float64]
+    scores: NDArray[np.float64]
+    image_id: ImageId | None = None
+    photo_size: tuple[int, int] | None = None
+
+
+@dataclass(frozen=True, eq=False)
+class BoxFile:
+    """The boxes of a COCO file.
+
+    Attributes:
+        path: The file.
+        photos: Id -> boxes of that photo.
+        names: Last part of a photo's name -> the parts of each such name and the photo's id.
+    """
+
+    path: Path
+    photos: Mapping[ImageId, PhotoBoxes]
+    names: Mapping[str, Sequence[Name]]
+
+    def of(self, photo: Path) -> PhotoBoxes | None:
+        """The entry of a photo: the one whose name ends as the path does, else the one whose id is the photo's name.
+
+        ``None`` if there is no such entry.
+
+        Raises:
+            DataError: Several names end as the path does.
+        """
+        path = _parts(str(photo.absolute()))
+        ends = [(_common_end(path, parts), key) for parts, key in self.names.get(path[-1], ())]
+        longest = max((length for length, _ in ends), default=0)
+        best = [key for length, key in ends if length == longest]
+        if len(best) > 1:
+            raise DataError(f"{self.path}: {len(best)} of its photos fit {photo}; write file_name with its folder")
+        number = id_key(photo.stem)
+        key = best[0] if best else number
+        return None if key is None else self.photos.get(key)
+
+
+def read_boxes(path: Path, category: str | None = None) -> BoxFile:
+    """Read COCO annotations, or a detector's list of ``{"image_id", "category_id", "bbox", "score"}``.
+
+    Crowds (``iscrowd``) are no person and are left out. Of several categories those with keypoints are read.
+
+    Args:
+        path: The file.
+        category: Name or id of the category to read.
+
+    Raises:
+        DataError: The file is neither, an entry is malformed, or it is open which category shows people; the message
+            names the entry, or the categories.
+    """
+    content: Any = load_json(path)
+    images, categories, entries = [], [], content
+    if isinstance(content, dict):
+        images, categories, entries = (content.get(key) or [] for key in ("images", "categories", "annotations"))
+    tables = (images, categories, entries)
+    if not entries or not all(isinstance(table, list) and all(isinstance(e, dict) for e in table) for table in tables):
+        raise DataError(f"{path}: no boxes; it needs COCO annotations, or a list of objects with image_id and bbox")
+    read = _read_categories(path, entries, categories, category)
+    by_id = {key: image for image in images if (key := id_key(image.get("id"))) is not None}
+    boxes: dict[ImageId, list[NDArray[np.float64]]] = {key: [] for key in by_id}
+    scores: dict[ImageId, list[float]] = {key: [] for key in by_id}
+    for number, entry in enumerate(entries):
+        if entry.get("iscrowd") or id_key(entry.get("category_id")) not in read:
+            continue
+        key, box, score = _image_of(entry), as_floats(entry.get("bbox")), as_floats(entry.get("score", 1.0))
+        if key is None:
+            raise DataError(f"{path}: entry {number} has neither image_id nor file_name")
+        if box is None or box.shape != (4,) or not np.isfinite(box).all() or not (box[2:] > 0).all():
+            raise DataError(
+                f"{path}: entry {number}: bbox must be x, y, width, height with an area, got {entry.get('bbox')}"
+            )
+        if score is None or score.shape or not np.isfinite(score):
+            raise DataError(f"{path}: entry {number}: score must be a number, got {entry['score']!r}")
+        boxes.setdefault(key, []).append(box)
+        scores.setdefault(key, []).append(float(score))
+    photos = {
+        key: PhotoBoxes(np.array(rows).reshape(-1, 4), np.array(scores[key]), key, _size(by_id.get(key, {})))
+        for key, rows in boxes.items()
+    }
+    return BoxFile(path, photos, _names([*by_id.items(), *((_image_of(entry), entry) for entry in entries)]))
+
+
+def _read_categories(path: Path, entries: list[dict], categories: list[dict], wanted: str | None) -> set[Any]:
+    """The ids of the categories to read."""
+    known = {id_key(category.get("id")): category for category in categories}
+    present = {id_key(entry.get("category_id")) for entry in entries}
+    labels = {key: str(known.get(key, {}).get("name", key)) for key in present}
+    if wanted is not None:
+        chosen = {key for key, label in labels.items() if wanted in (label, str(key))}
+    else:
+        chosen = {key for key in present if known.get(key, {}).get("keypoints")} or present
+    if not chosen or (wanted is None and chosen == present and len(present) > 1):
+        raise DataError(f"category: {path} has boxes of {', '.join(sorted(labels.values()))}; choose one of them")
+    return chosen
+
+
+def _image_of(entry: Mapping[str, Any]) -> ImageId | None:
+    """The id of an entry's photo, or its name where a detector gives that alone."""
+    key = id_key(entry.get("image_id"))
+    return id_key(entry.get("file_name")) if key is None else key
+
+
+def _size(image: Mapping[str, Any]) -> tuple[int, int] | None:
+    width, height = id_key(image.get("width")), id_key(image.get("height"))
+    return (width, height) if isinstance(width, int) and isinstance(height, int) and width > 0 < height else None
+
+
+def _names(entries: Iterable[tuple[ImageId | None, Mapping[str, Any]]]) -> dict[str, list[Name]]:
+    """Last part of a photo's name -> the parts of each such name and the photo's id."""
+    named = [(key, name) for key, entry in entries if isinstance(name := entry.get("file_name"), str)]
+    names: dict[str, list[Name]] = {}
+    for parts, key in {_parts(name): key for key, name in named if key is not None}.items():
+        names.setdefault(parts[-1], []).append((parts, key))
+    return names
+
+
+def _parts(name: str) -> tuple[str, ...]:
+    """Folders and file of a path of any system; accents as single characters, which macOS takes apart."""
+    return tuple(unicodedata.normalize("NFC", name).replace("\\", "/").strip("/").split("/"))
+
+
+def _common_end(first: Sequence[str], second: Sequence[str]) -> int:
+    pairs = zip(reversed(first), reversed(second), strict=False)
+    return next((i for i, (a, b) in enumerate(pairs) if a != b), min(len(first), len(second)))
+
+
+def boxes_on(photos: Sequence[Path], file: BoxFile) -> list[PhotoBoxes]:
+    """The boxes of each photo; none where the file has no entry for it.
+
+    Raises:
+        DataError: The file has no entry for any of the photos, or several that fit one.
+    """
+    found = [file.of(photo) for photo in photos]
+    if all(entry is None for entry in found):
+        named = next(iter(file.names), None) or next(iter(file.photos), "none")
+        raise DataError(f"{file.path}: none of its photos (the first: {named}) is among the {len(photos)} given")
+    nobody = PhotoBoxes(np.zeros((0, 4)), np.zeros(0))
+    return [nobody if entry is None else entry for entry in found]
+
+
+def check_on_photos(photos: Sequence[Path], given: Sequence[PhotoBoxes]) -> None:
+    """Check boxes against the headers of their photos, before a network runs.
+
+    Raises:
+        ValueError: A box lies outside of its photo, or was made for a photo of another size; the message names it.
+    """
+    for photo, entry in zip(photos, given, strict=True):
+        size = upright_size(photo)
+        if entry.photo_size not in (None, size):
+            raise ValueError(
+                f"{photo}: is {size[0]} x {size[1]} pixels when upright, but its boxes are for "
+                f"{entry.photo_size[0]} x {entry.photo_size[1]}; use the photo that was annotated, its pixels upright"
+            )
+        try:
+            check_boxes(entry.boxes, size)
+        except ValueError as error:
+            raise ValueError(f"{photo}: {error}") from None
