@@ -182,7 +182,7 @@ def people_on_photo(
 def contact_sheet(
     pictures: np.ndarray, joints: np.ndarray, shown: np.ndarray, skeleton: Skeleton, titles: Sequence[str]
 ) -> Figure:
-    """Annotated people in rows of four, each joint with its name; the person's left orange, the right blue.
+    """Annotated people in rows of four, each joint with its name, or its number where there are many.
 
     Args:
         pictures: (N, H, W, 3) uint8.
@@ -196,21 +196,33 @@ def contact_sheet(
     figure, grid = plt.subplots(
         rows, columns, figsize=(3.9 * columns, 4.1 * rows), squeeze=False, layout="constrained", dpi=100
     )
-    colours = joint_colours(skeleton)
-    named = len(skeleton) <= MOST_NAMES
     for axes in grid.flat:
         axes.set_axis_off()
     for axes, picture, person, labelled, title in zip(grid.flat, pictures, joints, shown, titles, strict=False):
         show_picture(axes, picture)
         axes.set_title(title, fontsize=7)
         draw_skeleton(axes, person, skeleton, labelled)
-        for number, (name, place, visible) in enumerate(zip(skeleton.joints, person, labelled, strict=True)):
-            if visible:
-                axes.annotate(
-                    name.replace("_", " ") if named else str(number), place, xytext=(3, 3), textcoords="offset points",
-                    fontsize=6 if named else 4.5, color=colours[number], clip_on=True,
-                    path_effects=[Stroke(linewidth=1.4, foreground="black"), Normal()],
-                )  # fmt: skip
-    if not named:
-        figure.supxlabel("numbers: positions of the joints in the list, from 0", fontsize=8)
+        _name_joints(axes, person, skeleton, labelled)
+    figure.supxlabel(_sheet_legend(skeleton), fontsize=8)
     return figure
+
+
+def _name_joints(axes: Axes, joints: np.ndarray, skeleton: Skeleton, shown: np.ndarray) -> None:
+    """Write each shown joint's name beside it, on the side away from its partner, so that the two do not overlap."""
+    many, colours, twins = len(skeleton) > MOST_NAMES, joint_colours(skeleton), skeleton.flip_order
+    for k in np.flatnonzero(shown):
+        leftwards = shown[twins[k]] and joints[k, 0] < joints[twins[k], 0]
+        axes.annotate(
+            str(k) if many else skeleton.joints[k].replace("_", " "), joints[k], color=colours[k], clip_on=True,
+            xytext=(-3 if leftwards else 3, 3), textcoords="offset points", ha="right" if leftwards else "left",
+            fontsize=5 if many else 6, path_effects=[Stroke(linewidth=1.4, foreground="black"), Normal()],
+        )  # fmt: skip
+
+
+def _sheet_legend(skeleton: Skeleton) -> str:
+    """What the colours and numbers of a contact sheet stand for."""
+    sided = any(side_of(skeleton.joints[k]) for pair in skeleton.flip_pairs for k in pair)
+    pairs = "orange: the person's left, blue: right" if sided else "orange and blue: the two joints of a pair"
+    parts = [pairs] if skeleton.flip_pairs else []
+    parts += ["numbers: positions of the joints in the list, from 0"] if len(skeleton) > MOST_NAMES else []
+    return "; ".join(parts)
