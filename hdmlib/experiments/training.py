@@ -36,7 +36,7 @@ from hdmlib.models.registry import build_model
 from hdmlib.presets import LEARNING_RATES
 from hdmlib.reader import normalise
 
-# The network of the epoch with the best validation score, for use; what is reported is the last.
+# The network of the epoch with the best validation score; records describe the last epoch's.
 BEST = "best.safetensors"
 # The curves as a table, written anew after each epoch.
 METRICS = "metrics.csv"

@@ -36,7 +36,7 @@ from hdmlib.files import write_atomically
 from hdmlib.models.hrnet import HRNet
 
 HEAD = "final_layer."
-# What ImageNet classifiers have and a pose network has not; only ever skipped when the backbone alone is asked for.
+# What ImageNet classifiers have and a pose network has not; skipped only with backbone_only.
 CLASSIFIER = re.compile(
     r"(incre_modules|downsamp_modules|final_layer|classifier|neck|head|fc)\.|stage4\.2\.fuse_layers\.[1-3]\."
 )
@@ -48,7 +48,7 @@ PREFIXES = ("_orig_mod.", "module.", "model.", "net.", "network.")
 
 
 class CheckpointError(ValueError):
-    """A weights file that cannot be read, or does not fit the model; the message says what and how to go on."""
+    """A weights file that cannot be read, or does not fit the model; the message names the cause and the remedy."""
 
 
 class _Ignored:

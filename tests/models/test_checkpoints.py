@@ -99,7 +99,7 @@ def imagenet(state):
     return state | {key: torch.zeros(3) for key in extra}
 
 
-def test_backbones_must_be_asked_for(tmp_path):
+def test_a_backbone_needs_backbone_only(tmp_path):
     spec = HRNetSpec(width=4, stem=8, layer1=1, planes=4, modules=(1, 1, 3), blocks=1)
     source, target, before = network(0, spec=spec), network(1, spec=spec), network(1, spec=spec)
     path = tmp_path / "hrnet_w32-36af842e.pth"
