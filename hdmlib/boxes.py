@@ -44,16 +44,17 @@ class BoxFile:
         path: The file.
         photos: Id -> boxes of that photo.
         names: Last part of a photo's name -> the parts of each such name and the photo's id.
+        nameless: The ids of photos whose name is not in the file.
     """
 
     path: Path
     photos: Mapping[ImageId, PhotoBoxes]
     names: Mapping[str, Sequence[Name]]
+    nameless: frozenset[ImageId]
 
     def of(self, photo: Path) -> PhotoBoxes | None:
-        """The entry of a photo: the one whose name ends as the path does, else the one whose id is the photo's name.
-
-        ``None`` if there is no such entry.
+        """The entry of a photo: the one whose name ends as the path does, else the nameless one whose id is the photo's
+        name; ``None`` if there is none.
 
         Raises:
             DataError: Several names end as the path does.
@@ -65,7 +66,7 @@ class BoxFile:
         if len(best) > 1:
             raise DataError(f"{self.path}: {len(best)} of its photos fit {photo}; write file_name with its folder")
         number = id_key(photo.stem)
-        key = best[0] if best else number
+        key = best[0] if best else number if number in self.nameless else None
         return None if key is None else self.photos.get(key)
 
 
@@ -111,7 +112,9 @@ def read_boxes(path: Path, category: str | None = None) -> BoxFile:
         key: PhotoBoxes(np.array(rows).reshape(-1, 4), np.array(scores[key]), key, _size(by_id.get(key, {})))
         for key, rows in boxes.items()
     }
-    return BoxFile(path, photos, _names([*by_id.items(), *((_image_of(entry), entry) for entry in entries)]))
+    names = _names([*by_id.items(), *((_image_of(entry), entry) for entry in entries)])
+    nameless = photos.keys() - {key for same in names.values() for _, key in same}
+    return BoxFile(path, photos, names, frozenset(nameless))
 
 
 def _read_categories(path: Path, entries: list[dict], categories: list[dict], wanted: str | None) -> set[Any]:

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import torch
 
+from hdmlib.experiments.engine import frame_of
 from hdmlib.experiments.record import Record, load_record
 from hdmlib.experiments.store import RECORD
 from hdmlib.files import write_atomically
@@ -73,6 +74,7 @@ def _card(network: Network, record: Record, file: str, decoder: str) -> str:
     scores = "\n".join(f"| {name} | {value:.1f} |" for name, value in record.final.metrics.items())
     joints = "\n".join(f"{number}. {name}" for number, name in enumerate(record.joints))
     pairs = ", ".join(f"{record.joints[a]} and {record.joints[b]}" for a, b in network.skeleton.flip_pairs) or "none"
+    stride = frame_of(config).stride
     flip = "; with a flip test, which the exported file does not do" if config.flip_test else ""
     return f"""# {record.name}
 
@@ -91,7 +93,8 @@ A pose network, `{config.model}`, trained by hdmlib with `{config.loss}` (option
 import hdmlib, onnxruntime
 session = onnxruntime.InferenceSession("{file}")
 joints, confidence = session.run(None, {{"images": images}})
-pixels = hdmlib.pixels_from_cells(joints, ({width}, {height}), rule="{config.coordinates}")  # of the crop
+# pixels of the crop
+pixels = hdmlib.pixels_from_cells(joints, ({width}, {height}), stride={stride}, rule="{config.coordinates}")
 ```
 
 Validation after the last epoch, in percent, errors in pixels of the crop{flip}; not comparable with benchmark numbers:

@@ -44,13 +44,25 @@ def test_the_command_writes_the_file_and_its_card(smoke, tmp_path):
     assert "(B, 3, 64, 64)" in card
 
 
-def test_the_cards_example_runs(smoke, tmp_path, monkeypatch):
+NETWORK = """
+from torch import nn
+
+def build(num_joints):
+    return nn.Sequential(nn.Conv2d(3, 8, 8, 8), nn.ReLU(), nn.Conv2d(8, num_joints, 3, padding=1))
+"""
+
+
+def test_the_cards_example_runs_for_a_network_of_any_stride(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    export_onnx(smoke.folder, tmp_path / "pose.onnx")
-    [code] = re.findall(r"```python\n(.*?)```", model_card(smoke.folder, "pose.onnx"), re.DOTALL)
+    (tmp_path / "eighth.py").write_text(NETWORK)
+    trained = run(make_config(preset="smoke", epochs=1, run_dir=tmp_path, model="eighth:build", flip_test=True))
+    export_onnx(trained.folder, tmp_path / "pose.onnx")
+    card = model_card(trained.folder, "pose.onnx")
+    [example] = re.findall(r"```python\n(.*?)```", card, re.DOTALL)
     names = {"images": np.zeros((2, 3, 64, 64), np.float32)}
-    exec(code, names)
-    assert names["pixels"].shape == (2, len(smoke.record.joints), 2)
+    exec(example, names)
+    np.testing.assert_allclose(names["pixels"], (names["joints"] + 0.5) * 8 - 0.5, atol=1e-4)
+    assert "with a flip test, which the exported file does not do" in card
 
 
 @pytest.mark.parametrize(("to", "message"), [("pose", "must end in .onnx"), ("old.onnx", "--overwrite")])

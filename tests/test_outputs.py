@@ -101,6 +101,10 @@ def test_detections_are_matched_by_the_number_in_the_name(tmp_path):
     assert found.boxes.tolist() == [[1, 2, 3, 4]]
     assert found.scores.tolist() == [0.5]
     assert boxes.of(tmp_path / "140.jpg") is None
+    images = [{"id": 139, "file_name": "cat.jpg"}]
+    boxes = read_boxes(written_boxes(tmp_path, {"images": images, "annotations": [entry]}))
+    assert boxes.of(tmp_path / "139.jpg") is None  # the file's 139 is another photo
+    assert boxes.of(tmp_path / "cat.jpg") is not None
 
 
 def test_photos_of_one_name_are_told_apart_by_their_folders(tmp_path):
