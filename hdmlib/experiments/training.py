@@ -77,8 +77,8 @@ def fit(
         OSError: The folder cannot be written.
         ValueError: The checkpoint in the folder cannot be read.
     """
+    engine = start_engine(config, logging_dir=folder)  # waits until no process can rename an earlier run any more
     folder.mkdir(parents=True, exist_ok=True)
-    engine = start_engine(config, logging_dir=folder)
     if engine.is_main_process:
         remove_leftovers(folder)
     bare = _untrained(config, len(data.train.skeleton))
