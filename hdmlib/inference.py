@@ -211,8 +211,9 @@ def predict(
     Args:
         image: A file, a folder of photos, or (H, W, 3) uint8 RGB. Web addresses are refused.
         boxes: (N, 4) x, y, width, height in pixels, one per person, as annotation files have them; they may reach
-            beyond the photo and are clipped to it as a dataset's are. ``None``: the whole photo is one person. For a
-            folder only ``None``.
+            beyond the photo and are clipped to it as a dataset's are, to the last pixel, x + width - 1. (Those of a
+            ``PoseDataset`` are clipped already: add 1 to width and height.) ``None``: the whole photo is one person.
+            For a folder only ``None``.
         checkpoint: A run's folder, a file of weights, or the result of :func:`open_network`, which is read once for
             many calls.
         **settings: Arguments of :func:`open_network`: the description of a file of weights, ``flip_test``, ``device``.
