@@ -75,13 +75,14 @@ def test_what_is_wrong_is_named_and_nothing_is_written(case, original, tmp_path)
 
 def test_the_real_sample_becomes_the_studys_people(samples, tmp_path):
     """The first 300 photos: same people, split and crops as ``lspet_full``, joints to its rounding."""
-    convert_lspet(samples / "lspet_original_sample", tmp_path / "out", partial=True)
+    original, studied = samples("lspet_original_sample"), samples("lspet_full")
+    convert_lspet(original, tmp_path / "out", partial=True)
     for part in ("train", "val"):
         ours, theirs = (
             json.loads(path.read_text())
             for path in (
                 tmp_path / "out" / "annotations" / f"lspet_{part}.json",
-                samples / "lspet_full" / "annotations" / f"lspet_full_{part}.json",
+                studied / "annotations" / f"lspet_full_{part}.json",
             )
         )
         expected = {one["id"]: one for one in theirs["annotations"] if one["id"] <= 300}
