@@ -28,7 +28,9 @@ def samples() -> Callable[[str], Path]:
 
     def folder(name: str) -> Path:
         if not (root / name).is_dir():
-            pytest.skip(f"no {name}: run `hdmlib data samples --to FOLDER` and set HDMLIB_SAMPLES=FOLDER")
+            pytest.skip(
+                f"{name} is not in {root}; `hdmlib data samples` fetches what is public, HDMLIB_SAMPLES names it"
+            )
         return root / name
 
     return folder

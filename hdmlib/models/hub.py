@@ -57,9 +57,9 @@ def _fetched(repo: str, revision: str | None, files: tuple[str, ...]) -> Path:
     for file in files:
         try:
             return _download(repo, revision, file, endpoint)
-        except EntryNotFoundError:
-            continue  # the repository has no such file
         except Exception as error:  # network, proxy, cache, hash: the hub's library raises many kinds
+            if isinstance(error, EntryNotFoundError) and not isinstance(error, LocalEntryNotFoundError):
+                continue  # the repository has no such file
             reason = (str(error).strip() or type(error).__name__).splitlines()[0].rstrip(".")
             raise CheckpointError(
                 f"pretrained: cannot fetch {file} of {repo} from {endpoint} ({reason}); save the file yourself and "
