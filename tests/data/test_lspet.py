@@ -51,7 +51,7 @@ def test_the_split_is_the_studys():
     assert not split["val"] & split["excluded"]
 
 
-@pytest.mark.parametrize("case", ["no folder", "no joints", "LSP", "photos missing", "in use"])
+@pytest.mark.parametrize("case", ["no folder", "no joints", "LSP", "photos missing", "photo cut", "in use"])
 def test_what_is_wrong_is_named_and_nothing_is_written(case, original, tmp_path):
     source, to, message = original, tmp_path / "out", ""
     if case == "no folder":
@@ -64,12 +64,16 @@ def test_what_is_wrong_is_named_and_nothing_is_written(case, original, tmp_path)
         message = "no joints.mat of 10,000 people"
     elif case == "photos missing":
         message = "9996 photos are missing beside .*such as im00005"
+    elif case == "photo cut":
+        photo = original / "lspet" / "images" / "im00002.jpg"
+        photo.write_bytes(photo.read_bytes()[:-500])
+        message = r"im00002\.jpg is damaged \(.*\); fetch it again"
     else:
         to.mkdir()
         (to / "mine.txt").touch()
         message = "is not empty"
     with pytest.raises(DataError, match=message):
-        convert_lspet(source, to, partial=case == "in use")
+        convert_lspet(source, to, partial=case in ("in use", "photo cut"))
     assert not to.exists() or [file.name for file in to.iterdir()] == ["mine.txt"]
 
 
