@@ -1,6 +1,7 @@
 """Weights by name from a small hub of our own on loopback, and everything that can go wrong on the way."""
 
 import hashlib
+import re
 import threading
 from contextlib import contextmanager, nullcontext
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -67,7 +68,7 @@ def hub(tmp_path, monkeypatch):
     threading.Thread(target=server.serve_forever, daemon=True).start()
     monkeypatch.setenv("HF_ENDPOINT", f"http://127.0.0.1:{server.server_port}")
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path / "cache"))
-    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_DISABLE_XET", True)
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_DISABLE_XET", True, raising=False)
     monkeypatch.setattr("huggingface_hub.utils._http.time.sleep", lambda seconds: None)  # between its retries
     yield server
     server.shutdown()
@@ -103,7 +104,7 @@ def full_disk(size):
 
 
 FAULTS = {
-    "cut": "peer closed connection",
+    "cut": "peer closed connection|Connection broken",  # by httpx; by requests, before huggingface_hub 1.0
     "damaged": "damaged on the way: its SHA-256 is",
     "web page": "the answer is not the hub's: is there a proxy",
     "no server": "Connection refused",
@@ -126,7 +127,7 @@ def test_a_fault_is_one_line_with_the_ways_out_and_leaves_nothing(hub, fault, tm
     with full_disk(10_000) if fault == "cache is full" else nullcontext(), pytest.raises(CheckpointError) as caught:
         weights_path(name)
     message = str(caught.value)
-    assert FAULTS[fault] in message
+    assert re.search(FAULTS[fault], message)
     assert "\n" not in message
     assert f"of {name.removeprefix('hub:')}" in message
     assert "give its path as pretrained" in message
