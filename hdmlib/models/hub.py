@@ -9,7 +9,8 @@ from __future__ import annotations
 import hashlib
 import os
 import re
-from contextlib import suppress
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from hdmlib.models.checkpoints import CheckpointError
@@ -80,7 +81,8 @@ def _download(repo: str, revision: str | None, file: str, endpoint: str) -> Path
     stated = get_hf_file_metadata(hf_hub_url(repo, file, revision=revision, endpoint=endpoint))
     if stated.commit_hash is None:
         raise OSError("the answer is not the hub's: is there a proxy with a sign-in page?")
-    path = Path(hf_hub_download(repo, file, revision=revision, endpoint=endpoint))
+    with _without_warnings():
+        path = Path(hf_hub_download(repo, file, revision=revision, endpoint=endpoint))
     # Large files are stored by their SHA-256, which is then the ETag; small ones by git's SHA-1.
     if re.fullmatch("[0-9a-f]{64}", stated.etag or ""):
         with path.open("rb") as content:
@@ -90,3 +92,16 @@ def _download(repo: str, revision: str | None, file: str, endpoint: str) -> Path
             path.unlink(missing_ok=True)
             raise OSError(f"damaged on the way: its SHA-256 is {found}, the hub states {stated.etag}")
     return path
+
+
+@contextmanager
+def _without_warnings() -> Iterator[None]:
+    """The hub's library logs two lines for each of its retries; the error at the end of them is one."""
+    from huggingface_hub.utils import logging
+
+    before = logging.get_verbosity()
+    logging.set_verbosity_error()
+    try:
+        yield
+    finally:
+        logging.set_verbosity(before)

@@ -1,6 +1,7 @@
 """Weights by name from a small hub of our own on loopback, and everything that can go wrong on the way."""
 
 import hashlib
+import logging
 import re
 import threading
 from contextlib import contextmanager, nullcontext
@@ -115,7 +116,9 @@ FAULTS = {
 
 
 @pytest.mark.parametrize("fault", FAULTS)
-def test_a_fault_is_one_line_with_the_ways_out_and_leaves_nothing(hub, fault, tmp_path, monkeypatch):
+def test_a_fault_is_one_line_with_the_ways_out_and_leaves_nothing(hub, fault, tmp_path, monkeypatch, caplog):
+    logger = logging.getLogger("huggingface_hub")  # it does not propagate
+    monkeypatch.setattr(logger, "handlers", [caplog.handler])
     hub.fault, name = fault, "hub:timm/small"
     if fault == "no server":
         monkeypatch.setenv("HF_ENDPOINT", "http://127.0.0.1:9")
@@ -132,6 +135,7 @@ def test_a_fault_is_one_line_with_the_ways_out_and_leaves_nothing(hub, fault, tm
     assert f"of {name.removeprefix('hub:')}" in message
     assert "give its path as pretrained" in message
     assert "pretrained=none" in message
+    assert not caplog.records
     assert not list(tmp_path.rglob("snapshots/*/model.safetensors"))
 
 
