@@ -11,11 +11,13 @@ import torch
 from torch import Tensor
 
 DEMANDERS = ("subpixel", "naive")
+# Devices that compute in float64; what needs it moves to the CPU from any other.
+FLOAT64_DEVICES = ("cpu", "cuda")
 
 
 def as_float64(values: Tensor) -> Tensor:
-    """``values`` in float64; on the CPU if they are on a device that has no float64, such as Apple's."""
-    return (values.cpu() if values.device.type == "mps" else values).to(torch.float64)
+    """``values`` in float64; on the CPU if their device may have none, such as Apple's."""
+    return (values if values.device.type in FLOAT64_DEVICES else values.cpu()).to(torch.float64)
 
 
 def inside(joints: Tensor, size: tuple[int, int]) -> Tensor:

@@ -34,6 +34,7 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 
 from hdmlib.extras import accelerator
+from hdmlib.heatmaps import FLOAT64_DEVICES
 from hdmlib.transport.cost import Cost, block_corners
 from hdmlib.transport.debiased import self_potential, self_value
 from hdmlib.transport.newton import maximise
@@ -47,8 +48,6 @@ MOST_DEMANDERS = 16
 MOST_SPREAD = 20.0
 # Cells solved together, so that what belongs to them stays in a core's cache.
 CELLS_AT_ONCE = {"cpu": 110_000, "cuda": 5_000_000}
-# Devices that can hold the float64 numbers of the solver; maps on any other are solved on the CPU.
-SOLVER_DEVICES = frozenset(CELLS_AT_ONCE)
 CPU_LOOPS = "hdmlib.transport.cpu_loops"
 
 
@@ -223,7 +222,7 @@ def solve_maps(
     maps: Tensor, points: Tensor, weights: Tensor, problem: Problem, tolerance: float | None = None
 ) -> Solution:
     """As :func:`solve`, for maps (G, H, W), points (G, M, 2) and weights (G, M), which are not checked."""
-    if maps.device.type not in SOLVER_DEVICES:
+    if maps.device.type not in FLOAT64_DEVICES:
         found = solve_maps(maps.cpu(), points.cpu(), weights.cpu(), problem, tolerance)
         value, gradient = found.value.to(maps.device), found.gradient.to(maps.device)
         return Solution(value, gradient, found.demand, found.error, found.evaluations)
