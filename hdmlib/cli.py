@@ -16,6 +16,7 @@ from hdmlib.benchmark import evaluate
 from hdmlib.config import PATH_FIELDS, Config, ConfigError, is_path, make_config, unknown_name
 from hdmlib.data.dataset import DataError
 from hdmlib.data.lspet import convert_lspet
+from hdmlib.data.samples import fetch_samples
 from hdmlib.data.sources import Data
 from hdmlib.experiments.estimate import estimate
 from hdmlib.experiments.examples import predict_examples
@@ -172,6 +173,16 @@ def make_lspet(
     with one_line_errors():
         counts = convert_lspet(from_caller(source), from_caller(to), progress=progress, partial=partial)
         typer.echo(", ".join(f"{count} {part} people" for part, count in counts.items()) + f" in {to}")
+
+
+@data_commands.command("samples")
+def get_samples(to: Annotated[Path, typer.Option(help="the folder to fetch into, 4 MB")]) -> None:
+    """Fetch the published files that some tests compare with; HDMLIB_SAMPLES=FOLDER makes the tests use them."""
+    with one_line_errors():
+        folder = from_caller(to)
+        with requires_extra("test", "hdmlib data samples"):
+            count = fetch_samples(folder, progress=progress)
+        typer.echo(f"{count} files in {folder}; set HDMLIB_SAMPLES={folder} to test with them")
 
 
 @app.command("export")

@@ -66,7 +66,7 @@ def people_of(name, request, tmp_path_factory):
     if name == "embedded":
         root = embedded_dataset(tmp_path_factory.mktemp("people"), format="coco", train=60, val=2, size=256)
     else:
-        root = request.getfixturevalue("samples") / name
+        root = request.getfixturevalue("samples")(name)
     config = make_config("laptop", dataset="coco", data_root=root, train_people=200)
     return open_data(config).train
 

@@ -1,6 +1,7 @@
-"""One torch thread, the same hypothesis examples in every run, and the folder of real samples."""
+"""One torch thread, the same hypothesis examples in every run, and the folders of real samples."""
 
 import os
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -17,12 +18,19 @@ _BESIDE_THE_CHECKOUT = Path(__file__).resolve().parents[2] / "shared" / "data"
 
 
 @pytest.fixture(scope="session")
-def samples() -> Path:
-    """Folder of published annotations, photos and predictions that the repository does not contain.
+def samples() -> Callable[[str], Path]:
+    """Finds published files that the repository does not contain: ``samples("mpii_val_pckh_oracle")`` is their folder.
 
-    It is taken from ``HDMLIB_SAMPLES``, else ``../shared/data`` beside the checkout. Without it the test is skipped.
+    They are looked for in ``HDMLIB_SAMPLES``, else in ``../shared/data`` beside the checkout. Without them the test
+    is skipped.
     """
-    folder = Path(os.environ.get("HDMLIB_SAMPLES", _BESIDE_THE_CHECKOUT)).expanduser()
-    if not folder.is_dir():
-        pytest.skip("needs the real samples; HDMLIB_SAMPLES names their folder")
+    root = Path(os.environ.get("HDMLIB_SAMPLES", _BESIDE_THE_CHECKOUT)).expanduser()
+
+    def folder(name: str) -> Path:
+        if not (root / name).is_dir():
+            pytest.skip(
+                f"{name} is not in {root}; `hdmlib data samples` fetches what is public, HDMLIB_SAMPLES names it"
+            )
+        return root / name
+
     return folder

@@ -8,7 +8,6 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from scipy.io import savemat
 from typer.testing import CliRunner
 
 from hdmlib import benchmark, published
@@ -26,20 +25,38 @@ from hdmlib.losses.suppliers import make_suppliers
 from hdmlib.metrics.oks import oks_ap
 from hdmlib.models.checkpoints import save_weights
 from hdmlib.models.registry import build_model
+from hdmlib.synthetic.dataset import embedded_dataset
 
-DETECTIONS = "test_coco_det_AP_H_56.json"
+PHOTOS = 40
+
+
+@pytest.fixture(scope="module")
+def coco(tmp_path_factory) -> Path:
+    """Forty pictures of embedded people in COCO's layout."""
+    return embedded_dataset(tmp_path_factory.mktemp("coco"), format="coco", train=1, val=PHOTOS)
+
+
+@pytest.fixture(scope="module")
+def mpii(tmp_path_factory) -> Path:
+    """Five pictures of embedded people in MPII's layout, with head sizes."""
+    return embedded_dataset(tmp_path_factory.mktemp("mpii"), format="mpii", train=1, val=5)
 
 
 @pytest.fixture
-def coco(samples) -> Path:
-    """Four COCO photos with twelve people, and a detector's boxes."""
-    return samples / "mmpose_fixture" / "coco"
-
-
-@pytest.fixture
-def mpii(samples) -> Path:
-    """Five MPII photos of a person each."""
-    return samples / "mmpose_fixture" / "mpii"
+def boxes(coco, tmp_path) -> Path:
+    """A detector's file: three shifted boxes round each person, with scores."""
+    people, rng = read_coco(coco, "val"), np.random.default_rng(0)
+    entries = [
+        {
+            "image_id": int(image), "category_id": 1, "score": float(rng.uniform(0.05, 1)),
+            "bbox": (box + rng.normal(0, 2, 4)).tolist(),
+        }
+        for image, box in zip(people.image_ids, people.boxes, strict=True)
+        for _ in range(3)
+    ]  # fmt: skip
+    path = tmp_path / "boxes.json"
+    path.write_text(json.dumps(entries))
+    return path
 
 
 class Oracle(torch.nn.Module):
@@ -77,24 +94,6 @@ def full(preset: str, **values):
     return make_config(preset, loss="gaussian_mse", device="cpu", workers=0, batch_size=5, **values)
 
 
-@pytest.fixture
-def mpii_root(mpii, tmp_path) -> Path:
-    """The five MPII photos with the head sizes of their rows in the validation split."""
-    root = tmp_path / "mpii"
-    (root / "annot").mkdir(parents=True)
-    shutil.copy(mpii / "test_mpii.json", root / "annot" / "valid.json")
-    (root / "images").symlink_to(mpii)
-    entries = json.loads((mpii / "test_mpii.json").read_text())
-    joints = np.array([entry["joints"] for entry in entries], dtype=float)
-    heads = np.stack([joints[:, 9], joints[:, 9] + 30], axis=0).transpose(0, 2, 1)
-    missing = 1 - np.array([entry["joints_vis"] for entry in entries])
-    savemat(
-        root / "annot" / "gt_valid.mat",
-        {"headboxes_src": heads, "pos_gt_src": joints.transpose(1, 2, 0), "jnt_missing": missing.T},
-    )
-    return root
-
-
 def checkpoint(path: Path, joints: int) -> Path:
     torch.manual_seed(0)
     save_weights(build_model("hrnet_nano", joints), path)
@@ -104,36 +103,36 @@ def checkpoint(path: Path, joints: int) -> Path:
 # ------------------------------------------------------------------------------------------------ truth as prediction
 
 
-def test_truth_as_results_on_the_coco_subset(samples):
-    """0.990 and not 1: one photo shows two people so alike that the suppression takes one for the other."""
-    root = samples / "coco_subset"
-    people = read_coco(root, "val")
+def test_truth_as_results(coco):
+    people = read_coco(coco, "val")
     results = coco_results(people, np.ones(len(people)), people.joints, np.ones(people.visibility.shape), (192, 256))
-    assert (len(people), len(results)) == (319, 318)
-    assert oks_ap(find_coco(root, "val").annotations, results, people.skeleton.sigmas)["AP"] == pytest.approx(
-        0.990, abs=5e-4
-    )
+    assert len(results) == len(people) > PHOTOS  # several people on a photo, none suppressed
+    assert oks_ap(find_coco(coco, "val").annotations, results, people.skeleton.sigmas)["AP"] == pytest.approx(1)
 
 
 @pytest.mark.parametrize("preset", ["coco_w32_256x192", "coco_w48_384x288"])
 def test_true_maps_through_hrnets_rules_on_coco(coco, preset, tmp_path):
     """Crop, rounded centres, flip test with its shift, quarter decoding, back to the photo, scores, AP."""
-    config = full(preset, data_root=coco, val_split="test")
-    people = read_coco(coco, "test")
+    config = full(preset, data_root=coco, val_split="val")
+    people = read_coco(coco, "val")
     report = evaluate_coco(config, truth_of(config, people), to=tmp_path / "results.json")
-    assert report.ours.values["AP"] > 99
-    assert report.people == 12
+    assert report.ours.values["AP75"] == pytest.approx(100)
+    assert report.ours.values["AP"] > 97  # rounded targets and people of 60 pixels
+    assert report.people == len(people)
     assert report.rows == ()
     assert "is not all of COCO val2017" in report.remark
     written = json.loads((tmp_path / "results.json").read_text())
     assert {frozenset(entry) for entry in written} == {frozenset(("image_id", "category_id", "keypoints", "score"))}
-    assert 100 * oks_ap(coco / "test_coco.json", written, people.skeleton.sigmas)["AP"] == report.ours.values["AP"]
+    assert (
+        100 * oks_ap(find_coco(coco, "val").annotations, written, people.skeleton.sigmas)["AP"]
+        == report.ours.values["AP"]
+    )
 
 
 def test_joints_come_back_within_half_a_cell(coco):
     """HRNet's targets stand on the nearest cell, which loses up to half a cell; a flip without its shift loses more."""
-    config = full("coco_w32_256x192", data_root=coco, val_split="test")
-    people = read_coco(coco, "test")
+    config = full("coco_w32_256x192", data_root=coco, val_split="val")
+    people = read_coco(coco, "val")
     frame = Frame(config.input_size, "hrnet")
     prediction = predict_people(config, truth_of(config, people), people)
     cell = 4 * frame.extended(people.sizes)[:, 0] / config.input_width
@@ -143,52 +142,53 @@ def test_joints_come_back_within_half_a_cell(coco):
     assert 0.4 < error[inside].max() <= 0.5 + 1e-6
 
 
-def test_true_maps_through_hrnets_rules_on_mpii(mpii_root):
-    config = full("mpii_w32_256x256", data_root=mpii_root)
-    people = read_mpii(mpii_root, "valid")
+def test_true_maps_through_hrnets_rules_on_mpii(mpii):
+    config = full("mpii_w32_256x256", data_root=mpii)
+    people = read_mpii(mpii, "valid")
     report = evaluate_mpii(config, truth_of(config, people))
     assert report.ours.values["PCKh@0.5"] == 100
     assert report.ours.values["Ankle"] == 100
     assert "is not all of MPII val" in report.remark
 
 
-def test_mpii_means_are_weighted_and_named_for_their_thresholds(mpii_root):
-    people = read_mpii(mpii_root, "valid")
+def test_mpii_means_are_weighted_and_named_for_their_thresholds(mpii):
+    people = read_mpii(mpii, "valid")
     length = people.head_sizes[:, None, None]
     off = np.zeros_like(people.joints)
-    off[:, 0, :1] = 0.105 * length[:, 0]  # right ankles, labelled for three of five
+    off[:, 0, :1] = 0.105 * length[:, 0]  # right ankles
+    ankles = (people.visibility[:, 0] > 0).sum()
     scores = mpii_scores(people, people.joints + off)
     counted = (people.visibility[:, [j for j in range(16) if j not in (6, 7)]] > 0).sum()
     assert scores["PCKh@0.5"] == scores["PCKh@0.11"] == 100
-    assert scores["PCKh@0.1"] == pytest.approx(100 * (1 - 3 / counted))
+    assert scores["PCKh@0.1"] == pytest.approx(100 * (1 - ankles / counted))
     assert (scores["Ankle"], scores["Ankle@0.1"], scores["Ankle@0.11"]) == (100, 50, 100)
 
 
-def test_mpii_without_head_sizes_is_refused(mpii):
-    with pytest.raises(DataError, match=r"nobody has a head size.*gt_test\.mat"):
-        evaluate_mpii(full("mpii_w32_256x256", data_root=mpii, val_split="test"))
+def test_mpii_without_head_sizes_is_refused(mpii, tmp_path):
+    shutil.copytree(mpii, tmp_path / "mpii", ignore=shutil.ignore_patterns("*.mat"))
+    with pytest.raises(DataError, match=r"nobody has a head size.*gt_valid\.mat"):
+        evaluate_mpii(full("mpii_w32_256x256", data_root=tmp_path / "mpii"))
 
 
 # ------------------------------------------------------------------------------------------------------------ detectors
 
 
-def test_results_from_detections(coco, tmp_path):
+def test_results_from_detections(coco, boxes):
     """The box score counts, and of the many boxes round one person the suppression leaves one."""
-    found = read_detections(coco, "test", coco / DETECTIONS)
-    truth = read_coco(coco, "test")
-    # every box is given the joints of a person of its photo: 118 boxes, 12 people
+    found = read_detections(coco, "val", boxes)
+    truth = read_coco(coco, "val")
+    # every box is given the joints of a person of its photo
     owner = [int(np.flatnonzero(truth.image_ids == image)[0]) for image in found.people.image_ids]
     ones = np.ones((len(owner), 17))
     results = coco_results(found.people, found.scores, truth.joints[owner], 0.5 * ones, (192, 256))
-    assert len(results) == 4
+    assert len(results) == PHOTOS
     best = {image: found.scores[found.people.image_ids == image].max() for image in set(found.people.image_ids)}
     assert {r["image_id"]: r["score"] for r in results} == pytest.approx({k: 0.5 * v for k, v in best.items()})
 
 
-def test_the_detector_is_named_by_its_own_precision(coco, tmp_path):
-    boxes = tmp_path / "boxes.json"
-    boxes.write_text(json.dumps(json.loads((coco / DETECTIONS).read_text())[:20]))
-    config = full("coco_w32_256x192", data_root=coco, val_split="test", boxes=boxes, model="hrnet_nano")
+def test_the_detector_is_named_by_its_own_precision(coco, boxes, tmp_path):
+    boxes.write_text(json.dumps(json.loads(boxes.read_text())[:20]))
+    config = full("coco_w32_256x192", data_root=coco, val_split="val", boxes=boxes, model="hrnet_nano")
     weights = checkpoint(tmp_path / "nano.safetensors", 17)
     report = evaluate(config.model_copy(update={"checkpoint": weights, "flip_test": False, "batch_size": 64}))
     assert report.ours.boxes.startswith("detector, AP ")
@@ -199,10 +199,9 @@ def test_the_detector_is_named_by_its_own_precision(coco, tmp_path):
 # ----------------------------------------------------------------------------------------------------------- confidence
 
 
-def test_mass_ranks_people_where_the_raw_peak_cannot(samples):
+def test_mass_ranks_people_where_the_raw_peak_cannot(coco):
     """Maps that know their own error, each person's on an arbitrary scale, which the matching loss does not see."""
-    root, rng = samples / "coco_subset", np.random.default_rng(0)
-    people = read_coco(root, "val")
+    people, rng = read_coco(coco, "val"), np.random.default_rng(0)
     frame = Frame((192, 256))
     width, height = frame.cells
     affines = affines_of(people, frame)
@@ -226,7 +225,7 @@ def test_mass_ranks_people_where_the_raw_peak_cannot(samples):
     normalised = make_suppliers(raw, "relu")
     joints, mass = decode(normalised, method="barycentre", confidence="mass")
     joints = transform(joints.double().numpy(), invert(affines))
-    truth = json.loads(find_coco(root, "val").annotations.read_text())
+    truth = json.loads(find_coco(coco, "val").annotations.read_text())
     precision = {
         name: oks_ap(truth, coco_results(people, np.ones(n), joints, values, (192, 256)), people.skeleton.sigmas)["AP"]
         for name, values in (("mass", mass.numpy()), ("raw", raw.amax(dim=(2, 3)).numpy()))
@@ -240,7 +239,7 @@ def test_mass_ranks_people_where_the_raw_peak_cannot(samples):
 
 
 def test_published_rows_of_the_same_setting_only(coco):
-    people = read_coco(coco, "test")
+    people = read_coco(coco, "val")
 
     def methods(config, boxes=published.BOXES_56, whole=True):
         report = benchmark._report(config, people, published.COCO, boxes, {"AP": 70.0}, whole)
@@ -262,13 +261,13 @@ def test_published_rows_of_the_same_setting_only(coco):
 # --------------------------------------------------------------------------------------------------------- command line
 
 
-def test_the_command_line_prints_the_scores_and_says_that_there_is_no_row(mpii_root, tmp_path):
+def test_the_command_line_prints_the_scores_and_says_that_there_is_no_row(mpii, tmp_path):
     weights = checkpoint(tmp_path / "nano.safetensors", 16)
     words = ["preset=mpii_w32_256x256", "loss=gaussian_mse", "model=hrnet_nano", f"checkpoint={weights}",
-             f"data_root={mpii_root}", "workers=0", "device=cpu"]  # fmt: skip
+             f"data_root={mpii}", "workers=0", "device=cpu"]  # fmt: skip
     result = CliRunner().invoke(app, ["evaluate", *words])
     assert result.exit_code == 0, result.output
-    for told in ("PCKh@0.5", "PCKh@0.1 ", "PCKh@0.11", "Ankle@0.11", "5 people", "no published row"):
+    for told in ("PCKh@0.5", "PCKh@0.1 ", "PCKh@0.11", "Ankle@0.11", "7 people", "no published row"):
         assert told in result.output
 
 
@@ -280,12 +279,12 @@ def test_the_command_line_prints_the_scores_and_says_that_there_is_no_row(mpii_r
         ({"checkpoint": Path("nowhere.pth")}, r"checkpoint: no file .*nowhere\.pth"),
         ({"val_people": 3}, "val_people: the official evaluation is on the whole split"),
         ({"dataset": "synthetic"}, "dataset: set it to coco or mpii"),
-        ({"dataset": "mpii", "boxes": DETECTIONS}, "boxes, to: MPII"),
-        ({"val_split": "val"}, r"person_keypoints_val2017\.json"),
+        ({"dataset": "mpii", "boxes": "boxes.json"}, "boxes, to: MPII"),
+        ({"val_split": "test"}, r"person_keypoints_test2017\.json"),
     ],
 )
 def test_what_is_missing_is_said_before_anything_is_read(coco, values, told, tmp_path):
-    config = full("coco_w32_256x192", data_root=coco, val_split="test", checkpoint=tmp_path / "there.pth")
+    config = full("coco_w32_256x192", data_root=coco, val_split="val", checkpoint=tmp_path / "there.pth")
     (tmp_path / "there.pth").touch()
     with pytest.raises((ConfigError, DataError, FileNotFoundError), match=told):
         evaluate(config.model_copy(update=values))
@@ -293,14 +292,14 @@ def test_what_is_missing_is_said_before_anything_is_read(coco, values, told, tmp
 
 def test_results_are_not_promised_to_a_folder_that_is_not_there(coco, tmp_path):
     (tmp_path / "there.pth").touch()
-    config = full("coco_w32_256x192", data_root=coco, val_split="test", checkpoint=tmp_path / "there.pth")
+    config = full("coco_w32_256x192", data_root=coco, val_split="val", checkpoint=tmp_path / "there.pth")
     with pytest.raises(ConfigError, match="to: cannot write in"):
         evaluate(config, to=tmp_path / "none" / "results.json")
 
 
-def test_a_report_is_a_table_with_ours_first(mpii_root):
-    config = full("mpii_w32_256x256", data_root=mpii_root)
-    report = evaluate_mpii(config, truth_of(config, read_mpii(mpii_root, "valid")))
+def test_a_report_is_a_table_with_ours_first(mpii):
+    config = full("mpii_w32_256x256", data_root=mpii)
+    report = evaluate_mpii(config, truth_of(config, read_mpii(mpii, "valid")))
     hrnet = published.select(dataset=published.MPII, model="HRNet-W32")[0]
     frame = dataclasses.replace(report, rows=(hrnet,)).table()
     assert frame["method"].tolist() == ["this network", "HRNet"]

@@ -17,6 +17,7 @@ from __future__ import annotations
 import io
 import json
 import math
+import shutil
 from collections.abc import Callable, Iterable
 from importlib.resources import files
 from pathlib import Path
@@ -52,7 +53,7 @@ def convert_lspet(
 
     Args:
         source: A folder that contains ``joints.mat`` and ``im00001.jpg`` to ``im10000.jpg``, at any depth.
-        to: The folder to write; it must not exist or be empty.
+        to: The folder to write; it must not exist or be empty. It appears when all is written.
         progress: Wraps the loop over the photos: ``progress(iterable, total=, desc=)``.
         partial: Convert the photos that are there, instead of refusing an incomplete set.
 
@@ -70,10 +71,12 @@ def convert_lspet(
     wanted = [number for number in photos if number not in split["excluded"]]
     entries: dict[str, list[tuple[dict[str, Any], dict[str, Any]]]] = {"train": [], "val": []}
     numbers = progress(wanted, total=len(wanted), desc="photos") if progress else wanted
+    unfinished = to.with_name(f".{to.name}.unfinished")
+    shutil.rmtree(unfinished, ignore_errors=True)  # of an interrupted conversion
     for number in numbers:
         part = "val" if number in split["val"] else "train"
         picture, image, annotation = _person(number, photos[number], joints[:, :, number - 1])
-        write_atomically(to / "images" / image["file_name"], picture)
+        write_atomically(unfinished / "images" / image["file_name"], picture)
         entries[part].append((image, annotation))
     for part, pairs in entries.items():
         content = {
@@ -82,7 +85,10 @@ def convert_lspet(
             "annotations": [annotation for _, annotation in pairs],
             "categories": [_category()],
         }
-        write_atomically(to / "annotations" / f"lspet_{part}.json", json.dumps(content).encode())
+        write_atomically(unfinished / "annotations" / f"lspet_{part}.json", json.dumps(content).encode())
+    if to.exists():
+        to.rmdir()
+    unfinished.rename(to)
     return {part: len(pairs) for part, pairs in entries.items()}
 
 
@@ -118,8 +124,11 @@ def _number(file: Path) -> int | None:
 def _person(number: int, photo: Path, annotated: NDArray[np.float64]) -> tuple[bytes, dict[str, Any], dict[str, Any]]:
     """The crop as JPEG, and its entries of ``images`` and ``annotations``."""
     labelled, places = annotated[:, 2] > 0, annotated[:, :2]
-    with Image.open(photo, formats=["JPEG"]) as opened:
-        picture = opened.convert("RGB")
+    try:
+        with Image.open(photo, formats=["JPEG"]) as opened:
+            picture = opened.convert("RGB")
+    except OSError as error:
+        raise DataError(f"from: {photo} is damaged ({error}); fetch it again") from None
     first, last = places[labelled].min(axis=0), places[labelled].max(axis=0)
     margin = GROWTH * (last - first).max()
     left, top = (max(0, math.floor(value)) for value in first - margin)

@@ -1,7 +1,7 @@
 """A config's dataset as people to train on and people to validate on.
 
 A folder is checked before anything is read: the error lists everything that is missing, and for the published recipes
-also where the dataset is published, its size and its licence.
+also the commands that fetch the dataset, and its licence.
 """
 
 from __future__ import annotations
@@ -23,6 +23,7 @@ from hdmlib.data.dataset import DataError, PoseDataset
 from hdmlib.data.intake import DataWarning
 from hdmlib.data.layouts import NoAnnotations
 from hdmlib.data.mpii import RELEASE_FILE, find_mpii, read_mpii
+from hdmlib.data.origins import ORIGINS
 from hdmlib.data.photos import PHOTO_ENDINGS
 from hdmlib.presets import PUBLISHED_PRESETS
 from hdmlib.synthetic.dataset import GENERATOR_VERSION, embedded_dataset
@@ -151,49 +152,6 @@ def _embedded_counts(config: Config) -> dict[str, int]:
     return {"train": config.train_people or 2000, "val": config.val_offset + (config.val_people or 300)}
 
 
-@dataclass(frozen=True)
-class Origin:
-    """Where a published dataset comes from, for messages; nothing is downloaded.
-
-    Attributes:
-        name: The dataset's name.
-        site: The site that publishes it.
-        download: What to fetch there, with sizes.
-        licence: Under which terms.
-        annotations: The annotation file of a split as published, below the dataset's folder.
-        photos: The folder of its photos.
-    """
-
-    name: str
-    site: str
-    download: str
-    licence: str
-    annotations: str
-    photos: str
-
-
-ORIGINS = {
-    "coco": Origin(
-        "COCO 2017",
-        "cocodataset.org",
-        "2017 Train images (118,287 photos, 18 GB), 2017 Val images (5,000 photos, 1 GB) and 2017 Train/Val "
-        "annotations (241 MB)",
-        "annotations CC BY 4.0; each photo under the Flickr licence that the annotations name",
-        "annotations/person_keypoints_{split}2017.json",
-        "{split}2017/",
-    ),
-    "mpii": Origin(
-        "MPII Human Pose",
-        "human-pose.mpi-inf.mpg.de",
-        "Images (about 25,000 photos, 12.9 GB); the split into train.json and valid.json with gt_valid.mat is part of "
-        "the HRNet project (its README, data preparation)",
-        "research use only, no commercial use",
-        "annot/{split}.json",
-        "images/",
-    ),
-}
-
-
 def check_folder(config: Config, splits: Sequence[str]) -> None:
     """Check that a dataset's folder holds all that a run needs, before anything is read.
 
@@ -262,8 +220,7 @@ def _origin_of(config: Config) -> str:
     """Where to get the dataset, for the recipes of a published one."""
     if config.preset not in PUBLISHED_PRESETS:
         return ""
-    origin = ORIGINS[config.dataset]
-    return f"\n{origin.name} is published at {origin.site}: {origin.download}.\nLicence: {origin.licence}."
+    return "\n" + ORIGINS[config.dataset].instructions(str(config.data_root or "FOLDER"))
 
 
 def _some(people: PoseDataset, start: int, count: int | None) -> PoseDataset:

@@ -6,8 +6,10 @@ hub's own cache (``HF_HOME``), verified there and reused without a network.
 
 from __future__ import annotations
 
+import hashlib
 import os
 import re
+from contextlib import suppress
 from pathlib import Path
 
 from hdmlib.models.checkpoints import CheckpointError
@@ -44,19 +46,47 @@ def weights_path(pretrained: str | Path) -> Path:
 
 
 def _fetched(repo: str, revision: str | None, files: tuple[str, ...]) -> Path:
+    """The first of ``files`` that is cached; else the first that the repository has."""
     from huggingface_hub import constants, hf_hub_download
     from huggingface_hub.errors import EntryNotFoundError, LocalEntryNotFoundError
 
+    for file in files:
+        with suppress(LocalEntryNotFoundError):
+            return Path(hf_hub_download(repo, file, revision=revision, local_files_only=True))
     endpoint = os.environ.get("HF_ENDPOINT", constants.ENDPOINT)
-    ways = f"save the file yourself and give its path as pretrained, or train from scratch with pretrained={NONE}"
     for file in files:
         try:
-            return Path(hf_hub_download(repo, file, revision=revision, endpoint=endpoint))
+            return _download(repo, revision, file, endpoint)
         except Exception as error:  # network, proxy, cache, hash: the hub's library raises many kinds
             if isinstance(error, EntryNotFoundError) and not isinstance(error, LocalEntryNotFoundError):
                 continue  # the repository has no such file
-            reason = (str(error).strip() or type(error).__name__).splitlines()[0]
-            message = f"pretrained: cannot fetch {file} of {repo} from {endpoint} ({reason}); {ways}"
-            raise CheckpointError(message) from None
+            reason = (str(error).strip() or type(error).__name__).splitlines()[0].rstrip(".")
+            raise CheckpointError(
+                f"pretrained: cannot fetch {file} of {repo} from {endpoint} ({reason}); save the file yourself and "
+                f"give its path as pretrained, or train from scratch with pretrained={NONE}"
+            ) from None
     listed = ", ".join(files)
     raise CheckpointError(f"pretrained: {repo} at {endpoint} has none of {listed}; name one: {PREFIX}{repo}/FILE")
+
+
+def _download(repo: str, revision: str | None, file: str, endpoint: str) -> Path:
+    """Fetch a file into the cache; its length is checked on the way, its SHA-256 here, where the hub states it.
+
+    The hub is asked for the file's metadata first: without a network that fails at once, while the download itself
+    retries for half a minute.
+    """
+    from huggingface_hub import get_hf_file_metadata, hf_hub_download, hf_hub_url
+
+    stated = get_hf_file_metadata(hf_hub_url(repo, file, revision=revision, endpoint=endpoint))
+    if stated.commit_hash is None:
+        raise OSError("the answer is not the hub's: is there a proxy with a sign-in page?")
+    path = Path(hf_hub_download(repo, file, revision=revision, endpoint=endpoint))
+    # Large files are stored by their SHA-256, which is then the ETag; small ones by git's SHA-1.
+    if re.fullmatch("[0-9a-f]{64}", stated.etag or ""):
+        with path.open("rb") as content:
+            found = hashlib.file_digest(content, "sha256").hexdigest()
+        if found != stated.etag:
+            path.resolve().unlink()
+            path.unlink(missing_ok=True)
+            raise OSError(f"damaged on the way: its SHA-256 is {found}, the hub states {stated.etag}")
+    return path

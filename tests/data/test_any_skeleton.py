@@ -84,17 +84,6 @@ def test_a_network_is_trained_and_evaluated(tmp_path, joints, category, pairs):
     assert np.isfinite(final["AP"])
 
 
-def test_real_faces_are_trained_on(samples, tmp_path):
-    result = run(
-        make_config(
-            "smoke", dataset="coco", data_root=samples / "ytf_faces", epochs=1, train_people=16, val_people=8,
-            run_dir=tmp_path, device="cpu",
-        )
-    )  # fmt: skip
-    assert len(result.record.joints) == 68
-    assert result.data.train.skeleton.flip_pairs
-
-
 # ------------------------------------------------------------------------------------------------------------ splits
 
 

@@ -51,7 +51,7 @@ def test_the_split_is_the_studys():
     assert not split["val"] & split["excluded"]
 
 
-@pytest.mark.parametrize("case", ["no folder", "no joints", "LSP", "photos missing", "in use"])
+@pytest.mark.parametrize("case", ["no folder", "no joints", "LSP", "photos missing", "photo cut", "in use"])
 def test_what_is_wrong_is_named_and_nothing_is_written(case, original, tmp_path):
     source, to, message = original, tmp_path / "out", ""
     if case == "no folder":
@@ -64,24 +64,29 @@ def test_what_is_wrong_is_named_and_nothing_is_written(case, original, tmp_path)
         message = "no joints.mat of 10,000 people"
     elif case == "photos missing":
         message = "9996 photos are missing beside .*such as im00005"
+    elif case == "photo cut":
+        photo = original / "lspet" / "images" / "im00002.jpg"
+        photo.write_bytes(photo.read_bytes()[:-500])
+        message = r"im00002\.jpg is damaged \(.*\); fetch it again"
     else:
         to.mkdir()
         (to / "mine.txt").touch()
         message = "is not empty"
     with pytest.raises(DataError, match=message):
-        convert_lspet(source, to, partial=case == "in use")
+        convert_lspet(source, to, partial=case in ("in use", "photo cut"))
     assert not to.exists() or [file.name for file in to.iterdir()] == ["mine.txt"]
 
 
 def test_the_real_sample_becomes_the_studys_people(samples, tmp_path):
     """The first 300 photos: same people, split and crops as ``lspet_full``, joints to its rounding."""
-    convert_lspet(samples / "lspet_original_sample", tmp_path / "out", partial=True)
+    original, studied = samples("lspet_original_sample"), samples("lspet_full")
+    convert_lspet(original, tmp_path / "out", partial=True)
     for part in ("train", "val"):
         ours, theirs = (
             json.loads(path.read_text())
             for path in (
                 tmp_path / "out" / "annotations" / f"lspet_{part}.json",
-                samples / "lspet_full" / "annotations" / f"lspet_full_{part}.json",
+                studied / "annotations" / f"lspet_full_{part}.json",
             )
         )
         expected = {one["id"]: one for one in theirs["annotations"] if one["id"] <= 300}

@@ -310,10 +310,3 @@ def test_detections_of_ids_as_text(tmp_path):
         json.dumps([{"image_id": "1", "category_id": 1.0, "bbox": [1, 2, 30, 40], "score": 0.5}])
     )
     assert len(read_detections(tmp_path, "train", tmp_path / "boxes").people) == 1
-
-
-def test_people_without_head_size_are_trained_on(samples):
-    """LSP Extended: 1,826 of its training people have a null head size."""
-    with pytest.warns(DataWarning, match="mended: 1826 head size null"):
-        people = read_coco(samples / "lspet_full", "train")
-    assert (len(people), people.left_out) == (8791, {})

@@ -288,14 +288,14 @@ def test_bad_release_is_named(tmp_path):
 
 
 def test_real_people_from_both_formats(samples, tmp_path):
-    fixture = samples / "mmpose_fixture" / "mpii"
+    fixture = samples("mmpose_fixture/mpii")
     from_json = read_mpii(fixture, "test")
     assert len(from_json) == 5
     np.testing.assert_allclose(from_json.centres[0], [965, 340 + 15 * 4.718488 - 1])
     np.testing.assert_allclose(from_json.sizes[0], 1179.622)
     assert (from_json.visibility == 0).sum(axis=1).tolist() == [0, 0, 2, 2, 0]
 
-    truth = loadmat(samples / "mpii_val_pckh_oracle" / "detections_our_format.mat")
+    truth = loadmat(samples("mpii_val_pckh_oracle") / "detections_our_format.mat")
     boxes = truth["headboxes_src"][..., :5]
     people = json.loads((fixture / "test_mpii.json").read_text())
     release = write_release(tmp_path / "mat", people, [tuple(boxes[..., i].ravel()) for i in range(5)])

@@ -1,5 +1,12 @@
 """A folder is looked through before it is read: each missing file is named, and where the dataset is published."""
 
+import hashlib
+import re
+import shutil
+import subprocess
+import threading
+from functools import partial
+from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
 import numpy as np
@@ -7,6 +14,7 @@ import pytest
 
 from hdmlib.config import ConfigError, make_config
 from hdmlib.data.dataset import DataError
+from hdmlib.data.origins import ORIGINS
 from hdmlib.data.sources import open_data
 from hdmlib.synthetic.dataset import embedded_dataset
 
@@ -24,7 +32,7 @@ def refusal(preset: str, root: Path | None, **values) -> str:
 
 
 def missing(message: str) -> list[str]:
-    return [line.split(" (")[0].strip() for line in message.splitlines() if line.startswith("  ")]
+    return [line.split(" (")[0].strip() for line in message.splitlines() if re.match(r"  \S", line)]
 
 
 COCO_FILES = (
@@ -53,6 +61,37 @@ def test_an_empty_folder_lacks_all_of_mpii(tmp_path):
     assert missing(message) == ["annot/train.json", "images/", "annot/valid.json", "annot/gt_valid.mat"]
     for told in ("human-pose.mpi-inf.mpg.de", "12.9 GB", "no commercial use"):
         assert told in message
+
+
+@pytest.mark.skipif(not all(map(shutil.which, ("wget", "unzip", "tar", "md5sum"))), reason="the commands are Linux's")
+@pytest.mark.parametrize(("dataset", "preset"), [("coco", "coco_w32_256x192"), ("mpii", "mpii_w32_256x256")])
+def test_the_printed_commands_fetch_what_is_missing(dataset, preset, tmp_path):
+    """Run as printed, but for small archives from a server of our own."""
+    origin, offered, root = ORIGINS[dataset], tmp_path / "offered", tmp_path / "data root"
+    packed = {
+        "annotations_trainval2017.zip": [file for file in COCO_FILES if file.endswith("json")],
+        "train2017.zip": ["train2017/000000000001.jpg"],
+        "val2017.zip": ["val2017/000000000002.jpg"],
+        "mpii_annotations.tar": ["mpii_train.json", "mpii_val.json", "mpii_gt_val.mat"],
+        "mpii_human_pose_v1.tar.gz": ["images/1.jpg"],
+    }
+    offered.mkdir()
+    handler = partial(SimpleHTTPRequestHandler, directory=offered)
+    server = ThreadingHTTPServer(("127.0.0.1", 0), handler)
+    threading.Thread(target=server.serve_forever, daemon=True).start()
+    commands = "\n".join(line for line in refusal(preset, root).splitlines() if line.startswith("    "))
+    for archive in origin.archives:
+        name = archive.url.rpartition("/")[2]
+        kind = {"zip": "zip", "tar": "tar", "gz": "gztar"}[name.rpartition(".")[2]]
+        touch(tmp_path / name, *packed[name])
+        made = Path(shutil.make_archive(str(tmp_path / "made" / name), kind, tmp_path / name))
+        made.rename(offered / name)
+        commands = commands.replace(archive.url, f"http://127.0.0.1:{server.server_port}/{name}")
+        commands = commands.replace(archive.md5 or "none", hashlib.md5((offered / name).read_bytes()).hexdigest())
+    subprocess.run(["bash", "-e", "-c", commands], check=True, capture_output=True)
+    server.shutdown()
+    server.server_close()
+    assert "is not JSON" in refusal(preset, root)  # the files are there, and empty
 
 
 @pytest.mark.parametrize("gone", COCO_FILES)

@@ -11,6 +11,7 @@ import pytest
 import torch
 
 from hdmlib.config import make_config
+from hdmlib.data.coco import find_coco
 from hdmlib.experiments.runs import run
 from hdmlib.losses.registry import LOSSES
 from hdmlib.presets import PUBLISHED_PRESETS
@@ -26,14 +27,15 @@ def mpii(tmp_path_factory):
 
 
 @pytest.fixture(scope="module")
-def coco(samples, tmp_path_factory):
-    """Real photos in the layout that COCO is published in."""
-    root, subset = tmp_path_factory.mktemp("coco"), samples / "coco_subset"
+def coco(tmp_path_factory):
+    """Embedded people in the layout that COCO is published in."""
+    root = tmp_path_factory.mktemp("coco")
+    made = embedded_dataset(root / "made", format="coco", train=24, val=4, size=256)
     (root / "annotations").mkdir()
     for split in ("train", "val"):
-        annotations = subset / "annotations" / f"person_keypoints_{split}2017_subset.json"
+        annotations = find_coco(made, split).annotations
         (root / "annotations" / f"person_keypoints_{split}2017.json").symlink_to(annotations)
-        (root / f"{split}2017").symlink_to(subset / "images" / f"{split}2017")
+        (root / f"{split}2017").symlink_to(find_coco(made, split).photos)
     return root
 
 
@@ -45,7 +47,7 @@ class Stopped(Exception):
 @pytest.mark.parametrize("preset", sorted(PUBLISHED_PRESETS))
 def test_a_published_recipe_runs_stops_and_goes_on(preset, loss, request, tmp_path):
     dataset = preset.split("_")[0]
-    values = {} if FULL else {"model": "hrnet_nano", "threads": 1}
+    values = {"pretrained": "none"} if FULL else {"model": "hrnet_nano", "threads": 1, "pretrained": "none"}
     config = make_config(
         preset, loss=loss, data_root=request.getfixturevalue(dataset), run_dir=tmp_path, device="cpu", workers=0,
         batch_size=2, train_people=20, val_people=4, epochs=2, **values,

@@ -1,6 +1,7 @@
 """OKS-AP against published COCO evaluations; similarity, suppression and scores on hand-made poses."""
 
 import copy
+import gzip
 import json
 from pathlib import Path
 
@@ -11,44 +12,63 @@ from hdmlib.metrics import OKS_METRICS
 from hdmlib.metrics.oks import oks, oks_ap, oks_nms, rescore
 from hdmlib.skeletons import COCO_17
 
-TRUTH = {
-    "a": "a_gt_val2014_first100_reconstructed.json",
-    "b": "b_gt_image139099.json",
-    "c": "../mmpose_fixture/coco/test_coco.json",
-}
-RESULTS = {
-    "a": "a_dt_val2014_fakekeypoints100_results.json",
-    "b": "b_dt_image139099.json",
-    "c": "c_dt_example_coco_preds.json",
-}
+GOLDEN = Path(__file__).parents[1] / "golden"
+# AP, AP50, AP75, APM, APL, AR, AR50, AR75, ARM, ARL as printed: by cocoapi (results/val2014_fake_eval_res.txt) for its
+# made-up results on the first 100 photos of val2014, and by faster_coco_eval (tests/test_keypoints.py) for one photo.
+PUBLISHED = {
+    "val2014": (3, [0.372, 0.636, 0.348, 0.384, 0.386, 0.514, 0.734, 0.504, 0.508, 0.522]),
+    "photo139099": (
+        12,
+        [0.5048844884488449, 0.7227722772277227, 0.6336633663366337, 0.46633663366336636, 0.7504950495049505,
+         0.5181818181818182, 0.7272727272727273, 0.6363636363636364, 0.4666666666666666, 0.75],
+    ),
+}  # fmt: skip
 
 
-@pytest.fixture
-def oracle(samples) -> Path:
-    return samples / "coco_oks_oracle"
+def published(case) -> tuple[dict, list]:
+    """Ground truth and results of a published evaluation; origins and licences are in ``golden/README.md``."""
+    content = json.loads(gzip.decompress((GOLDEN / f"coco_{case}.json.gz").read_bytes()))
+    return content["truth"], content["results"]
 
 
-@pytest.mark.parametrize("case", ["a", "b", "c"])
-def test_oracle_to_the_printed_digit(case, oracle, capfd):
-    expected = json.loads((oracle / "expected.json").read_text())[case]
-    results = json.loads((oracle / RESULTS[case]).read_text())
-    scores = oks_ap(oracle / TRUTH[case], results, COCO_17.sigmas)
-    assert tuple(scores) == OKS_METRICS
-    assert list(scores.values()) == pytest.approx(expected["computed_pycocotools_2.0.11"], abs=1e-12)
-    if case == "a":
-        assert [round(value, 3) for value in scores.values()] == expected["published"]
-    if case == "b":
-        assert list(scores.values()) == pytest.approx(expected["published"], abs=1e-12)
-    assert capfd.readouterr().out == ""
-
-
-def test_similarity_matrix_is_that_of_pycocotools(oracle):
+def of_pycocotools(truth, results):
+    """pycocotools' evaluation of the same, run."""
     from pycocotools.coco import COCO
     from pycocotools.cocoeval import COCOeval
 
-    path = oracle / TRUTH["b"]
-    evaluation = COCOeval(COCO(path), COCO(path).loadRes(str(oracle / RESULTS["b"])), "keypoints")
+    reference = COCO()
+    reference.dataset = truth
+    reference.createIndex()
+    evaluation = COCOeval(reference, reference.loadRes(copy.deepcopy(results)), "keypoints")
     evaluation.evaluate()
+    return evaluation
+
+
+@pytest.mark.parametrize("case", PUBLISHED)
+def test_published_evaluations_to_the_printed_digit(case, capfd):
+    digits, printed = PUBLISHED[case]
+    scores = oks_ap(*published(case), COCO_17.sigmas)
+    assert capfd.readouterr().out == ""
+    assert tuple(scores) == OKS_METRICS
+    assert [round(value, digits) for value in scores.values()] == [round(value, digits) for value in printed]
+    evaluation = of_pycocotools(*published(case))
+    evaluation.accumulate()
+    evaluation.summarize()
+    assert list(scores.values()) == pytest.approx(evaluation.stats, abs=1e-12)
+
+
+def test_results_of_top_down_code_are_scored_as_pycocotools_does(samples):
+    """Records that also hold centre and scale, on mmpose's four photos."""
+    truth = json.loads((samples("mmpose_fixture/coco") / "test_coco.json").read_text())
+    results = json.loads((samples("coco_oks_oracle") / "c_dt_example_coco_preds.json").read_text())
+    evaluation = of_pycocotools(truth, results)
+    evaluation.accumulate()
+    evaluation.summarize()
+    assert list(oks_ap(truth, results, COCO_17.sigmas).values()) == pytest.approx(evaluation.stats, abs=1e-12)
+
+
+def test_similarity_matrix_is_that_of_pycocotools():
+    evaluation = of_pycocotools(*published("photo139099"))
     (expected,) = evaluation.ious.values()
     truth, found = evaluation._gts[139099, 1], evaluation._dts[139099, 1]
     found = sorted(found, key=lambda record: -record["score"])[: len(expected)]

@@ -2,6 +2,7 @@
 
 import hashlib
 import threading
+from contextlib import contextmanager, nullcontext
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 import pytest
@@ -48,6 +49,8 @@ class Hub(BaseHTTPRequestHandler):
         self.send_header("Content-Length", str(len(content)))
         self.end_headers()
         if body:
+            if fault == "damaged":
+                content = content[:-1] + bytes([content[-1] ^ 1])
             self.wfile.write(content[: len(content) // 2] if fault == "cut" else content)
 
     def log_message(self, *args):
@@ -87,7 +90,30 @@ def test_a_file_and_a_revision_can_be_named(hub):
         weights_path("hub:timm/small")
 
 
-@pytest.mark.parametrize("fault", ["cut", "web page", "no server", "no such repository", "cache is read-only"])
+@contextmanager
+def full_disk(size):
+    """No file can grow beyond ``size`` bytes."""
+    resource = pytest.importorskip("resource")
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (size, before[1]))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+
+
+FAULTS = {
+    "cut": "peer closed connection",
+    "damaged": "damaged on the way: its SHA-256 is",
+    "web page": "the answer is not the hub's: is there a proxy",
+    "no server": "Connection refused",
+    "no such repository": "404",
+    "cache is read-only": "Not a directory",
+    "cache is full": "too large",
+}
+
+
+@pytest.mark.parametrize("fault", FAULTS)
 def test_a_fault_is_one_line_with_the_ways_out_and_leaves_nothing(hub, fault, tmp_path, monkeypatch):
     hub.fault, name = fault, "hub:timm/small"
     if fault == "no server":
@@ -97,9 +123,10 @@ def test_a_fault_is_one_line_with_the_ways_out_and_leaves_nothing(hub, fault, tm
     elif fault == "cache is read-only":
         (tmp_path / "file").touch()
         monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path / "file" / "cache"))
-    with pytest.raises(CheckpointError) as caught:
+    with full_disk(10_000) if fault == "cache is full" else nullcontext(), pytest.raises(CheckpointError) as caught:
         weights_path(name)
     message = str(caught.value)
+    assert FAULTS[fault] in message
     assert "\n" not in message
     assert f"of {name.removeprefix('hub:')}" in message
     assert "give its path as pretrained" in message
