@@ -1,12 +1,11 @@
 """Helpers of the notebooks: parameters in, a checked config, progress bars, epoch lines and tables out.
 
-JupyterLab, papermill and nbval run the same notebooks; the differences between them are handled here.
+JupyterLab, VS Code, Colab, papermill and nbval run the same notebooks; the differences between them are handled here.
 """
 
 from __future__ import annotations
 
 import ast
-import os
 import sys
 from collections.abc import Iterable, Mapping
 from functools import lru_cache
@@ -65,12 +64,27 @@ def _assigned_names(source: str) -> list[str]:
     return names
 
 
+def is_interactive() -> bool:
+    """Whether this code runs in a notebook that a person has open: JupyterLab, classic Notebook, VS Code, Colab.
+
+    Every frontend that can ask its user for input allows the kernel to request it (``allow_stdin`` of Jupyter's execute
+    request), or ``input()`` would not work there. papermill, nbval and nbconvert, which run a notebook without a
+    person, do not allow it. No frontend's environment variable is as reliable: VS Code sets none.
+    """
+    try:
+        from IPython import get_ipython  # the command line also runs where there is no IPython
+    except ImportError:
+        return False
+    kernel = getattr(get_ipython(), "kernel", None)  # a terminal's IPython has no kernel
+    return kernel is not None and bool(kernel.get_parent("shell").get("content", {}).get("allow_stdin"))
+
+
 def progress(iterable: Iterable[Any], *, total: int | None = None, desc: str = "") -> Iterable[Any]:
-    """A progress bar in JupyterLab and on a terminal, nothing elsewhere.
+    """A progress bar in a notebook that a person has open and on a terminal, nothing elsewhere.
 
     Under papermill and nbval a bar would end up in the saved notebook.
     """
-    if "JPY_SESSION_NAME" in os.environ:
+    if is_interactive():
         return tqdm(iterable, total=total, desc=desc, leave=False, file=_one_line_of_the_cell(), ncols=80)
     return tqdm(iterable, total=total, desc=desc, leave=False, disable=not sys.stderr.isatty())
 
@@ -79,7 +93,7 @@ class _CellLine:
     """A file whose last line is shown in one line of a cell's output; unlike a widget it leaves nothing there."""
 
     def __init__(self) -> None:
-        from IPython.display import display  # the command line also runs where there is no IPython
+        from IPython.display import display
 
         self.handle: Any = display({"text/plain": ""}, raw=True, display_id=True)
 

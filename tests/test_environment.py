@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 import yaml
 from packaging.requirements import Requirement
+from packaging.utils import canonicalize_name
 
 ROOT = Path(__file__).resolve().parents[1]
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
@@ -56,7 +57,7 @@ def _imported(folder: Path) -> set[str]:
                 names.add(node.module.partition(".")[0])
     here = packages_distributions()
     ours = sys.stdlib_module_names | {"hdmlib"}
-    return {min(here.get(name, [name])).lower() for name in names - ours}
+    return {canonicalize_name(min(here.get(name, [name]))) for name in names - ours}
 
 
 @pytest.mark.parametrize("folder", ["hdmlib", "tests", "notebooks"])

@@ -1,15 +1,18 @@
 """Parameters on their way from papermill, JupyterLab or the command line to a config."""
 
+import subprocess
+import sys
+
+import nbformat
 import papermill
 import pytest
-from IPython.core.interactiveshell import InteractiveShell
-from IPython.utils.capture import capture_output
+from jupyter_client.manager import run_kernel
 from typer.testing import CliRunner
 
 from hdmlib import paths
 from hdmlib.cli import app, config_from
 from hdmlib.config import ConfigError
-from hdmlib.notebook import notebook_config, progress
+from hdmlib.notebook import is_interactive, notebook_config, progress
 from hdmlib.paths import PROJECT_ROOT, caller_folder, from_caller
 
 NOTEBOOK = PROJECT_ROOT / "notebooks" / "02_train.ipynb"
@@ -52,23 +55,53 @@ def test_a_notebook_server_starts_the_kernel_elsewhere(tmp_path, monkeypatch):
     assert from_caller("../x") == tmp_path.parent / "x"
 
 
-def test_progress_is_silent_where_nobody_watches(capsys, monkeypatch):
-    monkeypatch.delenv("JPY_SESSION_NAME", raising=False)
+def test_progress_is_silent_outside_of_a_notebook(capsys):
+    assert not is_interactive()
     assert list(progress(range(3), desc="x")) == [0, 1, 2]
     assert capsys.readouterr() == ("", "")
 
 
-def test_in_jupyterlab_bars_share_one_line_and_leave_nothing(monkeypatch):
-    monkeypatch.setenv("JPY_SESSION_NAME", "a notebook")
-    shell = InteractiveShell.instance()
-    with capture_output() as shown:
-        shell.run_cell(
-            "from hdmlib.notebook import progress\nfor _ in range(2):\n    list(progress(range(3), desc='x'))"
-        )
-    assert [output.data for output in shown.outputs if not output.update] == [{"text/plain": ""}]
-    assert any("x:" in output.data["text/plain"] for output in shown.outputs)
-    assert shown.outputs[-1].data == {"text/plain": ""}
-    assert not shown.stderr
+@pytest.fixture(scope="module")
+def kernel():
+    """A real kernel and its client: every frontend talks to one, and differs in the requests that it sends."""
+    with run_kernel(kernel_name="python3") as client:
+        yield client
+
+
+BARS = "from hdmlib.notebook import progress\nfor _ in range(2):\n    list(progress(range(3), desc='x'))"
+
+
+def _outputs(client, code, **request):
+    """The messages that a cell leads to, as a frontend receives them."""
+    messages = []
+    reply = client.execute_interactive(code, output_hook=messages.append, timeout=60, **request)
+    assert reply["content"]["status"] == "ok", reply["content"]
+    return [m for m in messages if m["msg_type"] not in ("status", "execute_input")]
+
+
+def test_a_frontend_with_a_person_shows_bars_in_one_line_and_leaves_nothing(kernel, monkeypatch):
+    # JupyterLab, classic Notebook, VS Code and Colab: input() works there. Only the first sets JPY_SESSION_NAME.
+    monkeypatch.delenv("JPY_SESSION_NAME", raising=False)
+    first, *updates = _outputs(kernel, BARS, allow_stdin=True)
+    assert first["msg_type"] == "display_data"
+    assert {m["msg_type"] for m in updates} == {"update_display_data"}
+    assert any("x:" in m["content"]["data"]["text/plain"] for m in updates)
+    assert updates[-1]["content"]["data"]["text/plain"] == ""
+
+
+def test_a_kernel_that_is_driven_without_a_person_shows_nothing(kernel):
+    assert not _outputs(kernel, BARS, allow_stdin=False)
+
+
+def test_papermill_and_nbval_drive_their_kernels_without_a_person(tmp_path):
+    cell = nbformat.v4.new_code_cell("from hdmlib.notebook import is_interactive\nprint(is_interactive())")
+    path = tmp_path / "asks.ipynb"
+    nbformat.write(nbformat.v4.new_notebook(cells=[cell]), path)
+    papermill.execute_notebook(path, path, progress_bar=False, kernel_name="python3")  # nbconvert's client, nbclient
+    assert nbformat.read(path, as_version=4).cells[0].outputs[0].text == "False\n"
+    command = [sys.executable, "-m", "pytest", "--nbval", "--nbval-current-env", "-n0", "-pno:cacheprovider", str(path)]
+    done = subprocess.run(command, capture_output=True, text=True, check=False, cwd=tmp_path)
+    assert done.returncode == 0, done.stdout  # nbval compares the output with its own run's
 
 
 def test_papermill_stops_at_a_mistyped_name(tmp_path):
