@@ -15,7 +15,10 @@ The module needs Triton and is imported with the first map on a GPU. Tested in T
 
 from __future__ import annotations
 
+import os
+import shutil
 import warnings
+from functools import cache
 from typing import TYPE_CHECKING
 
 import torch
@@ -54,7 +57,22 @@ def is_supported(heatmaps: Tensor, demanders: int, matching: Matching) -> bool:
         and matching.suppliers in _SUPPLIERS
         and matching.problem.regulariser in ("kl", "entropy")
         and matching.problem.is_easy(size)
+        and _has_compiler()
     )
+
+
+@cache
+def _has_compiler() -> bool:
+    """Whether there is a C compiler, with which Triton builds the launcher of a kernel; a warning, once, if not."""
+    found = "CC" in os.environ or any(map(shutil.which, ("gcc", "clang")))
+    if not found:
+        warnings.warn(
+            "no C compiler is found, without which Triton cannot launch the GPU kernel of the matching loss; a slower "
+            "path is used: install gcc, or set CC",
+            RuntimeWarning,
+            stacklevel=2,
+        )
+    return found
 
 
 def solve(heatmaps: Tensor, points: Tensor, shares: Tensor, matching: Matching) -> tuple[Tensor, Tensor]:

@@ -40,6 +40,21 @@ def test_the_kernel_in_the_interpreter():
     assert " passed" in run.stdout
 
 
+def test_without_a_c_compiler_the_kernel_is_not_used_and_one_warning_says_so(monkeypatch, tmp_path):
+    monkeypatch.setenv("PATH", str(tmp_path))
+    monkeypatch.delenv("CC", raising=False)
+    gpu_kernel._has_compiler.cache_clear()
+    with pytest.warns(RuntimeWarning, match="install gcc, or set CC"):
+        assert not gpu_kernel._has_compiler()
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        assert not gpu_kernel._has_compiler()
+    gpu_kernel._has_compiler.cache_clear()
+    monkeypatch.setenv("CC", "my-cc")
+    assert gpu_kernel._has_compiler()
+    gpu_kernel._has_compiler.cache_clear()
+
+
 SIZE = (9, 7)
 
 
