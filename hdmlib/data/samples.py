@@ -93,9 +93,19 @@ def fetch_samples(
         try:
             fetcher.fetch(name)
         except Exception as error:  # network, proxy, folder, checksum: requests and pooch raise many kinds
-            reason = "it is not the published file" if "hash" in str(error) else (str(error) or type(error).__name__)
             raise DataError(
-                f"samples: cannot fetch {fetcher.get_url(name)} ({reason.splitlines()[0]}); repeat the command, or "
+                f"samples: cannot fetch {fetcher.get_url(name)} ({_reason(error)}); repeat the command, or "
                 f"save the file yourself as {to / name}"
             ) from None
     return len(samples)
+
+
+def _reason(error: Exception) -> str:
+    """In a few words why a file cannot be fetched."""
+    import requests
+
+    if isinstance(error, requests.ConnectionError):
+        return "no connection"
+    if isinstance(error, ValueError) and "hash" in str(error):
+        return "it is not the published file"
+    return (str(error) or type(error).__name__).splitlines()[0]

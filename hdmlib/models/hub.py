@@ -1,6 +1,6 @@
 """Pretrained weights by name: a path, or ``hub:OWNER/NAME`` of the Hugging Face hub, in; the path of a local file out.
 
-``hub:timm/hrnet_w32.ms_in1k``, with ``@REVISION`` and ``/FILE`` behind it where needed. A file is fetched once into the
+``hub:timm/hrnet_w32.ms_in1k``, optionally followed by ``@REVISION`` and ``/FILE``. A file is fetched once into the
 hub's own cache (``HF_HOME``), verified there and reused without a network.
 """
 

@@ -61,7 +61,7 @@ def test_files_are_fetched_once_and_the_damaged_again(server, tmp_path):
         ("web page", "it is not the published file"),
         ("cut", "(Connection broken|it is not the published file)"),
         ("gone", "404"),
-        ("no server", "refused"),
+        ("no server", "no connection"),
         ("folder in use", "File exists|Not a directory"),
     ],
 )
