@@ -10,6 +10,7 @@ import difflib
 import hashlib
 import json
 import math
+import re
 from pathlib import Path
 from typing import Any, Literal, get_args
 
@@ -17,8 +18,10 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_valida
 
 from hdmlib.models.hrnet import MODELS
 from hdmlib.models.hub import NONE, PREFIX
-from hdmlib.models.registry import OF_YOURS
-from hdmlib.presets import LEARNING_RATES, PRESETS
+from hdmlib.models.registry import OTHERS, is_known
+from hdmlib.models.vitpose import PREFIX as VITPOSE
+from hdmlib.models.vitpose import vitpose_weights
+from hdmlib.presets import IMAGENET, LEARNING_RATES, PRESETS
 
 LossName = Literal["matching", "gaussian_mse", "dot_mse", "cross_entropy", "soft_argmax"]
 DatasetName = Literal["synthetic", "coco", "mpii"]
@@ -69,7 +72,8 @@ class Config(BaseModel):
     loss: LossName = Field("matching", description="the loss that is minimised")
     loss_options: dict[str, Any] = Field(default_factory=dict, description="arguments of the loss, as for build_loss")
     model: str = Field(
-        "hrnet_nano", description="the network: hrnet_nano, hrnet_w32, hrnet_w48, or package.module:function of yours"
+        "hrnet_nano",
+        description="the network: hrnet_nano, hrnet_w32, hrnet_w48, vitpose:NAME, or package.module:function of yours",
     )
     pretrained: str | None = Field(
         None, description="weights of the backbone to start from: a file, hub:OWNER/NAME, or none, from scratch"
@@ -182,8 +186,8 @@ class Config(BaseModel):
     @field_validator("model")
     @classmethod
     def _known_model(cls, value: str) -> str:
-        if value not in MODELS and not OF_YOURS.fullmatch(value):
-            raise ValueError(unknown_name(value, [*MODELS, "package.module:function"]))
+        if not is_known(value):
+            raise ValueError(unknown_name(value, [*MODELS, *OTHERS]))
         return value
 
     @field_validator("lr", "weight_decay", "rotation", mode="after")
@@ -221,7 +225,8 @@ class Config(BaseModel):
         """Readable name of the run with the hash of its identity: ``synthetic-hrnet_nano-matching-s0-1a2b3c4d``."""
         text = json.dumps(self.identity(data), sort_keys=True)
         digest = hashlib.sha256(text.encode()).hexdigest()[:8]
-        return f"{self.dataset}-{self.model}-{self.loss}-s{self.seed}-{digest}"
+        model = re.sub(r"[^\w.-]+", "-", self.model)  # a folder's name; other systems forbid a colon
+        return f"{self.dataset}-{model}-{self.loss}-s{self.seed}-{digest}"
 
 
 def make_config(preset: str = "laptop", **values: Any) -> Config:
@@ -245,6 +250,8 @@ def make_config(preset: str = "laptop", **values: Any) -> Config:
         fields |= {name: given.get(name) for name in ("train_people", "val_people")}
     if fields.get("lr") is None:
         fields["lr"] = LEARNING_RATES.get(fields.get("loss", "matching"))
+    if "pretrained" not in given and fields.get("model") != PRESETS[preset].get("model"):
+        fields["pretrained"] = _weights_for(fields.get("model"), fields.get("pretrained"))
     if "loss_options" not in given:  # a preset holds the options of several losses, by name
         by_loss = fields.get("loss_options", {})
         fields["loss_options"] = by_loss.get(fields.get("loss", "matching"), {})
@@ -252,6 +259,14 @@ def make_config(preset: str = "laptop", **values: Any) -> Config:
         return Config(**fields)
     except ValidationError as error:
         raise ConfigError("\n".join(_explain(detail) for detail in error.errors())) from None
+
+
+def _weights_for(model: Any, of_preset: str | None) -> str | None:
+    """What a network other than the preset's starts from: ViTPose from its own weights, HRNet from ImageNet's where the
+    preset does, else ``None``, from scratch."""
+    if isinstance(model, str) and model.startswith(VITPOSE):
+        return vitpose_weights(model)
+    return IMAGENET.get(model) if of_preset else None
 
 
 def is_path(value: object) -> bool:

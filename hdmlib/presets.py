@@ -55,8 +55,9 @@ def _gaussian(sigma: float) -> dict[str, Any]:
 _SMALL = {"input_width": 192, "input_height": 256, **_gaussian(2.0)}
 _LARGE = {"input_width": 288, "input_height": 384, **_gaussian(3.0)}
 # ImageNet weights to start from, as the published runs do: HRNet's own, as timm publishes them on the Hugging Face hub.
-_W32 = {"model": "hrnet_w32", "pretrained": "hub:timm/hrnet_w32.ms_in1k"}
-_W48 = {"model": "hrnet_w48", "pretrained": "hub:timm/hrnet_w48.ms_in1k"}
+IMAGENET = {"hrnet_w32": "hub:timm/hrnet_w32.ms_in1k", "hrnet_w48": "hub:timm/hrnet_w48.ms_in1k"}
+_W32 = {"model": "hrnet_w32", "pretrained": IMAGENET["hrnet_w32"]}
+_W48 = {"model": "hrnet_w48", "pretrained": IMAGENET["hrnet_w48"]}
 _SQUARE = {"input_width": 256, "input_height": 256, **_gaussian(2.0)}
 
 PRESETS: dict[str, dict[str, Any]] = {

@@ -45,6 +45,8 @@ CLASSIFIER = re.compile(
 # Names under which training code keeps the tensors, and prefixes that wrappers of a network put before all of them.
 WRAPPERS = ("state_dict", "model_state_dict", "model", "params_ema", "params", "ema", "network", "net", "weights")
 PREFIXES = ("_orig_mod.", "module.", "model.", "net.", "network.")
+# The layers that give one map per joint: HRNet's and ViTPose's.
+HEADS = (HEAD, "head.conv.")
 
 
 class CheckpointError(ValueError):
@@ -84,8 +86,8 @@ def load_weights(model: nn.Module, path: str | Path, *, backbone_only: bool = Fa
         model: Receives the weights, on whatever device it is. Counters of seen batches that the file lacks keep their
             value.
         path: ``.safetensors``, or a PyTorch file (any other ending).
-        backbone_only: Leave the head (``final_layer``) as it is and take the rest, from an ImageNet classifier or
-            from a pose network with other joints.
+        backbone_only: Leave the last layer (one of ``HEADS``) as it is and take the rest, from an ImageNet classifier
+            or from a pose network with other joints.
 
     Raises:
         FileNotFoundError: If there is no such file.
@@ -93,11 +95,12 @@ def load_weights(model: nn.Module, path: str | Path, *, backbone_only: bool = Fa
             message lists what is missing, unknown or of another shape. The model is then unchanged.
     """
     path = Path(path)
-    weights = _official_names(_tensors(_read(path), path))
-    target = model.state_dict()
+    weights, target = _tensors(_read(path), path), model.state_dict()
+    # a network of one's own may have names that begin like a wrapper's: those that it knows are left alone
+    weights = max(weights, _official_names(weights), key=lambda named: len(named.keys() & target.keys()))
     if backbone_only:
         weights = {key: value for key, value in weights.items() if key in target or not CLASSIFIER.match(key)}
-        weights = {key: value for key, value in weights.items() if not key.startswith(HEAD)}
+        weights = {key: value for key, value in weights.items() if not key.startswith(HEADS)}
     kept = [key for key in target if key not in weights and _may_stay(key, backbone_only)]
     _check_fit(weights, {key: value for key, value in target.items() if key not in kept}, model, path)
     model.load_state_dict(weights | {key: target[key] for key in kept})
@@ -105,7 +108,7 @@ def load_weights(model: nn.Module, path: str | Path, *, backbone_only: bool = Fa
 
 def _may_stay(key: str, backbone_only: bool) -> bool:
     """Whether the model may keep its own value of an entry that the file lacks."""
-    return key.endswith(".num_batches_tracked") or (backbone_only and key.startswith(HEAD))
+    return key.endswith(".num_batches_tracked") or (backbone_only and key.startswith(HEADS))
 
 
 def _read(path: Path) -> Any:

@@ -17,7 +17,7 @@ from hdmlib.models.checkpoints import CheckpointError
 
 NONE = "none"
 PREFIX = "hub:"
-_NAME = re.compile(r"hub:(?P<repo>[\w.-]+/[\w.-]+)(@(?P<revision>[\w.-]+))?(/(?P<file>[\w./-]+))?")
+_NAME = re.compile(r"(?P<repo>[\w.-]+/[\w.-]+)(@(?P<revision>[\w.-]+))?(/(?P<file>[\w./-]+))?")
 # Looked for in this order where no file is named.
 FILES = ("model.safetensors", "pytorch_model.bin")
 
@@ -39,11 +39,27 @@ def weights_path(pretrained: str | Path) -> Path:
         if not path.is_file():
             raise FileNotFoundError(f"pretrained: no file {path}; give a path, {PREFIX}OWNER/NAME, or {NONE}")
         return path
+    try:
+        return hub_file(name.removeprefix(PREFIX), *FILES)
+    except CheckpointError as error:
+        ways = f"save the file yourself and give its path as pretrained, or train from scratch with pretrained={NONE}"
+        raise CheckpointError(f"pretrained: {error}; {ways}") from None
+
+
+def hub_file(name: str, *files: str) -> Path:
+    """The local copy of a file of the hub, fetched unless it is cached.
+
+    Args:
+        name: ``OWNER/NAME[@REVISION][/FILE]``.
+        *files: Looked for in this order where ``name`` has no file.
+
+    Raises:
+        CheckpointError: As for :func:`weights_path`.
+    """
     match = _NAME.fullmatch(name)
     if match is None:
-        raise CheckpointError(f"pretrained: {name!r} is not {PREFIX}OWNER/NAME[@REVISION][/FILE]")
-    files = (match["file"],) if match["file"] else FILES
-    return _fetched(match["repo"], match["revision"], files)
+        raise CheckpointError(f"{PREFIX + name!r} is not {PREFIX}OWNER/NAME[@REVISION][/FILE]")
+    return _fetched(match["repo"], match["revision"], (match["file"],) if match["file"] else files)
 
 
 def _fetched(repo: str, revision: str | None, files: tuple[str, ...]) -> Path:
@@ -62,12 +78,8 @@ def _fetched(repo: str, revision: str | None, files: tuple[str, ...]) -> Path:
             if isinstance(error, EntryNotFoundError) and not isinstance(error, LocalEntryNotFoundError):
                 continue  # the repository has no such file
             reason = (str(error).strip() or type(error).__name__).splitlines()[0].rstrip(".")
-            raise CheckpointError(
-                f"pretrained: cannot fetch {file} of {repo} from {endpoint} ({reason}); save the file yourself and "
-                f"give its path as pretrained, or train from scratch with pretrained={NONE}"
-            ) from None
-    listed = ", ".join(files)
-    raise CheckpointError(f"pretrained: {repo} at {endpoint} has none of {listed}; name one: {PREFIX}{repo}/FILE")
+            raise CheckpointError(f"cannot fetch {file} of {repo} from {endpoint} ({reason})") from None
+    raise CheckpointError(f"{repo} at {endpoint} has none of {', '.join(files)}; name one: {PREFIX}{repo}/FILE")
 
 
 def _download(repo: str, revision: str | None, file: str, endpoint: str) -> Path:

@@ -1,5 +1,5 @@
-"""Networks by name: HRNet's, or any function of yours that builds one. A new network is a line in ``MODELS`` of
-``hrnet.py``, or no line at all."""
+"""Networks by name: HRNet's, ViTPose from the Hugging Face hub, or any function of yours that builds one. A new HRNet
+is a line in ``MODELS`` of ``hrnet.py``, any other network no line at all."""
 
 from __future__ import annotations
 
@@ -13,9 +13,13 @@ import torch
 from torch import nn
 
 from hdmlib.models.hrnet import MODELS, HRNet
+from hdmlib.models.vitpose import PREFIX as VITPOSE
+from hdmlib.models.vitpose import build_vitpose
 
 # package.module:function
 OF_YOURS = re.compile(r"[A-Za-z_][\w.]*:[A-Za-z_]\w*")
+# How networks are named that are not HRNets.
+OTHERS = ("vitpose:NAME", "package.module:function")
 HRNET_STRIDE = 4
 
 
@@ -23,7 +27,8 @@ def build_model(name: str, num_joints: int = 17) -> nn.Module:
     """A network by name, freshly initialised from torch's current random state.
 
     Args:
-        name: ``hrnet_w32``, ``hrnet_w48`` (the published networks), ``hrnet_nano`` (for a CPU), or
+        name: ``hrnet_w32``, ``hrnet_w48`` (the published networks), ``hrnet_nano`` (for a CPU),
+            ``vitpose:OWNER/NAME`` or ``vitpose:FOLDER`` (see :mod:`hdmlib.models.vitpose`), or
             ``package.module:function``, a function that is called with ``num_joints`` and returns a module from
             (B, 3, H, W) normalised crops to (B, K, h, w) heatmaps. The current folder is searched for the module, too.
         num_joints: Number ``K`` of heatmaps, at least 1.
@@ -31,13 +36,16 @@ def build_model(name: str, num_joints: int = 17) -> nn.Module:
     Raises:
         ValueError: The name is unknown, the function cannot be imported or returns no module, or ``num_joints`` is not
             positive.
+        ImportError, CheckpointError: As :func:`~hdmlib.models.vitpose.build_vitpose`.
     """
     if num_joints < 1:
         raise ValueError(f"num_joints must be at least 1, got {num_joints}")
+    if name.startswith(VITPOSE):
+        return build_vitpose(name, num_joints)
     if OF_YOURS.fullmatch(name):
         return _built_by_function(name, num_joints)
     if name not in MODELS:
-        raise ValueError(f"unknown model {name!r}; known: {', '.join(MODELS)}, or package.module:function")
+        raise ValueError(f"unknown model {name!r}; known: {', '.join((*MODELS, *OTHERS))}")
     return HRNet(MODELS[name], num_joints)
 
 
@@ -64,13 +72,22 @@ def stride_of(name: str, input_size: tuple[int, int]) -> int:
         input_size: Width and height of the crops.
 
     Raises:
-        ValueError: The output is no (B, K, h, w) tensor of which the input is a whole multiple.
+        ValueError: The network does not take crops of this size, or its output is no (B, K, h, w) tensor of which the
+            input is a whole multiple.
+        ImportError, CheckpointError: As :func:`build_model`.
     """
-    if not OF_YOURS.fullmatch(name):
+    if name in MODELS:
         return HRNET_STRIDE
     width, height = input_size
     with torch.random.fork_rng(devices=[]), torch.no_grad():
-        maps = build_model(name, num_joints=3).eval()(torch.zeros(1, 3, height, width))
+        model = build_model(name, num_joints=3).eval()
+        try:
+            maps = model(torch.zeros(1, 3, height, width))
+        except Exception as error:  # a network of any origin
+            raise ValueError(
+                f"model: {name!r} does not take crops of {width} x {height} pixels ({error}); choose another "
+                "input_width and input_height"
+            ) from error
     if not isinstance(maps, torch.Tensor) or maps.ndim != 4 or maps.shape[:2] != (1, 3):
         shape = tuple(maps.shape) if isinstance(maps, torch.Tensor) else type(maps).__name__
         raise ValueError(f"model: {name!r} must give heatmaps (B, num_joints, h, w); for (1, 3 joints) it gave {shape}")
@@ -82,3 +99,8 @@ def stride_of(name: str, input_size: tuple[int, int]) -> int:
             "stride; choose another input_width and input_height"
         )
     return stride
+
+
+def is_known(name: str) -> bool:
+    """Whether a name is of one of the forms that :func:`build_model` takes."""
+    return name in MODELS or name.startswith(VITPOSE) or bool(OF_YOURS.fullmatch(name))

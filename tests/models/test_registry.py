@@ -10,7 +10,7 @@ from torch import nn
 from hdmlib import predict
 from hdmlib.config import ConfigError, make_config
 from hdmlib.experiments import run
-from hdmlib.models import build_model, stride_of
+from hdmlib.models import build_model, load_weights, save_weights, stride_of
 
 
 class Tiny(nn.Module):
@@ -22,6 +22,14 @@ class Tiny(nn.Module):
 
     def forward(self, images):
         return self.body(images)
+
+
+class Wrapped(nn.Module):
+    """Its tensors are named as if training code had put a prefix before the names of another network's."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.model = nn.ModuleDict({"backbone": nn.Conv2d(3, 4, 1), "head": nn.Conv2d(4, 2, 1)})
 
 
 def tiny(num_joints):
@@ -67,6 +75,13 @@ def test_it_is_trained_resumed_and_used(name, tmp_path):
     assert found.joints.shape == (1, 17, 2)
     assert found.heatmaps.shape == (1, 17, 8, 8)
     assert np.isfinite(found.joints).all()
+
+
+def test_names_that_begin_as_those_of_a_wrapper_are_kept(tmp_path):
+    source, target = Wrapped(), Wrapped()
+    save_weights(source, tmp_path / "own.safetensors")
+    load_weights(target, tmp_path / "own.safetensors")
+    assert all(torch.equal(value, source.state_dict()[key]) for key, value in target.state_dict().items())
 
 
 @pytest.mark.parametrize(
