@@ -25,7 +25,7 @@ from hdmlib.data.intake import PROTOCOL_REASONS, listed
 from hdmlib.data.layouts import NoAnnotations
 from hdmlib.data.mpii import find_mpii
 from hdmlib.data.photos import read_image
-from hdmlib.data.sources import check_folder, open_data, read_split
+from hdmlib.data.sources import check_folder, embedded_folder, open_data, read_split
 from hdmlib.experiments.engine import training_loader
 from hdmlib.skeletons import Skeleton
 
@@ -42,8 +42,8 @@ class SplitReport:
 
     Attributes:
         split: Its name.
-        annotations: The annotation file.
-        photos: The folder where its photos are expected.
+        annotations: The annotation file, from the dataset's folder.
+        photos: The folder where its photos are expected, likewise.
         people: Those who can be used; ``None`` if the split cannot be read.
         remarks: Warnings of the reader, one line each: what was mended or left out, and why.
         error: Why the split cannot be read; empty if it can.
@@ -130,6 +130,8 @@ def inspect_dataset(config: Config, splits: Sequence[str] = ()) -> Inspection:
     Raises:
         ConfigError: ``data_root`` is missing.
     """
+    if config.dataset == "synthetic":
+        config = config.model_copy(update={"dataset": "coco", "data_root": embedded_folder(config)})
     reports = tuple(_inspect(config, split) for split in splits or (config.train_split, config.val_split))
     if splits or any(report.people is None for report in reports):
         return Inspection(reports)
@@ -159,7 +161,14 @@ def _inspect(config: Config, split: str) -> SplitReport:
             people, error = read_split(config, split), ""
         except (DataError, OSError) as fault:
             people, error = None, str(fault)
-    return SplitReport(split, annotations, photos, people, tuple(str(one.message) for one in caught), error)
+    remarks = tuple(str(one.message) for one in caught)
+    return SplitReport(split, _within(config, annotations), _within(config, photos), people, remarks, error)
+
+
+def _within(config: Config, path: Path | None) -> Path | None:
+    """A path as seen from the dataset's folder, if it lies there."""
+    root = config.data_root or Path()
+    return path.relative_to(root) if path is not None and path.is_relative_to(root) else path
 
 
 def _joint_lines(reports: Sequence[SplitReport]) -> list[str]:

