@@ -86,6 +86,19 @@ GRIDS: dict[str, list[Setting]] = {
         "dot_mse", (1e-3, 2e-3, 3e-3, 4e-3, 6e-3, 8e-3, 1e-2, 1.2e-2, 1.6e-2, 2.4e-2, 3.2e-2, 4.8e-2), [{}]
     ),
 }
+# Where the best of the twelve lay at the end of an axis, a step more, up to MOST_TRIALS: matching at the highest rate;
+# the sum at the highest rate and the least likelihood; the letter at the largest epsilon and the least initial bias.
+EXTENSIONS: dict[str, list[Setting]] = {
+    "matching": _grid("matching", (2.4e-2,), [{**BEST, "epsilon": e} for e in (0.03, 0.05, 0.1, 0.2)]),
+    "the sum": [
+        *_grid("matching", (4.8e-2,), [{**BEST, "epsilon": 0.05, "likelihood": w} for w in (0.05, 0.1, 0.2)]),
+        *_grid("matching", (1.2e-2, 2.4e-2, 4.8e-2), [{**BEST, "epsilon": 0.05, "likelihood": 0.025}]),
+    ],
+    "the letter": [
+        *_grid("matching", (3e-3, 6e-3, 1.2e-2), [{**LETTER, "epsilon": 4.0}], initial_bias=0.1),
+        *_grid("matching", (3e-3, 6e-3, 1.2e-2), [{**LETTER, "epsilon": 1.0}], initial_bias=0.01),
+    ],
+}
 # Those that go on to photos and faces.
 FINALISTS = ("gaussian_mse", "cross_entropy", "matching", "the sum", "the letter")
 # A claim about the matching loss is judged for two subjects.
