@@ -116,7 +116,7 @@ def _line(execution_count: int) -> _CellLine:
     return _CellLine()
 
 
-_LESSER_METRICS = frozenset({"AP50", "AP75", "APM", "APL", "AR", "AUROC"})
+_LESSER_METRICS = frozenset({"AP50", "AP75", "APM", "APL", "AR", "AUROC", "ECE"})
 
 
 def epoch_line(line: Epoch) -> str:

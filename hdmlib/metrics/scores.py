@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 from scipy.stats import rankdata
 
 from hdmlib.data.dataset import PoseDataset
+from hdmlib.metrics.calibration import calibration_error, reliability
 from hdmlib.metrics.oks import oks_ap, rescore
 from hdmlib.metrics.pck import localisation_error, pck_report
 
@@ -59,7 +60,7 @@ class Scores:
         metrics: PCK at both thresholds in percent (joints weighted by how often they are labelled); ``mean error`` and
             ``median error`` in pixels of the network's input; ``AP``, ``AP50``, ``AP75``, ``APM``, ``APL`` and ``AR``
             in percent with ground-truth boxes; ``AUROC`` in percent, how well the confidence separates joints found at
-            the coarse threshold from missed ones.
+            the coarse threshold from missed ones; ``ECE`` in percent, how far it is from the share found.
         per_joint: PCK of each joint at both thresholds in percent, (K,), NaN where it is never labelled.
     """
 
@@ -102,21 +103,29 @@ def score(
         "mean error": error.mean,
         "median error": error.median,
         **_average_precision(people, joints, confidence),
-        "AUROC": 100 * _auroc(confidence, joints, people, reference),
+        **_of_confidence(confidence, joints, people, reference),
     }
     return Scores(metrics, {label: report.values for label, report in reports.items()})
 
 
-def _auroc(
+def _of_confidence(
     confidence: NDArray[np.float64], joints: NDArray[np.float64], people: PoseDataset, reference: PCKReference
-) -> float:
-    """Chance that a joint that was found has more confidence than one that was missed; NaN without both kinds."""
+) -> dict[str, float]:
+    """What the confidence says of which joints are found, in percent: ``AUROC`` and ``ECE``."""
     distance = np.linalg.norm(joints - people.joints, axis=2) / reference.lengths[:, None]
     scored = (people.visibility > 0) & np.isfinite(distance)
     found = distance[scored] <= next(iter(reference.labels.values()))
+    if not found.size:
+        return {}
+    calibration = 100 * calibration_error(reliability(confidence[scored], found))
+    return {"AUROC": 100 * _auroc(confidence[scored], found), "ECE": calibration}
+
+
+def _auroc(confidence: NDArray[np.float64], found: NDArray[np.bool_]) -> float:
+    """Chance that a joint that was found has more confidence than one that was missed; NaN without both kinds."""
     if found.all() or not found.any():
         return float("nan")
-    ranks = rankdata(confidence[scored])
+    ranks = rankdata(confidence)
     return float((ranks[found].mean() - (found.sum() + 1) / 2) / (~found).sum())
 
 

@@ -149,7 +149,7 @@ def _difference_lines(title: str, records: Mapping[str, Sequence[Record]], metri
     lines = [f"| {title} | {' | '.join(f'{subject}, {view}' for subject, view in columns)} |"]
     lines.append("| --- |" + " --- |" * len(columns))
     for metric in metrics:
-        cells = [_cell(table, (view, SUBJECTS[subject], metric)) for subject, view in columns]
+        cells = [difference_cell(table.loc[(view, SUBJECTS[subject], metric)], metric) for subject, view in columns]
         lines.append(f"| {NAMES.get(metric, metric)} | {' | '.join(cells)} |")
     return lines
 
@@ -158,8 +158,8 @@ def _has_same(metrics: Mapping[str, int]) -> bool:
     return not any(metric.startswith("map: ") for metric in metrics)
 
 
-def _cell(table: pd.DataFrame, key: tuple[str, str, str]) -> str:
-    found = table.loc[key]
-    digits = 2 if "error" in key[2] or "map" in key[2] else 1
+def difference_cell(found: pd.Series, metric: str) -> str:
+    """A difference with its interval and outcome, in words for a table."""
+    digits = 2 if "error" in metric or "map" in metric else 1
     low, high = (f"{found[name]:+.{digits}f}" for name in ("low", "high"))
     return f"{found['difference']:+.{digits}f} ({low} to {high}): {found['outcome']}"

@@ -86,6 +86,8 @@ GRIDS: dict[str, list[Setting]] = {
         "dot_mse", (1e-3, 2e-3, 3e-3, 4e-3, 6e-3, 8e-3, 1e-2, 1.2e-2, 1.6e-2, 2.4e-2, 3.2e-2, 4.8e-2), [{}]
     ),
 }
+# Options of a loss that a grid varies.
+AXES = ("sigma", "epsilon", "likelihood")
 # Where the best of the twelve lay at the end of an axis, a step more, up to MOST_TRIALS: matching at the highest rate;
 # the sum at the highest rate and the least likelihood; the letter at the largest epsilon and the least initial bias.
 EXTENSIONS: dict[str, list[Setting]] = {

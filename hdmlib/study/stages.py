@@ -9,6 +9,8 @@
     photos        the finals on the other half (both need data_root: a folder in COCO's format)
     conditions    few people, noisy annotations, small pictures: which loss suffers more
     larger        three times the people, three times the epochs: does a loss that learns slowly end higher?
+    second_tuning the study again by rules fixed in advance (rules.py): twelve to eighteen trials a loss, new people
+    second_finals what that tuning chose (choice.py), five seeds, on people that nobody has looked at
     gpu_demo      HRNet-W32 with each loss, for one large GPU; on photos with dataset=coco data_root=DIR epochs=25
 
 ``python -m hdmlib study STAGE`` trains the runs that have no record yet.
@@ -23,6 +25,8 @@ from typing import Any
 
 from hdmlib.config import Config, make_config
 from hdmlib.presets import LEARNING_RATES
+from hdmlib.study import rules
+from hdmlib.study.choice import CHOSEN
 
 SEEDS = (0, 1, 2, 3, 4)
 # Tuning and formulation: half the epochs, and people that are not reported on.
@@ -190,6 +194,22 @@ def gpu_demo(**values: Any) -> Iterator[Trial]:
         yield Trial(loss, make_config(**{"preset": "gpu_demo", "lr": lr / 4, **values, "loss": loss}))
 
 
+def second_tuning(**values: Any) -> Iterator[Trial]:
+    """The grids of the second study's rules, and what they grew by."""
+    for label, grid in rules.GRIDS.items():
+        for loss, options, fields in (*grid, *rules.EXTENSIONS.get(label, ())):
+            axes = {**fields, **{name: options[name] for name in rules.AXES if name in options}}
+            words = ", ".join(f"{name} {value:g}" for name, value in axes.items())
+            yield _trial(f"{label}: {words}", loss, options, people=rules.TUNING_PEOPLE, **{**fields, **values})
+
+
+def second_finals(seeds: Sequence[int] = rules.SEEDS, **values: Any) -> Iterator[Trial]:
+    """What the second tuning chose, on the people that are reported."""
+    for seed, (label, chosen) in product(seeds, CHOSEN.items()):
+        loss, options, fields = chosen.setting
+        yield _trial(label, loss, options, people=rules.TEST_PEOPLE, **{**fields, "seed": seed, **values})
+
+
 def _under(
     cases: dict[str, dict[str, Any]], labels: Sequence[str], seeds: Sequence[int], **values: Any
 ) -> Iterator[Trial]:
@@ -202,12 +222,15 @@ def _under(
 STAGES = {
     "formulation": formulation, "cost": cost, "tuning": tuning, "finals": finals, "photo_tuning": photo_tuning,
     "photos": photos, "conditions": conditions, "larger": larger, "gpu_demo": gpu_demo,
+    "second_tuning": second_tuning, "second_finals": second_finals,
 }  # fmt: skip
 RENAMED_STAGES = {"joint": "cost"}  # earlier name -> name
 
 
-def _trial(label: str, loss: str, options: dict[str, Any], lr: float, **values: Any) -> Trial:
+def _trial(
+    label: str, loss: str, options: dict[str, Any], lr: float, people: dict[str, Any] = TUNING, **values: Any
+) -> Trial:
     fields = {"preset": "study", **values}
     if fields["preset"] == "study":  # any other preset has its own people and epochs
-        fields = {**TUNING, **fields}
-    return Trial(label, make_config(**fields, loss=loss, loss_options=options, lr=lr))
+        fields = {**people, **fields}
+    return Trial(label, make_config(**{"lr": lr, **fields}, loss=loss, loss_options=options))

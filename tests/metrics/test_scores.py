@@ -29,3 +29,11 @@ def test_auroc_of_a_confidence_that_knows_of_one_that_guesses_and_of_one_that_er
 
 def test_auroc_has_no_ground_where_everything_is_found(people):
     assert "AUROC" not in judged(people, np.ones(people.visibility.shape), np.zeros(people.visibility.shape, bool))
+
+
+def test_ece_is_the_distance_of_the_confidence_from_the_share_found(people):
+    missed = np.random.default_rng(0).random(people.visibility.shape) < 0.3
+    labelled = people.visibility > 0
+    share = 1 - missed[labelled].mean()
+    assert judged(people, np.full(missed.shape, 0.95), missed)["ECE"] == pytest.approx(100 * (0.95 - share), abs=1e-9)
+    assert judged(people, np.where(missed, 0.0, 1.0), missed)["ECE"] == 0

@@ -1,0 +1,46 @@
+"""What the second tuning chose: each label's trials in, the setting, decoder and confidence with the best score out."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from typing import NamedTuple
+
+from hdmlib.experiments.record import Record
+from hdmlib.study.rules import CHOSEN_BY, Setting
+
+TIE = "PCKh@0.1"
+
+
+class Choice(NamedTuple):
+    """How a loss is trained and its heatmaps are read.
+
+    Attributes:
+        setting: The loss, its options and fields of the config.
+        decoder: Name of the decoder.
+        confidence: ``own``, the kind that the loss uses, or ``other``: the peak or the mass around it.
+    """
+
+    setting: Setting
+    decoder: str
+    confidence: str
+
+
+def choose(trials: Iterable[tuple[Setting, Record]]) -> Choice:
+    """The best of one label's trials by :data:`~hdmlib.study.rules.CHOSEN_BY`, ties by :data:`TIE`."""
+    return max(_scored(trials), key=lambda scored: scored[0])[1]
+
+
+def _scored(trials: Iterable[tuple[Setting, Record]]) -> Iterator[tuple[tuple[float, float], Choice]]:
+    for setting, record in trials:
+        for confidence, scores in {"own": record.by_decoder, "other": record.other_confidence}.items():
+            for decoder, metrics in scores.items():
+                yield (metrics[CHOSEN_BY], metrics[TIE]), Choice(setting, decoder, confidence)
+
+
+def read_as_chosen(record: Record, chosen: Choice) -> dict[str, float]:
+    """The metrics of a final as its tuning chose to read it."""
+    return (record.by_decoder if chosen.confidence == "own" else record.other_confidence)[chosen.decoder]
+
+
+# As the committed trials of stage second_tuning have it; a test chooses again.
+CHOSEN: dict[str, Choice] = {}
