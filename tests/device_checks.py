@@ -8,10 +8,12 @@ from pathlib import Path
 
 import pytest
 import torch
+from torch.nn import functional
 
 from hdmlib.decoding import METHODS, decode, joints_from_heatmaps
 from hdmlib.losses import LOSSES, build_loss
 from hdmlib.metrics.compactness import compactness
+from hdmlib.reader import Reader
 
 _SPEC = spec_from_file_location("device_without_float64", Path(__file__).with_name("device_without_float64.py"))
 stand_in = module_from_spec(_SPEC)
@@ -69,6 +71,23 @@ def test_decoders(method, batch, device):
     expected, found = decode(batch[0], method), decode(batch[0].to(device), method)
     for ours, theirs in zip(found, expected, strict=True):
         torch.testing.assert_close(ours.cpu(), theirs, rtol=0, atol=1e-3)
+
+
+@pytest.mark.parametrize("name", LOSSES)
+def test_crops_are_read(name, device):
+    """By a network of one layer, without a flip test: the stand-in cannot be indexed by a list."""
+    generator, loss = torch.Generator().manual_seed(1), build_loss(name).eval()
+    images = torch.randint(256, (2, 3, 64, 48), dtype=torch.uint8, generator=generator)
+    weight = torch.randn(3, 3, 4, 4, generator=generator) / 7
+    expected, found = (
+        Reader(lambda inputs, there=there: functional.conv2d(inputs, weight.to(there), stride=4), loss, (1, 0, 2))(
+            images.to(there)
+        )
+        for there in ("cpu", device)
+    )
+    assert found.raw.device == device
+    for ours, theirs in zip(found, expected, strict=True):
+        torch.testing.assert_close(ours.cpu(), theirs, rtol=1e-4, atol=1e-3)
 
 
 def test_reports(batch, device):

@@ -11,6 +11,7 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from torch.overrides import TorchFunctionMode
 from torch.utils import backend_registration
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves, tree_map
@@ -57,10 +58,20 @@ class _Operations(TorchDispatchMode):
         return _run(operation, args, kwargs or {})
 
 
+class _Factory(TorchFunctionMode):
+    """``torch.tensor(..., device=)``, which asks a backend's own code for memory before any dispatch mode sees it."""
+
+    def __torch_function__(self, function, types, args=(), kwargs=None):
+        kwargs = kwargs or {}
+        if function is torch.tensor and _is_device(kwargs.get("device")):
+            return OnDevice(function(*args, **{**kwargs, "device": "cpu"}))
+        return function(*args, **kwargs)
+
+
 @contextmanager
 def device_without_float64() -> Iterator[torch.device]:
     """Within it the device exists: tensors can be made there and moved there and back."""
-    with _Operations():
+    with _Operations(), _Factory():
         yield DEVICE
 
 

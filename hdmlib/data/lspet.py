@@ -17,10 +17,10 @@ from __future__ import annotations
 import io
 import json
 import math
-import shutil
 from collections.abc import Callable, Iterable
 from importlib.resources import files
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 import numpy as np
@@ -65,30 +65,31 @@ def convert_lspet(
         OSError: ``to`` cannot be written.
     """
     joints, photos = _original(source, partial)
-    if to.exists() and any(to.iterdir()):
-        raise DataError(f"to: {to} is not empty; name a new folder")
+    if to.exists() and not (to.is_dir() and not any(to.iterdir())):
+        raise DataError(f"to: {to} is not an empty folder; name a new one")
     split = lspet_split()
     wanted = [number for number in photos if number not in split["excluded"]]
     entries: dict[str, list[tuple[dict[str, Any], dict[str, Any]]]] = {"train": [], "val": []}
     numbers = progress(wanted, total=len(wanted), desc="photos") if progress else wanted
-    unfinished = to.with_name(f".{to.name}.unfinished")
-    shutil.rmtree(unfinished, ignore_errors=True)  # of an interrupted conversion
-    for number in numbers:
-        part = "val" if number in split["val"] else "train"
-        picture, image, annotation = _person(number, photos[number], joints[:, :, number - 1])
-        write_atomically(unfinished / "images" / image["file_name"], picture)
-        entries[part].append((image, annotation))
-    for part, pairs in entries.items():
-        content = {
-            "info": {"description": "LSP Extended, crops of single people, made by hdmlib"},
-            "images": [image for image, _ in pairs],
-            "annotations": [annotation for _, annotation in pairs],
-            "categories": [_category()],
-        }
-        write_atomically(unfinished / "annotations" / f"lspet_{part}.json", json.dumps(content).encode())
-    if to.exists():
-        to.rmdir()
-    unfinished.rename(to)
+    to.parent.mkdir(parents=True, exist_ok=True)
+    with TemporaryDirectory(prefix=f".{to.name}-", dir=to.parent) as temporary:
+        unfinished = Path(temporary) / to.name
+        for number in numbers:
+            part = "val" if number in split["val"] else "train"
+            picture, image, annotation = _person(number, photos[number], joints[:, :, number - 1])
+            write_atomically(unfinished / "images" / image["file_name"], picture)
+            entries[part].append((image, annotation))
+        for part, pairs in entries.items():
+            content = {
+                "info": {"description": "LSP Extended, crops of single people, made by hdmlib"},
+                "images": [image for image, _ in pairs],
+                "annotations": [annotation for _, annotation in pairs],
+                "categories": [_category()],
+            }
+            write_atomically(unfinished / "annotations" / f"lspet_{part}.json", json.dumps(content).encode())
+        if to.exists():
+            to.rmdir()
+        unfinished.rename(to)
     return {part: len(pairs) for part, pairs in entries.items()}
 
 
@@ -139,9 +140,12 @@ def _person(number: int, photo: Path, annotated: NDArray[np.float64]) -> tuple[b
         shrunk = [max(1, round(side * LONGEST_SIDE / size.max())) for side in size.tolist()]
         picture = picture.resize((shrunk[0], shrunk[1]), Image.Resampling.LANCZOS)
     ratio = np.array(picture.size) / size
-    joints = np.where(labelled[:, None], (places - [left, top] + 0.5) * ratio - 0.5, 0).round(2)
-    box_first, box_last = joints[labelled].min(axis=0), joints[labelled].max(axis=0)
-    box = np.concatenate([box_first, box_last - box_first]).round(2)
+    joints = np.where(labelled[:, None], (places - [left, top] + 0.5) * ratio - 0.5, 0)
+    low, high = joints[labelled].min(axis=0), joints[labelled].max(axis=0)
+    box = _rounded([*low, *(high - low)])
+    keypoints = [
+        value for joint, flag in zip(joints, labelled, strict=True) for value in (*_rounded(joint), 2 * int(flag))
+    ]
     head = float(np.linalg.norm(joints[NECK] - joints[HEAD_TOP])) if labelled[[NECK, HEAD_TOP]].all() else None
     buffer = io.BytesIO()
     picture.save(buffer, "JPEG", quality=QUALITY)
@@ -150,12 +154,16 @@ def _person(number: int, photo: Path, annotated: NDArray[np.float64]) -> tuple[b
         "crop_in_original": [left, top, right, bottom],
     }  # fmt: skip
     annotation = {
-        "id": number, "image_id": number, "category_id": 1, "iscrowd": 0, "bbox": box.tolist(),
-        "area": round(float(box[2] * box[3]), 2), "num_keypoints": int(labelled.sum()),
-        "keypoints": np.column_stack([joints, 2 * labelled]).ravel().tolist(),
+        "id": number, "image_id": number, "category_id": 1, "iscrowd": 0, "bbox": box,
+        "area": round(box[2] * box[3], 2), "num_keypoints": int(labelled.sum()), "keypoints": keypoints,
         "head_size": None if head is None else round(head, 3),
     }  # fmt: skip
     return buffer.getvalue(), image, annotation
+
+
+def _rounded(values: Iterable[float]) -> list[float]:
+    """To hundredths by Python's ``round``, which sees the exact binary value: it rounds 77.395 down, numpy up."""
+    return [round(float(value), 2) for value in values]
 
 
 def _category() -> dict[str, Any]:
