@@ -302,10 +302,11 @@ def joints_from_heatmaps(targets: Tensor) -> tuple[Tensor, Tensor]:
     a cell (HRNet's, mmpose's MSRAHeatmap) have lost the sub-pixel part, and no reader can bring it back.
 
     Args:
-        targets: (B, K, H, W) Gaussians of any width and height, at least 3 x 3 cells; all 0 for an unlabelled joint.
+        targets: (B, K, H, W) Gaussians of any width and height, at least 3 x 3 cells. For an unlabelled joint all cells
+            are equal: 0, or Lightning Pose's uniform map.
 
     Returns:
-        Joints (B, K, 2) as (x, y) in heatmap cells and weights (B, K), 1 where a target has a positive cell, else 0.
+        Joints (B, K, 2) as (x, y) in heatmap cells and weights (B, K), 1 where a target has a peak, else 0.
 
     Raises:
         ValueError: The targets are no (B, K, H, W) tensor of at least 3 x 3 cells.
@@ -318,7 +319,7 @@ def joints_from_heatmaps(targets: Tensor) -> tuple[Tensor, Tensor]:
     px, py = px.clamp(1, width - 2), py.clamp(1, height - 2)  # at the border the parabola is extrapolated
     x = px + _vertex(*(_cell(targets, px + step, py) for step in (-1, 0, 1)))
     y = py + _vertex(*(_cell(targets, px, py + step) for step in (-1, 0, 1)))
-    labelled = peak > 0
+    labelled = (peak > 0) & (peak > targets.amin(dim=(2, 3)))
     return torch.where(labelled[..., None], torch.stack([x, y], dim=-1), 0.0), labelled.to(targets.dtype)
 
 

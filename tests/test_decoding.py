@@ -333,6 +333,14 @@ def test_a_target_on_a_single_cell_is_that_cell():
     assert weights.tolist() == [[1]]
 
 
+@pytest.mark.parametrize("value", [0.0, 1 / 64])
+def test_a_target_without_a_peak_is_unlabelled(value):
+    # Lightning Pose draws a uniform map for an unlabelled joint if uniform_heatmaps_for_nan_keypoints is on
+    joints, weights = joints_from_heatmaps(torch.full((1, 1, 8, 8), value))
+    assert joints.tolist() == [[[0, 0]]]
+    assert weights.tolist() == [[0]]
+
+
 def test_targets_of_another_shape_are_refused():
     with pytest.raises(ValueError, match=r"targets must be \(B, K, H, W\) of at least 3 x 3 cells"):
         joints_from_heatmaps(torch.zeros(3, 8, 8))
