@@ -118,7 +118,7 @@ def test_papermill_runs_the_notebook_with_other_parameters(tmp_path, monkeypatch
     )
     text = str(done)
     assert "PCKh@0.5 after training with soft_argmax" in text
-    assert text.count("'image/png'") == 4
+    assert text.count("'image/png'") == 5
     assert len(list((tmp_path / "runs").glob("*soft_argmax*/record.json"))) == 1
 
 
