@@ -140,9 +140,11 @@ def _check_shared_photos(train: PoseDataset, val: PoseDataset) -> None:
 
 def embedded_folder(config: Config, progress: Callable[..., Any] | None = None) -> Path:
     """The folder of a config's embedded people, in COCO's format; they are drawn first where it does not exist yet."""
+    counts = _embedded_counts(config)
     return embedded_dataset(
-        format="coco", size=config.image_size, seed=config.data_seed, progress=progress, **_embedded_counts(config)
-    )
+        format="coco", train=counts["train"], val=counts["val"], size=config.image_size, seed=config.data_seed,
+        progress=progress,
+    )  # fmt: skip
 
 
 def embedded_fingerprint(config: Config) -> str:
