@@ -32,6 +32,7 @@ from hdmlib.inference import PhotoPrediction, open_network, photos_of, predict, 
 from hdmlib.inspection import dataset_format, inspect_dataset, people_to_show
 from hdmlib.notebook import epoch_line, progress
 from hdmlib.outputs import (
+    check_ending,
     check_outputs,
     coco_records,
     drawing_paths,
@@ -47,6 +48,9 @@ from hdmlib.presets import PRESETS
 from hdmlib.study.execution import train_trials
 from hdmlib.study.results import publish as publish_run
 from hdmlib.study.stages import RENAMED_STAGES, STAGES
+
+# What `save_figure` writes; either may be given.
+FIGURE_ENDINGS = (".png", ".pdf")
 
 app = typer.Typer(
     add_completion=False, no_args_is_help=True, help="Train pose networks with the matching loss and its controls."
@@ -76,6 +80,8 @@ def gallery(
     count: Annotated[int, typer.Option(help="how many people")] = 4,
 ) -> None:
     """Draw a run's predictions for the first validation people; trains the run first if need be."""
+    with one_line_errors():
+        check_ending("to", to, FIGURE_ENDINGS)
     result = _run(values or [])
     shown = predict_examples(result.config, result.model(), result.data.val, count)
     use_style()
@@ -122,9 +128,11 @@ def predict_photo(
         photos = photos_of(photo)
         if to is not None and len(photos) > 1:
             raise ValueError("to: draws one photo; pass --draw FOLDER for several")
+        if to is not None:
+            check_ending("to", to, FIGURE_ENDINGS)
         names = photo_names(photos)
         drawings = {} if draw is None else dict(zip(photos, drawing_paths(names, draw), strict=True))
-        figure_files = [] if to is None else [to.with_name(f"{to.stem}.{kind}") for kind in ("png", "pdf")]
+        figure_files = [] if to is None else [to.with_suffix(ending) for ending in FIGURE_ENDINGS]
         written = [path for path in (csv, json, *drawings.values(), *figure_files) if path is not None]
         check_outputs(written, [*photos, *([boxes] if boxes else [])], overwrite=overwrite)
         people_of = _people_on(photos, image_ids(names), box or (), boxes, category)
@@ -245,8 +253,7 @@ def export_run(
 ) -> None:
     """Write a run as ONNX, network, readout and decoder in one, and a model card as Markdown."""
     with one_line_errors():
-        if to.suffix != ".onnx":
-            raise ValueError(f"to: {to} must end in .onnx")
+        check_ending("to", to, [".onnx"])
         card = to.with_suffix(".md")
         check_outputs([to, card], [], overwrite=overwrite)
         with requires_extra("export", "hdmlib export"):
@@ -274,6 +281,7 @@ def check_dataset(
         first = (split or [given.get("train_split", "train")])[0]
         config = make_config(**{"dataset": format or dataset_format(given["data_root"], first), **given})
         if to is not None:
+            check_ending("to", to, [".png"])
             check_outputs([to], [], overwrite=overwrite)
         found = inspect_dataset(config, split or ())
         typer.echo(found)

@@ -55,6 +55,16 @@ def check_outputs(outputs: Iterable[Path], inputs: Iterable[Path], *, overwrite:
             raise PermissionError(f"cannot write in {folder}; choose another folder")
 
 
+def check_ending(option: str, path: Path, endings: Sequence[str]) -> None:
+    """Check that a file's name has one of the endings: ``--to photo.jpg`` would write a ``photo.png``.
+
+    Raises:
+        ValueError: It ends otherwise.
+    """
+    if path.suffix.lower() not in endings:
+        raise ValueError(f"{option}: {path} must end in {' or '.join(endings)}")
+
+
 def photo_names(photos: Sequence[Path]) -> list[str]:
     """Names that differ: each photo's path below the folder that all of them share, with forward slashes."""
     paths = [photo.absolute() for photo in photos]

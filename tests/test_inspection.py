@@ -1,10 +1,12 @@
 """``hdmlib check``: the report, its exit status, and the twelve people that it draws."""
 
+import itertools
 import json
 
 import cv2
 import numpy as np
 import pytest
+from matplotlib.text import Text
 from typer.testing import CliRunner
 
 from hdmlib.cli import app
@@ -121,6 +123,20 @@ def test_the_sheet_says_what_its_colours_mean(joints, legend):
     assert names == ([name.replace("_", " ") for name in joints] if count < 40 else [str(k) for k in range(40)])
 
 
+def test_names_of_joints_close_together_cover_no_other():
+    names = ["nose", "left_eye", "right_eye", "left_ear", "right_ear", "left_wrist"]
+    joints = np.array([[[160, 160], [166, 156], [154, 156], [170, 158], [150, 158], [317, 3]]], float)
+    figure = contact_sheet(
+        np.zeros((1, 320, 320, 3), np.uint8), joints, np.ones((1, 6)), skeleton_from_names(names), [""]
+    )
+    figure.canvas.draw()
+    axes = figure.axes[0]
+    # annotations' own extents include the lines that lead to their joints
+    places = [Text.get_window_extent(text) for text in axes.texts]
+    assert not any(first.overlaps(second) for first, second in itertools.combinations(places, 2))
+    assert all(axes.bbox.contains(*corner) for place in places for corner in place.corners())
+
+
 def test_remarks_of_both_splits_together_are_reported(tmp_path):
     write(tmp_path, "train", 4)
     write(tmp_path, "val", 3)
@@ -183,3 +199,6 @@ def test_an_earlier_picture_is_kept(tmp_path):
     assert "--overwrite" in output
     assert (tmp_path / "mine.png").read_bytes() == b"mine"
     assert check(tmp_path, "--to", tmp_path / "mine.png", "--overwrite")[0] == 0
+    code, output = check(tmp_path, "--to", tmp_path / "sheet.jpg")
+    assert code == 2
+    assert "sheet.jpg must end in .png" in output

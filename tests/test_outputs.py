@@ -192,8 +192,10 @@ def test_a_photo_is_never_replaced_by_its_drawing(smoke, photos):
         code, output = call("predict", photos, "--checkpoint", smoke.folder, *words)
         assert code == 2
         assert "is read by this command" in output
-    code, output = call("predict", photo, "--checkpoint", smoke.folder, "--to", photo, "--overwrite")
-    assert code == 2
+    for to, reason in ((photo, "is read by this command"), (photos / "007.jpg", "must end in .png or .pdf")):
+        code, output = call("predict", photo, "--checkpoint", smoke.folder, "--to", to, "--overwrite")
+        assert code == 2
+        assert reason in output
     assert contents(photos) == before
 
 

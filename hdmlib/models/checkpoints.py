@@ -10,7 +10,7 @@ mmpose 0.x                       under ``state_dict``; ``backbone.`` and ``keypo
 mmpose 1.x                       under ``state_dict``; ``backbone.`` and ``head.final_layer.``
 ImageNet (HRNet, timm, mmpose)   a backbone, a classifier, and outputs of the last module that poses do not need
 hdmlib                           the tensors, ``.safetensors`` or ``.pt``
-other training code              under a name of ``WRAPPERS``, each name with a common prefix of ``PREFIXES``
+other training code              under a name of ``WRAPPERS``; all names may share prefixes (``module._orig_mod.``)
 ================================ ==========================================================================
 
 Loading is strict, and nothing is written into the model unless everything fits. Files are read as tensors only: no
@@ -23,7 +23,7 @@ import io
 import pickle
 import re
 from collections import Counter
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -42,9 +42,15 @@ CLASSIFIER = re.compile(
 )
 
 
-# Names under which training code keeps the tensors, and prefixes that wrappers of a network put before all of them.
-WRAPPERS = ("state_dict", "model_state_dict", "model", "params_ema", "params", "ema", "network", "net", "weights")
-PREFIXES = ("_orig_mod.", "module.", "model.", "net.", "network.")
+# Names under which training code keeps the tensors.
+WRAPPERS = (
+    "state_dict", "model_state_dict", "model", "module", "params_ema", "params", "ema", "ema_state_dict", "ema_model",
+    "model_ema", "network", "net", "weights", "checkpoint",
+)  # fmt: skip
+# Wrappers within wrappers that are looked into; a file's content may even contain itself.
+DEPTH = 3
+# torch's AveragedModel counts its updates among the tensors.
+AVERAGED = "n_averaged"
 # The layers that give one map per joint: HRNet's and ViTPose's.
 HEADS = (HEAD, "head.conv.")
 
@@ -96,8 +102,8 @@ def load_weights(model: nn.Module, path: str | Path, *, backbone_only: bool = Fa
     """
     path = Path(path)
     weights, target = _tensors(_read(path), path), model.state_dict()
-    # a network of one's own may have names that begin like a wrapper's: those that it knows are left alone
-    weights = max(weights, _official_names(weights), key=lambda named: len(named.keys() & target.keys()))
+    # a network of one's own may have a common prefix itself: the names that it knows best are taken
+    weights = max(_namings(weights), key=lambda named: len(named.keys() & target.keys()), default=weights)
     if backbone_only:
         weights = {key: value for key, value in weights.items() if key in target or not CLASSIFIER.match(key)}
         weights = {key: value for key, value in weights.items() if not key.startswith(HEADS)}
@@ -135,37 +141,66 @@ def _read(path: Path) -> Any:
 
 def _tensors(content: Any, path: Path) -> dict[str, Tensor]:
     """The named tensors in a file's content, which may lie in wrappers within wrappers."""
-    while isinstance(content, dict) and not _is_state(content):
-        wrapper = next((key for key in WRAPPERS if isinstance(content.get(key), dict)), None)
-        if wrapper is None:
-            found = ", ".join(map(repr, list(content)[:6])) or "nothing"
-            raise CheckpointError(
-                f"{path}: no weights in it; expected named tensors, alone or under one of {', '.join(WRAPPERS)}; "
-                f"found {found}"
-            )
-        content = content[wrapper]
     if not isinstance(content, dict):
         raise CheckpointError(f"{path}: no weights in it, but a {type(content).__name__}; save a state_dict")
-    for name, tensor in content.items():
-        if tensor.is_sparse or tensor.is_meta or tensor.is_quantized:
+    state = _find_state(content)
+    if state is None:
+        raise CheckpointError(
+            f"{path}: no weights in it; expected named tensors, alone or under one of {', '.join(WRAPPERS)}; "
+            f"found {_described(content)}"
+        )
+    for name, tensor in state.items():
+        if tensor.layout != torch.strided or tensor.is_nested or tensor.is_meta or tensor.is_quantized:
             raise CheckpointError(f"{path}: tensor {name!r} is sparse, quantised or without values; save it dense")
-        if tensor.is_floating_point() and not tensor.isfinite().all():
+        if tensor.is_complex():
+            raise CheckpointError(f"{path}: tensor {name!r} is complex; the networks here are real")
+        # as float32, which the networks compute in: a larger number is infinite there, and float8 has no such test
+        if tensor.is_floating_point() and not tensor.float().isfinite().all():
             raise CheckpointError(f"{path}: tensor {name!r} holds NaN or infinity: a diverged training or damage")
-    return content
+    return state
+
+
+def _find_state(content: Any, depth: int = DEPTH) -> dict[str, Tensor] | None:
+    """The first named tensors under ``WRAPPERS``, in their order."""
+    if not isinstance(content, dict) or _is_state(content):
+        return content if isinstance(content, dict) else None
+    inner = (_find_state(content[key], depth - 1) for key in WRAPPERS if key in content) if depth else ()
+    return next((state for state in inner if state is not None), None)
+
+
+def _described(content: dict[Any, Any], depth: int = 1) -> str:
+    """The first entries that are no named tensors, each with its type or entries, and the number of the others."""
+    strange = {key: value for key, value in content.items() if not (isinstance(key, str) and isinstance(value, Tensor))}
+    entries = [
+        f"{key!r} ({_described(value, 0) if depth and isinstance(value, dict) else type(value).__name__})"
+        for key, value in list(strange.items())[:6]
+    ]
+    entries += [f"named tensors: {len(content) - len(strange)}"] if len(strange) < len(content) else []
+    return ", ".join(entries) or "nothing"
 
 
 def _is_state(content: dict[Any, Any]) -> bool:
     return bool(content) and all(isinstance(k, str) and isinstance(v, Tensor) for k, v in content.items())
 
 
+def _namings(weights: dict[str, Tensor]) -> Iterator[dict[str, Tensor]]:
+    """The tensors under their names, and with each common prefix of all names taken off in turn."""
+    weights = {key: value for key, value in weights.items() if key.rpartition(".")[2] != AVERAGED}
+    while weights:
+        yield weights
+        yield _official_names(weights)
+        prefixes = {key[: key.find(".") + 1] for key in weights}
+        if len(prefixes) > 1 or "" in prefixes:
+            return
+        weights = {key.removeprefix(*prefixes): value for key, value in weights.items()}
+
+
 def _official_names(weights: dict[str, Tensor]) -> dict[str, Tensor]:
-    """Names as the official code has them: without common prefixes, backbone and head side by side."""
-    while prefix := next((p for p in PREFIXES if all(key.startswith(p) for key in weights)), None):
-        weights = {key.removeprefix(prefix): value for key, value in weights.items()}
-    if any(key.startswith("backbone.") for key in weights):
-        heads = re.compile(r"^(keypoint_head|head)\.(?=final_layer\.)")
-        weights = {heads.sub("", key.removeprefix("backbone.")): value for key, value in weights.items()}
-    return weights
+    """Names as the official code has them, backbone and head side by side, from those of mmpose."""
+    heads = re.compile(r"^(keypoint_head|head)\.(?=final_layer\.)")
+    if not any(key.startswith("backbone.") for key in weights):
+        return weights
+    return {heads.sub("", key.removeprefix("backbone.")): value for key, value in weights.items()}
 
 
 def _check_fit(weights: dict[str, Tensor], target: dict[str, Tensor], model: nn.Module, path: Path) -> None:
@@ -173,16 +208,31 @@ def _check_fit(weights: dict[str, Tensor], target: dict[str, Tensor], model: nn.
     missing = [key for key in target if key not in weights]
     unknown = [key for key in weights if key not in target]
     shapes = [key for key in target if key in weights and weights[key].shape != target[key].shape]
-    if not (missing or unknown or shapes):
+    kinds = [
+        key for key in target if key in weights and target[key].is_floating_point() > weights[key].is_floating_point()
+    ]
+    if not (missing or unknown or shapes or kinds):
         return
     lines = [f"{path}: the weights do not fit the model"]
-    lines += [f"  {advice}" for advice in _advice(weights, shapes, model)]
+    lines += [f"  {advice}" for advice in (*_beside(weights, target), *_advice(weights, shapes, model))]
     lines += _listed("missing in the file", missing, lambda key: key)
     lines += _listed("unknown to the model", unknown, lambda key: key)
     lines += _listed(
         "of another shape", shapes, lambda key: f"{key}: {_sides(weights[key])} in the file, {_sides(target[key])} here"
     )
+    lines += _listed(
+        "whole numbers in the file", kinds, lambda key: f"{key}: {weights[key].dtype}".replace("torch.", "")
+    )
     raise CheckpointError("\n".join(lines))
+
+
+def _beside(weights: dict[str, Tensor], target: dict[str, Tensor]) -> list[str]:
+    """Advice for a file in which the network is one part among others."""
+    first = next(iter(target), "")
+    prefixes = [key.removesuffix(first) for key in weights if key.endswith(f".{first}")]
+    parts = [prefix for prefix in prefixes if all(prefix + name in weights for name in target)]
+    found = " and ".join(map(repr, parts))
+    return [f"it has all of the model's tensors under {found}, beside others: save one of them alone"] if parts else []
 
 
 def _advice(weights: dict[str, Tensor], shapes: Iterable[str], model: nn.Module) -> list[str]:

@@ -16,6 +16,8 @@ from hdmlib.skeletons import Skeleton, side_of
 
 # With more joints than this a contact sheet numbers them instead of naming them.
 MOST_NAMES = 30
+# Width of a picture on a contact sheet, in points.
+SHEET_POINTS = 270
 # Left and right differ in hue and lightness; joints on the body's axis are white.
 LEFT, RIGHT, MIDDLE = "#ffb000", "#4cc9f0", "#ffffff"
 
@@ -208,15 +210,48 @@ def contact_sheet(
 
 
 def _name_joints(axes: Axes, joints: np.ndarray, skeleton: Skeleton, shown: np.ndarray) -> None:
-    """Write each shown joint's name beside it, on the side away from its partner, so that the two do not overlap."""
+    """Write each shown joint's name beside it, where it covers no other name; a line leads to those further off."""
     many, colours, twins = len(skeleton) > MOST_NAMES, joint_colours(skeleton), skeleton.flip_order
+    width, height = (abs(np.subtract(*limits)) for limits in (axes.get_xlim(), axes.get_ylim()))
+    size, point = 5 if many else 6, width / SHEET_POINTS
+    taken: list[tuple[float, float, float, float]] = []
     for k in np.flatnonzero(shown):
-        leftwards = shown[twins[k]] and joints[k, 0] < joints[twins[k], 0]
+        text = str(k) if many else skeleton.joints[k].replace("_", " ")
+        outwards = -1 if shown[twins[k]] and joints[k, 0] < joints[twins[k], 0] else 1
+        places = _places(joints[k], (0.55 * size * len(text) * point, 1.1 * size * point), outwards, 3 * point)
+        free = (place for place in places if _fits(place, (width, height), taken))
+        left, top, right, bottom = next(free, places[0])
+        taken.append((left, top, right, bottom))
+        far = not top - 2 * size * point < joints[k, 1] < bottom + 2 * size * point
         axes.annotate(
-            str(k) if many else skeleton.joints[k].replace("_", " "), joints[k], color=colours[k], clip_on=True,
-            xytext=(-3 if leftwards else 3, 3), textcoords="offset points", ha="right" if leftwards else "left",
-            fontsize=5 if many else 6, path_effects=[Stroke(linewidth=1.4, foreground="black"), Normal()],
+            text, joints[k], ((left + right) / 2, (top + bottom) / 2), color=colours[k], fontsize=size, clip_on=True,
+            ha="center", va="center", path_effects=[Stroke(linewidth=1.4, foreground="black"), Normal()],
+            arrowprops={"arrowstyle": "-", "color": colours[k], "linewidth": 0.5, "shrinkB": 0} if far else None,
         )  # fmt: skip
+
+
+def _places(
+    joint: np.ndarray, extent: tuple[float, float], outwards: int, gap: float
+) -> list[tuple[float, float, float, float]]:
+    """Rectangles (left, top, right, bottom) for a text on both sides of a joint, from the best to the worst."""
+    (x, y), (width, height) = joint, extent
+    places = []
+    for row in (0.8, -0.2, 1.8, -1.2, 2.8, -2.2, 3.8, -3.2):
+        for side in (outwards, -outwards):
+            left, top = x + gap if side > 0 else x - gap - width, y - row * height
+            places.append((left, top, left + width, top + height))
+    return places
+
+
+def _fits(
+    place: tuple[float, float, float, float],
+    picture: tuple[float, float],
+    taken: Sequence[tuple[float, float, float, float]],
+) -> bool:
+    """Whether a rectangle lies within the picture and over none that is taken."""
+    left, top, right, bottom = place
+    inside = left >= 0 and top >= 0 and right <= picture[0] and bottom <= picture[1]
+    return inside and not any(left < x2 and x1 < right and top < y2 and y1 < bottom for x1, y1, x2, y2 in taken)
 
 
 def _sheet_legend(skeleton: Skeleton) -> str:

@@ -8,6 +8,8 @@ import types
 import numpy as np
 import pytest
 import torch
+from torch import nn
+from torch.optim.swa_utils import AveragedModel
 
 from hdmlib.models.checkpoints import CheckpointError, export_hrnet, load_weights, save_weights
 from hdmlib.models.hrnet import HRNet, HRNetSpec
@@ -266,7 +268,9 @@ def test_files_without_weights(content, tmp_path):
         load_weights(network(1), tmp_path / "other.pth")
 
 
-@pytest.mark.parametrize("prefix", ["_orig_mod.", "module.", "model.", "net.", "module._orig_mod.", "model.module."])
+@pytest.mark.parametrize(
+    "prefix", ["_orig_mod.", "module.", "model.", "net.", "module._orig_mod.", "model.module.", "pose_net."]
+)
 @pytest.mark.parametrize("wrapper", [None, "model", "model_state_dict", "state_dict", "params", "ema"])
 def test_wrappers_and_common_prefixes_are_taken_off(prefix, wrapper, tmp_path):
     source, target = network(0), network(1)
@@ -276,18 +280,74 @@ def test_wrappers_and_common_prefixes_are_taken_off(prefix, wrapper, tmp_path):
     assert all(torch.equal(value, target.state_dict()[key]) for key, value in source.state_dict().items())
 
 
-def test_a_wrapper_within_a_wrapper(tmp_path):
+@pytest.mark.parametrize(
+    "wrap",
+    [
+        lambda state: {"ema": {"state_dict": state, "decay": 0.9}},
+        lambda state: {"model": {"name": "hrnet"}, "ema": state},  # a description under a wrapper's name
+        lambda state: {"module": state},  # DeepSpeed
+    ],
+)
+def test_wrappers_within_and_beside_wrappers(wrap, tmp_path):
     source, target = network(0), network(1)
-    torch.save({"ema": {"state_dict": source.state_dict(), "decay": 0.9}}, tmp_path / "w.pth")
+    torch.save(wrap(source.state_dict()), tmp_path / "w.pth")
     load_weights(target, tmp_path / "w.pth")
     assert torch.equal(target.conv1.weight, source.conv1.weight)
+
+
+def test_averaged_weights(tmp_path):
+    source, target = network(0), network(1)
+    torch.save({"ema": AveragedModel(source).state_dict()}, tmp_path / "w.pth")
+    load_weights(target, tmp_path / "w.pth")
+    assert same(source, target)
+
+
+def test_a_network_with_a_prefix_of_its_own_within_a_wrapper(tmp_path):
+    source, target = nn.ModuleDict({"net": nn.Conv2d(1, 1, 1)}), nn.ModuleDict({"net": nn.Conv2d(1, 1, 1)})
+    torch.save({f"module.{key}": value for key, value in source.state_dict().items()}, tmp_path / "w.pth")
+    load_weights(target, tmp_path / "w.pth")
+    assert same(source, target)
+
+
+def test_a_file_that_contains_itself(tmp_path):
+    content = {"epoch": 1}
+    content["model"] = content
+    torch.save(content, tmp_path / "w.pth")
+    with pytest.raises(CheckpointError, match=r"no weights in it.*found 'epoch' \(int\), 'model'"):
+        load_weights(network(1), tmp_path / "w.pth")
+
+
+def test_a_network_among_others_is_named(tmp_path):
+    state = network(0).state_dict()
+    torch.save({f"{part}.{key}": value for part in ("student", "teacher") for key, value in state.items()},
+               tmp_path / "w.pth")  # fmt: skip
+    with pytest.raises(CheckpointError, match=r"all of the model's tensors under 'student\.' and 'teacher\.'"):
+        load_weights(network(1), tmp_path / "w.pth")
+
+
+def test_whole_numbers_are_no_weights(tmp_path):
+    target, before = network(1), network(1)
+    torch.save({key: (100 * value).to(torch.int8) for key, value in target.state_dict().items()}, tmp_path / "w.pth")
+    with pytest.raises(CheckpointError, match=r"whole numbers in the file(.|\n)*conv1.weight: int8"):
+        load_weights(target, tmp_path / "w.pth")
+    assert same(target, before)
 
 
 @pytest.mark.parametrize(
     ("content", "message"),
     [
-        ({"weights_of_mine": {"a": torch.ones(1)}, "epoch": 1}, "found 'weights_of_mine', 'epoch'"),
-        ({0: torch.ones(1)}, "found 0"),
+        (
+            {"weights_of_mine": {"a": torch.ones(1)}, "epoch": 1},
+            r"found 'weights_of_mine' \(named tensors: 1\), 'epoch' \(int\)",
+        ),
+        ({0: torch.ones(1)}, r"found 0 \(Tensor\)"),
+        (
+            {"state_dict": {"a": torch.ones(1), "version": 3}},
+            r"found 'state_dict' \('version' \(int\), named tensors: 1\)",
+        ),
+        ({"a": torch.eye(3).to_sparse_csr()}, "tensor 'a' is sparse"),
+        ({"a": torch.ones(3, dtype=torch.complex64)}, "tensor 'a' is complex"),
+        ({"a": torch.tensor([1e300], dtype=torch.float64)}, "tensor 'a' holds NaN or infinity"),
         ({"a": torch.ones(3).to_sparse()}, "tensor 'a' is sparse"),
         ({"a": torch.empty(3, device="meta")}, "tensor 'a' is sparse, quantised or without values"),
         ({"a.weight": torch.tensor([1.0, float("nan")])}, "tensor 'a.weight' holds NaN or infinity"),
