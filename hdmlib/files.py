@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-import tempfile
+import secrets
 from pathlib import Path
 
 # In the names of files that are being written.
@@ -11,28 +11,44 @@ _UNFINISHED = "unfinished-"
 
 
 def write_atomically(path: Path, data: bytes) -> None:
-    """Write a file completely or not at all, even when the process is killed or the disk is full.
+    """Write a file completely or not at all, even when the process is killed, the disk is full or the power fails.
+
+    Its mode follows the umask, as that of any new file.
 
     Raises:
         OSError: The folder cannot be written; the message names it. An earlier file at ``path`` is untouched.
     """
+    temporary = path.with_name(f".{path.name}.{_UNFINISHED}{secrets.token_hex(4)}")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.{_UNFINISHED}")
+        file = temporary.open("xb")
     except OSError as error:
         raise OSError(f"cannot write in {path.parent}: {error.strerror}; choose another folder") from error
     try:
-        with os.fdopen(handle, "wb") as file:
+        with file:
             file.write(data)
             file.flush()
             os.fsync(file.fileno())
-        os.chmod(temporary, 0o644)
         os.replace(temporary, path)
+        _sync_folder(path.parent)
     except BaseException as error:
-        Path(temporary).unlink(missing_ok=True)
+        temporary.unlink(missing_ok=True)
         if isinstance(error, OSError):
             raise OSError(f"could not finish {path}: {error.strerror}; an earlier file there is untouched") from error
         raise
+
+
+def _sync_folder(folder: Path) -> None:
+    """Bring a folder's entries, new names included, to the disk; Windows does so itself and opens no folders."""
+    if os.name == "nt":
+        return
+    handle = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    except OSError:
+        pass  # some network file systems sync no folders
+    finally:
+        os.close(handle)
 
 
 def remove_leftovers(folder: Path) -> None:
