@@ -6,7 +6,7 @@ from collections.abc import Iterable, Iterator
 from typing import NamedTuple
 
 from hdmlib.experiments.record import Record
-from hdmlib.study.rules import CHOSEN_BY, Setting
+from hdmlib.study.rules import BEST, CHOSEN_BY, LETTER, Setting
 
 TIE = "PCKh@0.1"
 
@@ -46,4 +46,9 @@ def read_as_chosen(record: Record, chosen: Choice) -> dict[str, float]:
 CHOSEN = {
     "gaussian_mse": Choice(("gaussian_mse", {"sigma": 0.75}, {"lr": 4e-3}), "dark", "own"),
     "cross_entropy": Choice(("cross_entropy", {}, {"lr": 1.2e-2}), "barycentre", "own"),
+    "matching": Choice(("matching", {**BEST, "epsilon": 0.05}, {"lr": 1.2e-2}), "barycentre", "own"),
+    "the sum": Choice(("matching", {**BEST, "epsilon": 0.05, "likelihood": 0.1}, {"lr": 4.8e-2}), "barycentre", "own"),
+    "the letter": Choice(
+        ("matching", {**LETTER, "epsilon": 1.0}, {"initial_bias": 0.01, "lr": 1.2e-2}), "dark", "own"
+    ),
 }
