@@ -48,7 +48,5 @@ CHOSEN = {
     "cross_entropy": Choice(("cross_entropy", {}, {"lr": 1.2e-2}), "barycentre", "own"),
     "matching": Choice(("matching", {**BEST, "epsilon": 0.05}, {"lr": 1.2e-2}), "barycentre", "own"),
     "the sum": Choice(("matching", {**BEST, "epsilon": 0.05, "likelihood": 0.1}, {"lr": 4.8e-2}), "barycentre", "own"),
-    "the letter": Choice(
-        ("matching", {**LETTER, "epsilon": 1.0}, {"initial_bias": 0.01, "lr": 1.2e-2}), "dark", "own"
-    ),
+    "the letter": Choice(("matching", {**LETTER, "epsilon": 1.0}, {"initial_bias": 0.01, "lr": 1.2e-2}), "dark", "own"),
 }
