@@ -67,17 +67,17 @@ def theorem_terms(heatmaps: Tensor, joints: Tensor, sigma: float, *, on_grid: bo
     )
 
 
-def proof_lines(
-    heatmaps: Tensor, joints: Tensor, sigma: float, *, on_grid: bool = True
-) -> dict[str, tuple[Tensor, Tensor]]:
-    """Both sides of each line of the proof (Eq. 6); arguments as for :func:`theorem_terms`.
+def proof_lines(H: Tensor, d: Tensor, G: Tensor) -> dict[str, tuple[Tensor, Tensor]]:
+    """Both sides of each line of the proof (Eq. 6), for any dot and any Gaussian.
+
+    Args:
+        H: Heatmaps, (..., H, W).
+        d, G: The dot and the Gaussian of each, of the same shape; they need not belong together.
 
     Returns:
         Line -> left and right side, (...) float64.
     """
-    H, joints, size = as_float64(heatmaps), as_float64(joints), (heatmaps.shape[-2], heatmaps.shape[-1])
-    cells = (joints + 0.5).floor()
-    d, G = dot_map(cells, size), gaussian_map(cells if on_grid else joints, size, sigma)
+    H, d, G = as_float64(H), as_float64(d), as_float64(G)
     return {
         "|H - G|² = |H - d|² + 2<H - d, d - G> + |d - G|²": (
             _sum((H - G).square()),

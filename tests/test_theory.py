@@ -5,7 +5,7 @@ import math
 import pytest
 import torch
 
-from hdmlib.heatmaps import gaussian_map
+from hdmlib.heatmaps import dot_map, gaussian_map
 from hdmlib.theory import constant_far_from_borders, proof_lines, theorem_terms
 
 SIZE = (24, 20)
@@ -39,7 +39,9 @@ def test_the_theorem_and_each_line_of_its_proof_hold_on_the_grid(kind, sigma):
     terms = theorem_terms(maps, joints, sigma)
     assert relative(terms.gaussian_mse, terms.dot_mse + terms.cross + terms.constant, scale) < 1e-12
     assert terms.gap.abs().max() == 0
-    for line, (left, right) in proof_lines(maps, joints, sigma).items():
+    cells = (joints + 0.5).floor()
+    lines = proof_lines(maps, dot_map(cells, SIZE), gaussian_map(cells, SIZE, sigma))
+    for line, (left, right) in lines.items():
         assert relative(left, right, scale) < 1e-12, line
 
 
@@ -52,9 +54,19 @@ def test_off_the_grid_exactly_the_gap_is_missing(offset):
     torch.testing.assert_close(missing, terms.gap, rtol=1e-12, atol=1e-12)
     expected = -2 * (1 - math.exp(-(offset[0] ** 2 + offset[1] ** 2) / (2 * sigma**2)))
     assert float(terms.gap) == pytest.approx(expected, rel=1e-6)
-    lines = proof_lines(maps, joints, sigma, on_grid=False)
+    lines = proof_lines(maps, dot_map(joints, SIZE), gaussian_map(joints, SIZE, sigma))
     wrong = [line for line, (left, right) in lines.items() if relative(left, right, 1) > 1e-9]
     assert wrong == ["<d, G> = |d|²", "|H - G|² = |H - d|² + 2<H, d - G> + C"]
+
+
+def test_the_cut_gaussian_of_hrnet_satisfies_every_line_on_the_map_and_beside_it():
+    joints = torch.tensor([[10.3, 11.8], [-2.4, 5.0], [19.4, 23.4]], dtype=torch.float64)
+    maps, cut = heatmaps("random", joints), gaussian_map(joints, SIZE, 1.5, rounded=True)
+    dots = dot_map((joints + 0.5).floor(), SIZE)
+    assert dots.sum((-2, -1)).tolist() == [1, 0, 1]
+    assert cut.amax((-2, -1)).tolist() == pytest.approx([1, math.exp(-(2**2) / (2 * 1.5**2)), 1])
+    for line, (left, right) in proof_lines(maps, dots, cut).items():
+        assert relative(left, right, 1) < 1e-9, line
 
 
 @pytest.mark.parametrize("sigma", [0.5, 1.0, 2.0, 3.0])

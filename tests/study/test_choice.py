@@ -1,0 +1,68 @@
+"""What the second tuning chose: the committed trials choose again, and the grids obey the rules."""
+
+import pytest
+
+from hdmlib.experiments.store import Store
+from hdmlib.study.choice import CHOSEN, Choice, choose, read_as_chosen
+from hdmlib.study.rules import AXES, EXTENSIONS, GRIDS, MOST_TRIALS, TEST_PEOPLE, TUNING_PEOPLE
+from hdmlib.study.stages import second_finals, second_tuning
+
+
+@pytest.fixture(scope="module")
+def trials():
+    """Label -> settings with their committed records, in the order of the grids."""
+    settings = [(label, setting) for label, grid in GRIDS.items() for setting in (*grid, *EXTENSIONS.get(label, ()))]
+    found = {}
+    for (label, setting), trial in zip(settings, second_tuning(), strict=True):
+        run = Store.of(trial.config).find_published(trial.config)
+        assert run is not None, f"{trial.label} has no committed record"
+        found.setdefault(label, []).append((setting, run.record))
+    return found
+
+
+def test_the_committed_trials_choose_what_the_finals_train(trials):
+    assert {label: choose(trials[label]) for label in CHOSEN} == CHOSEN
+
+
+def test_a_choice_is_the_best_score_of_any_trial_decoder_and_confidence(trials):
+    for label, chosen in CHOSEN.items():
+        [record] = [record for setting, record in trials[label] if setting == chosen.setting]
+        best = max(
+            metrics["AP"]
+            for _, each in trials[label]
+            for metrics in (*each.by_decoder.values(), *each.other_confidence.values())
+        )
+        assert read_as_chosen(record, chosen)["AP"] == best
+
+
+def test_ties_go_to_the_finer_localisation(trials):
+    setting, record = trials["gaussian_mse"][0]
+    tied = record.model_copy(deep=True)
+    for metrics in (*tied.by_decoder.values(), *tied.other_confidence.values()):
+        metrics["AP"] = 50.0
+    tied.by_decoder["quarter"]["PCKh@0.1"] = 99.0
+    assert choose([(setting, record), (setting, tied)]) == Choice(setting, "quarter", "own")
+
+
+@pytest.mark.parametrize("label", CHOSEN)
+def test_a_grid_ends_where_the_score_falls_or_at_the_most_trials(label, trials):
+    chosen = CHOSEN[label].setting
+    tried = [_axes(setting) for setting, _ in trials[label]]
+    assert len(tried) <= MOST_TRIALS
+    ends = [
+        axis
+        for axis, value in _axes(chosen).items()
+        if value in (min(t[axis] for t in tried), max(t[axis] for t in tried)) and len({t[axis] for t in tried}) > 1
+    ]
+    assert not ends or len(tried) == MOST_TRIALS, f"{label}: {ends} should be extended"
+
+
+def test_nobody_is_tested_on_whom_a_trial_has_seen():
+    assert {trial.config.data_seed for trial in second_tuning()} == {TUNING_PEOPLE["data_seed"]}
+    assert {trial.config.data_seed for trial in second_finals()} == {TEST_PEOPLE["data_seed"]}
+    assert TUNING_PEOPLE["data_seed"] != TEST_PEOPLE["data_seed"]
+
+
+def _axes(setting):
+    _, options, fields = setting
+    return {**fields, **{name: options[name] for name in AXES if name in options}}
