@@ -21,6 +21,8 @@ STYLES: dict[str, dict[str, Any]] = {
     **LOSS_STYLE,
     "matching, plain distance": {"color": "#e58a8d", "linestyle": (0, (3, 1)), "marker": "P"},
 }
+STYLES["the sum"] = {"color": "#7b1fa2", "linestyle": (0, (6, 1)), "marker": "*"}
+STYLES["the letter"] = {"color": "#f2b8ba", "linestyle": (0, (1, 1)), "marker": "X"}
 LABELS = {**LOSS_LABEL, "matching, plain distance": "matching, plain distance"}
 _TRUTH = {"marker": "+", "color": "#4cc9f0", "markersize": 10, "markeredgewidth": 1.8, "linestyle": "none"}
 TERM_NAMES = {
@@ -205,6 +207,33 @@ def bars(table: pd.DataFrame, titles: Mapping[str, str]) -> Figure:
         axes.set_xticks(range(len(table)), names, rotation=35, ha="right", fontsize=9)
         axes.set_title(title)
         axes.grid(visible=False, axis="x")
+    return figure
+
+
+def error_against_entropy(sharpened: pd.DataFrame, trials: pd.DataFrame) -> Figure:
+    """Whether compact heatmaps are exact ones: one network's maps, sharpened, and many trainings side by side.
+
+    Args:
+        sharpened: A row per power and decoder with the columns ``decoder``, ``power``, ``entropy``, ``median error``.
+        trials: A row per training with the columns ``loss``, ``entropy``, ``median error``.
+    """
+    figure, (left, right) = plt.subplots(1, 2, figsize=(10.5, 3.6), layout="constrained")
+    styles = zip("osD^v", ("-", "--", "-.", ":", (0, (5, 1, 1, 1))), strict=True)
+    left.margins(y=0.1)
+    for (decoder, part), (marker, dash) in zip(sharpened.groupby("decoder", sort=False), styles, strict=False):
+        left.plot(part["entropy"], part["median error"], marker=marker, linestyle=dash, color="#0072b2", label=decoder)
+    for _, row in pd.DataFrame(sharpened[sharpened["decoder"] == sharpened["decoder"].iloc[0]]).iterrows():
+        place = {"xycoords": left.get_xaxis_transform(), "ha": "center", "va": "bottom", "fontsize": 9}
+        left.annotate(f"$h^{{{row['power']:.0f}}}$", (row["entropy"], 0.01), **place)
+    left.set(title="Gaussian MSE, its maps to a power", ylabel="median error (px)")
+    left.legend(title="read by")
+    for label, part in trials.groupby("loss", sort=False):
+        style = {**_style(label), "linestyle": "none"}
+        right.plot(part["entropy"], part["median error"], **style, alpha=0.7, label=LABELS.get(str(label), label))
+    right.set(title="a training each", ylabel="median error (px)")
+    right.legend(loc="center left", bbox_to_anchor=(1.0, 0.5))
+    for axes in (left, right):
+        axes.set_xlabel("entropy of a heatmap (nats)")
     return figure
 
 

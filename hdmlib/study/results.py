@@ -27,6 +27,21 @@ def records_of(trials: Iterable[Trial], progress: Callable[..., Any] | None = No
     return records
 
 
+def published_of(trials: Iterable[Trial]) -> dict[str, list[Record]]:
+    """Label -> reference records of the trials of that label, in order; nothing is trained.
+
+    Raises:
+        ValueError: A trial has no reference record.
+    """
+    records: dict[str, list[Record]] = {}
+    for trial in trials:
+        run = Store.of(trial.config).find_published(trial.config)
+        if run is None:
+            raise ValueError(f"no published record of {trial.label!r}, seed {trial.config.seed}")
+        records.setdefault(trial.label, []).append(run.record)
+    return records
+
+
 def publish(stage: str, config: Config, keep: Sequence[str] = (), results: Path = RESULTS) -> None:
     """Copy the finished run of a config to the reference runs, and write the tables of the stages it belongs to.
 

@@ -15,7 +15,7 @@ from hdmlib.losses.registry import LOSSES
 from hdmlib.study.analysis import mean_interval, paired_differences
 from hdmlib.study.choice import CHOSEN, read_as_chosen
 from hdmlib.study.claims import difference_cell
-from hdmlib.study.results import records_of
+from hdmlib.study.results import published_of
 from hdmlib.study.rules import LEVEL, METRICS, SAME_CONFIDENCE, SAME_DECODER, outcome, sum_is_better
 from hdmlib.study.stages import second_finals
 
@@ -71,7 +71,7 @@ def verdict(records: Mapping[str, Sequence[Record]]) -> bool:
 
 def second_text() -> str:
     """README's tables of the second study in Markdown, from the committed records alone."""
-    records = records_of(second_finals())
+    records = published_of(second_finals())
     lines = [
         f"| loss, mean of five seeds | chosen | {' | '.join(SHOWN)} |",
         "| --- | --- |" + " --- |" * len(SHOWN),

@@ -92,3 +92,18 @@ def test_a_reliability_diagram_leaves_out_bins_with_few_joints():
     np.testing.assert_array_equal(diagonal.get_xdata(), diagonal.get_ydata())
     np.testing.assert_array_equal(line.get_xdata(), [0.1, 0.9])
     np.testing.assert_array_equal(line.get_ydata(), [0.2, 0.8])
+
+
+def test_error_against_entropy_draws_a_line_a_decoder_and_the_trainings_of_each_loss():
+    sharpened = pd.DataFrame(
+        {
+            "decoder": ["dark"] * 2 + ["mean"] * 2,
+            "power": [1, 2] * 2,
+            "entropy": [3.0, 2.0] * 2,
+            "median error": range(4),
+        }
+    )
+    trials = pd.DataFrame({"loss": ["matching", "the sum"], "entropy": [2.0, 2.5], "median error": [2.4, 2.2]})
+    left, right = draw.error_against_entropy(sharpened, trials).axes
+    assert [line.get_label() for line in left.lines] == ["dark", "mean"]
+    assert {tuple(line.get_xydata()[0]) for line in right.lines} == {(2.0, 2.4), (2.5, 2.2)}

@@ -2,8 +2,8 @@
 
 import pytest
 
-from hdmlib.experiments.store import Store
 from hdmlib.study.choice import CHOSEN, Choice, choose, read_as_chosen
+from hdmlib.study.results import published_of
 from hdmlib.study.rules import AXES, EXTENSIONS, GRIDS, MOST_TRIALS, TEST_PEOPLE, TUNING_PEOPLE
 from hdmlib.study.stages import second_finals, second_tuning
 
@@ -14,9 +14,8 @@ def trials():
     settings = [(label, setting) for label, grid in GRIDS.items() for setting in (*grid, *EXTENSIONS.get(label, ()))]
     found = {}
     for (label, setting), trial in zip(settings, second_tuning(), strict=True):
-        run = Store.of(trial.config).find_published(trial.config)
-        assert run is not None, f"{trial.label} has no committed record"
-        found.setdefault(label, []).append((setting, run.record))
+        [record] = published_of([trial])[trial.label]
+        found.setdefault(label, []).append((setting, record))
     return found
 
 
