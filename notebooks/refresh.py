@@ -1,7 +1,7 @@
 """Execute notebooks in place, leaving files that change only when their content does, and their figures in figures/.
 
 ``python notebooks/refresh.py`` runs all of them, ``python notebooks/refresh.py 02_train`` one, and
-``python notebooks/refresh.py README`` writes README's table of claims from the committed records.
+``python notebooks/refresh.py README`` writes README's tables from the committed records.
 """
 
 import os
@@ -44,13 +44,14 @@ def refresh(path: Path) -> None:
 
 
 def refresh_readme(path: Path) -> None:
-    """Put the claims, as the records have them, between README's markers."""
+    """Put the tables of both studies, as the records have them, between README's markers."""
     from hdmlib.study.claims import claims_text
+    from hdmlib.study.second import second_text
 
-    before, _, rest = path.read_text().partition("<!-- claims -->\n")
-    path.write_text(
-        f"{before}<!-- claims -->\n{claims_text()}\n<!-- /claims -->{rest.partition('<!-- /claims -->')[2]}"
-    )
+    for marker, text in {"claims": claims_text(), "second": second_text()}.items():
+        before, _, rest = path.read_text().partition(f"<!-- {marker} -->\n")
+        after = rest.partition(f"<!-- /{marker} -->")[2]
+        path.write_text(f"{before}<!-- {marker} -->\n{text}\n<!-- /{marker} -->{after}")
 
 
 if __name__ == "__main__":

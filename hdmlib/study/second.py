@@ -12,14 +12,13 @@ import pandas as pd
 
 from hdmlib.experiments.record import Record
 from hdmlib.losses.registry import LOSSES
-from hdmlib.study.analysis import mean_interval, paired_differences
+from hdmlib.study.analysis import mean_interval
 from hdmlib.study.choice import CHOSEN, read_as_chosen
-from hdmlib.study.claims import difference_cell
+from hdmlib.study.claims import FIGURE_1, claim_lines, difference_cell, differences
 from hdmlib.study.results import published_of
-from hdmlib.study.rules import LEVEL, METRICS, SAME_CONFIDENCE, SAME_DECODER, outcome, sum_is_better
+from hdmlib.study.rules import METRICS, SAME_CONFIDENCE, SAME_DECODER, SUBJECTS, sum_is_better
 from hdmlib.study.stages import second_finals
 
-VIEWS = ("own", "same")
 # The rules' calibration is the expected calibration error.
 JUDGED = {**METRICS, "ECE": -1}
 SHOWN = ("AP", "PCKh@0.5", "PCKh@0.1", "mean error", "ECE")
@@ -31,14 +30,23 @@ COMPARED = {
 }
 
 
-def scores(records: Mapping[str, Sequence[Record]], view: str) -> pd.DataFrame:
-    """One row a run: ``label``, ``seed`` and the metrics, read as ``own`` or ``same`` says."""
-    rows = []
+def views(records: Mapping[str, Sequence[Record]]) -> dict[str, pd.DataFrame]:
+    """The scores of each run as it is read ``own`` and ``same``.
+
+    Args:
+        records: Label of :data:`~hdmlib.study.choice.CHOSEN` -> runs that differ in the seed.
+
+    Returns:
+        View -> one row a run: ``label``, ``seed``, the metrics and, for ``own`` alone, the measures of the heatmaps.
+    """
+    rows = {"own": [], "same": []}
     for label, runs in records.items():
         for record in runs:
-            metrics = read_as_chosen(record, CHOSEN[label]) if view == "own" else _read_as_all(record)
-            rows.append({"label": label, "seed": record.identity["seed"], **metrics})
-    return pd.DataFrame(rows)
+            run = {"label": label, "seed": record.identity["seed"]}
+            measures = {f"map: {name}": value for name, value in record.final.measures.items()}
+            rows["own"].append(run | read_as_chosen(record, CHOSEN[label]) | measures)
+            rows["same"].append(run | _read_as_all(record))
+    return {view: pd.DataFrame(found) for view, found in rows.items()}
 
 
 def _read_as_all(record: Record) -> dict[str, float]:
@@ -46,48 +54,35 @@ def _read_as_all(record: Record) -> dict[str, float]:
     return (record.by_decoder if own else record.other_confidence)[SAME_DECODER]
 
 
-def outcomes(records: Mapping[str, Sequence[Record]], label: str) -> pd.DataFrame:
-    """Paired differences of one label from each that it is compared with.
-
-    Returns:
-        Index (reference, view, metric); columns ``difference``, ``low``, ``high``, ``seeds`` and ``outcome``.
-    """
-    tables = {}
-    for reference, view in product(COMPARED[label], VIEWS):
-        table = paired_differences(scores(records, view), list(JUDGED), reference, LEVEL).loc[label]
-        table["outcome"] = [
-            outcome(low, high, JUDGED[metric])
-            for metric, low, high in zip(table.index, table["low"], table["high"], strict=True)
-        ]
-        tables[reference, view] = table
-    return pd.concat(tables, names=["reference", "view"])
-
-
 def verdict(records: Mapping[str, Sequence[Record]]) -> bool:
     """Whether the sum is better than every other loss, as the rules ask."""
-    found = outcomes(records, "the sum")["outcome"].rename({"ECE": "calibration"}, level="metric")
-    return sum_is_better(found.to_dict(), COMPARED["the sum"])
+    label, others = "the sum", COMPARED["the sum"]
+    found = {}
+    for other in others:
+        table = differences(records, JUDGED, other, views)["outcome"]
+        for view, metric in product(("own", "same"), JUDGED):
+            found[other, view, "calibration" if metric == "ECE" else metric] = table[view, label, metric]
+    return sum_is_better(found, others)
 
 
 def second_text() -> str:
     """README's tables of the second study in Markdown, from the committed records alone."""
     records = published_of(second_finals())
-    lines = [
-        f"| loss, mean of five seeds | chosen | {' | '.join(SHOWN)} |",
-        "| --- | --- |" + " --- |" * len(SHOWN),
-        *(_score_line(str(label), part) for label, part in scores(records, "own").groupby("label", sort=False)),
-        "",
-        f"| less | read | {' | '.join(SHOWN)} |",
-        "| --- | --- |" + " --- |" * len(SHOWN),
-    ]
-    for label in COMPARED:
-        table = outcomes(records, label)
-        for reference, view in product(COMPARED[label], VIEWS):
-            cells = (difference_cell(table.loc[(reference, view, metric)], metric) for metric in SHOWN)
-            lines.append(f"| {label}, less {reference} | {view} | {' | '.join(cells)} |")
+    subjects = {subject: label for subject, label in SUBJECTS.items() if label in records}
+    lines = [*claim_lines(differences(records, {**METRICS, **FIGURE_1}, views=views), records, subjects), ""]
+    lines += [f"| loss, mean over {_seeds(records)} seeds | chosen | {' | '.join(SHOWN)} |"]
+    lines += ["| --- | --- |" + " --- |" * len(SHOWN)]
+    lines += [_score_line(str(label), part) for label, part in views(records)["own"].groupby("label", sort=False)]
     better = "it is" if verdict(records) else "it is not"
-    lines += ["", f"Whether the sum is better than every other loss by the rule fixed in advance: {better}."]
-    return "\n".join(lines)
+    lines += ["", f"Whether the sum is better than every other loss, by the rule fixed in advance: **{better}**.", ""]
+    lines += [f"<details><summary>Every difference, with its 95 % interval over {_seeds(records)} seeds</summary>", ""]
+    for label, references in COMPARED.items():
+        lines += [*_difference_lines(records, label, references), ""]
+    return "\n".join([*lines, "</details>"])
+
+
+def _seeds(records: Mapping[str, Sequence[Record]]) -> int:
+    return min(map(len, records.values()))
 
 
 def _score_line(label: str, part: pd.DataFrame) -> str:
@@ -97,3 +92,15 @@ def _score_line(label: str, part: pd.DataFrame) -> str:
     chosen += ", other confidence" if confidence == "other" else ""
     means = (f"{mean_interval(part[metric].to_numpy())[0]:.{2 if 'error' in metric else 1}f}" for metric in SHOWN)
     return f"| {label} | {chosen} | {' | '.join(means)} |"
+
+
+def _difference_lines(records: Mapping[str, Sequence[Record]], label: str, references: Sequence[str]) -> list[str]:
+    """A Markdown table of one label: a row a metric, for each reference own and same."""
+    tables = {reference: differences(records, JUDGED, reference, views) for reference in references}
+    columns = list(product(references, ("own", "same")))
+    lines = [f"| {label}, less | {' | '.join(f'{reference}, {view}' for reference, view in columns)} |"]
+    lines.append("| --- |" + " --- |" * len(columns))
+    for metric in JUDGED:
+        cells = (difference_cell(tables[reference].loc[(view, label, metric)], metric) for reference, view in columns)
+        lines.append(f"| {metric} | {' | '.join(cells)} |")
+    return lines

@@ -102,7 +102,7 @@ def test_error_against_entropy_draws_a_line_a_decoder_and_the_trainings_of_each_
             "entropy": [3.0, 2.0] * 2,
             "median error": range(4),
         }
-    )
+    ).assign(**{"median error": range(4)})
     trials = pd.DataFrame({"loss": ["matching", "the sum"], "entropy": [2.0, 2.5], "median error": [2.4, 2.2]})
     left, right = draw.error_against_entropy(sharpened, trials).axes
     assert [line.get_label() for line in left.lines] == ["dark", "mean"]
