@@ -14,7 +14,7 @@ from matplotlib.patches import Rectangle
 from numpy.typing import NDArray
 
 from hdmlib.plots.people import overlay, show_picture
-from hdmlib.plots.style import LOSS_LABEL, LOSS_STYLE
+from hdmlib.plots.style import LOSS_LABEL, LOSS_STYLE, Array
 
 # The cost of the supplement is drawn as a lighter matching.
 STYLES: dict[str, dict[str, Any]] = {
@@ -127,6 +127,38 @@ def scores_with_seeds(table: pd.DataFrame, metrics: Sequence[str], group: str = 
     return figure
 
 
+# Outcome of a comparison -> marker and colour; told apart in grey by the marker.
+OUTCOMES = {"holds": ("o", "#009e73"), "undecided": ("o", "#8a8a8a"), "fails": ("X", "#c1272d")}
+
+
+def forest(table: pd.DataFrame, metrics: Sequence[str]) -> Figure:
+    """Paired differences with their intervals: a row per comparison, a panel per metric, a line at no difference.
+
+    Args:
+        table: Index (comparison, metric); columns ``difference``, ``low``, ``high`` and ``outcome``, which decides the
+            marker: filled if it holds, open if undecided, a cross if it fails.
+        metrics: Metrics to show, in order; less is better for an error.
+    """
+    order = list(dict.fromkeys(table.index.get_level_values(0)))
+    figure, panels = plt.subplots(
+        1, len(metrics), figsize=(2.3 * len(metrics) + 2.2, 0.36 * len(order) + 1.1), layout="constrained", sharey=True,
+        squeeze=False,
+    )  # fmt: skip
+    for axes, metric in zip(panels[0], metrics, strict=True):
+        for row, comparison in enumerate(order):
+            found = table.loc[(comparison, metric)]
+            marker, colour = OUTCOMES[found["outcome"]]
+            fill = "none" if found["outcome"] == "undecided" else "full"
+            axes.plot([found["low"], found["high"]], [row, row], color=colour, linewidth=2)
+            axes.plot(found["difference"], row, marker=marker, color=colour, fillstyle=fill, markersize=7)
+        axes.axvline(0, color="#555555", linewidth=1)
+        direction = "less" if metric.endswith("error") or metric == "ECE" else "more"
+        axes.set(title=metric, xlabel=f"{direction} is better", ylim=(len(order) - 0.5, -0.5))
+        axes.grid(visible=False, axis="y")
+    panels[0, 0].set_yticks(range(len(order)), order)
+    return figure
+
+
 def changes(table: pd.DataFrame, metrics: Sequence[str], reference: str) -> Figure:
     """Effect of each change to a recipe: a row per change, its trials as dots, the best of them filled.
 
@@ -234,6 +266,40 @@ def error_against_entropy(sharpened: pd.DataFrame, trials: pd.DataFrame) -> Figu
     right.legend(loc="center left", bbox_to_anchor=(1.0, 0.5))
     for axes in (left, right):
         axes.set_xlabel("entropy of a heatmap (nats)")
+    return figure
+
+
+def pull_by_share(shares: NDArray[np.floating], pulls: Mapping[str, Sequence[float]]) -> Figure:
+    """How strongly each loss pulls mass to the joint, against the share that lies there already; logarithmic axes.
+
+    Args:
+        shares: (N,) shares between 0 and 1.
+        pulls: Label -> (N,) pulls, relative to that at one half.
+    """
+    figure, axes = plt.subplots(figsize=(6.4, 3.4), layout="constrained")
+    for label, values in pulls.items():
+        axes.plot(shares, values, **{**_style(label), "marker": ""}, label=LABELS.get(label, label))
+    axes.set(xscale="log", yscale="log", xlabel="share of the mass at the joint", ylabel="pull, relative to half")
+    axes.legend(loc="center left", bbox_to_anchor=(1.0, 0.5))
+    return figure
+
+
+def maps_and_profiles(maps: Mapping[str, Array], row: int, marks: Mapping[str, int]) -> Figure:
+    """The map of each loss, and below it the values along one of its rows.
+
+    Args:
+        maps: Label -> (H, W).
+        row: The row.
+        marks: Name of a place on the row -> its column.
+    """
+    figure, panels = plt.subplots(2, len(maps), figsize=(11, 3.9), layout="constrained", height_ratios=[1.1, 1])
+    for (upper, lower), (label, values) in zip(panels.T, maps.items(), strict=True):
+        upper.imshow(values, cmap="magma")
+        upper.set(title=LABELS.get(label, label), xticks=[], yticks=[])
+        upper.grid(visible=False)
+        lower.plot(values[row] / values.max(), color=_style(label)["color"], marker="o", markersize=3)
+        lower.set(xlabel="cell along the row", xticks=[*marks.values()], xticklabels=[*marks])
+    panels[1, 0].set_ylabel("value / peak")
     return figure
 
 

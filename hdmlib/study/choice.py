@@ -6,7 +6,7 @@ from collections.abc import Iterable, Iterator
 from typing import NamedTuple
 
 from hdmlib.experiments.record import Record
-from hdmlib.study.rules import BEST, CHOSEN_BY, LETTER, Setting
+from hdmlib.study.rules import BEST, CHOSEN_BY, LETTER, PLAIN, Setting
 
 TIE = "PCKh@0.1"
 
@@ -49,4 +49,7 @@ CHOSEN = {
     "matching": Choice(("matching", {**BEST, "epsilon": 0.05}, {"lr": 1.2e-2}), "barycentre", "own"),
     "the sum": Choice(("matching", {**BEST, "epsilon": 0.05, "likelihood": 0.1}, {"lr": 4.8e-2}), "barycentre", "own"),
     "the letter": Choice(("matching", {**LETTER, "epsilon": 1.0}, {"initial_bias": 0.01, "lr": 1.2e-2}), "dark", "own"),
+    "matching, plain distance": Choice(("matching", {**PLAIN, "epsilon": 0.25}, {"lr": 1.2e-2}), "dark", "own"),
+    "soft_argmax": Choice(("soft_argmax", {}, {"lr": 3e-3}), "mean", "other"),
+    "dot_mse": Choice(("dot_mse", {}, {"lr": 1.2e-2}), "dark", "other"),
 }

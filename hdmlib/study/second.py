@@ -12,12 +12,11 @@ import pandas as pd
 
 from hdmlib.experiments.record import Record
 from hdmlib.losses.registry import LOSSES
-from hdmlib.study.analysis import mean_interval
-from hdmlib.study.choice import CHOSEN, read_as_chosen
+from hdmlib.study.choice import CHOSEN, Choice, read_as_chosen
 from hdmlib.study.claims import FIGURE_1, claim_lines, difference_cell, differences
 from hdmlib.study.results import published_of
-from hdmlib.study.rules import METRICS, SAME_CONFIDENCE, SAME_DECODER, SUBJECTS, sum_is_better
-from hdmlib.study.stages import second_finals
+from hdmlib.study.rules import AXES, METRICS, SAME_CONFIDENCE, SAME_DECODER, SUBJECTS, sum_is_better
+from hdmlib.study.stages import second_fig2, second_finals
 
 # The rules' calibration is the expected calibration error.
 JUDGED = {**METRICS, "ECE": -1}
@@ -68,8 +67,8 @@ def verdict(records: Mapping[str, Sequence[Record]]) -> bool:
 def second_text() -> str:
     """README's tables of the second study in Markdown, from the committed records alone."""
     records = published_of(second_finals())
-    subjects = {subject: label for subject, label in SUBJECTS.items() if label in records}
-    lines = [*claim_lines(differences(records, {**METRICS, **FIGURE_1}, views=views), records, subjects), ""]
+    judged = differences(records, {**METRICS, **FIGURE_1}, views=views)
+    lines = [*claim_lines(judged, published_of(second_fig2()), SUBJECTS), ""]
     lines += [f"| loss, mean over {_seeds(records)} seeds | chosen | {' | '.join(SHOWN)} |"]
     lines += ["| --- | --- |" + " --- |" * len(SHOWN)]
     lines += [_score_line(str(label), part) for label, part in views(records)["own"].groupby("label", sort=False)]
@@ -85,13 +84,17 @@ def _seeds(records: Mapping[str, Sequence[Record]]) -> int:
     return min(map(len, records.values()))
 
 
+def chosen_words(choice: Choice) -> str:
+    """``lr 0.004, sigma 0.75, dark``: what a tuning chose, in words for a table."""
+    (_, options, fields), decoder, confidence = choice
+    values = {**fields, **{name: options[name] for name in AXES if name in options}}
+    words = [*(f"{name} {value:g}" for name, value in values.items()), decoder]
+    return ", ".join(words if confidence == "own" else [*words, "other confidence"])
+
+
 def _score_line(label: str, part: pd.DataFrame) -> str:
-    (_, options, fields), decoder, confidence = CHOSEN[label]
-    shown = {name: options[name] for name in ("sigma", "epsilon", "likelihood") if name in options}
-    chosen = ", ".join([*(f"{name} {value:g}" for name, value in {**fields, **shown}.items()), decoder])
-    chosen += ", other confidence" if confidence == "other" else ""
-    means = (f"{mean_interval(part[metric].to_numpy())[0]:.{2 if 'error' in metric else 1}f}" for metric in SHOWN)
-    return f"| {label} | {chosen} | {' | '.join(means)} |"
+    means = (f"{part[metric].mean():.{2 if 'error' in metric else 1}f}" for metric in SHOWN)
+    return f"| {label} | {chosen_words(CHOSEN[label])} | {' | '.join(means)} |"
 
 
 def _difference_lines(records: Mapping[str, Sequence[Record]], label: str, references: Sequence[str]) -> list[str]:
