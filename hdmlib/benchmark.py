@@ -51,9 +51,11 @@ from torch import nn
 
 from hdmlib import published
 from hdmlib.config import Config, ConfigError
-from hdmlib.data.coco import find_coco, read_coco, read_detections, read_truth
+from hdmlib.data.coco import read_coco, read_truth
+from hdmlib.data.coco_files import find_coco
 from hdmlib.data.crops import Frame
 from hdmlib.data.dataset import DataError, PoseDataset
+from hdmlib.data.detections import read_detections
 from hdmlib.data.mpii import read_mpii
 from hdmlib.data.sources import check_folder
 from hdmlib.experiments.prediction import predict_people

@@ -20,7 +20,7 @@ import torch
 from numpy.typing import ArrayLike, NDArray
 
 from hdmlib.config import Config, make_config
-from hdmlib.data.coco import box_region, clip_box
+from hdmlib.data.annotation import box_region, clip_box
 from hdmlib.data.crops import Region, invert, transform
 from hdmlib.data.intake import FARTHEST
 from hdmlib.data.photos import LONGEST_SIDE, PHOTO_ENDINGS, inspect_photo, read_image

@@ -18,7 +18,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from hdmlib.config import Config
-from hdmlib.data.coco import find_coco
+from hdmlib.data.coco_files import find_coco
 from hdmlib.data.crops import Frame, Region, transform
 from hdmlib.data.dataset import DataError, PoseDataset
 from hdmlib.data.intake import PROTOCOL_REASONS, listed

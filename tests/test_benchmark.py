@@ -14,9 +14,11 @@ from hdmlib import benchmark, published
 from hdmlib.benchmark import coco_results, evaluate, evaluate_coco, evaluate_mpii, mpii_scores
 from hdmlib.cli import app
 from hdmlib.config import ConfigError, make_config
-from hdmlib.data.coco import find_coco, read_coco, read_detections
+from hdmlib.data.coco import read_coco
+from hdmlib.data.coco_files import find_coco
 from hdmlib.data.crops import Frame, Region, invert, transform
 from hdmlib.data.dataset import DataError
+from hdmlib.data.detections import read_detections
 from hdmlib.data.mpii import read_mpii
 from hdmlib.decoding import decode
 from hdmlib.experiments.prediction import predict_people

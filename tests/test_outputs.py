@@ -236,7 +236,8 @@ def test_boxes_of_other_photos_are_refused_before_anything_is_predicted(smoke, p
 
 def test_a_box_is_cropped_as_an_annotated_one(smoke, tmp_path):
     """Boxes as annotation files have them, also those that reach beyond the photo, give validation's joints."""
-    from hdmlib.data.coco import find_coco, read_coco
+    from hdmlib.data.coco import read_coco
+    from hdmlib.data.coco_files import find_coco
     from hdmlib.experiments.prediction import predict_people
     from hdmlib.synthetic.dataset import embedded_dataset
 

@@ -18,7 +18,8 @@ from typing import Any
 import numpy as np
 
 from hdmlib.config import Config, ConfigError
-from hdmlib.data.coco import find_coco, read_coco
+from hdmlib.data.coco import read_coco
+from hdmlib.data.coco_files import find_coco
 from hdmlib.data.dataset import DataError, PoseDataset
 from hdmlib.data.intake import DataWarning
 from hdmlib.data.layouts import NoAnnotations

@@ -22,7 +22,7 @@ from numpy.typing import ArrayLike, NDArray
 from pycocotools.coco import COCO
 from pycocotools.cocoeval import COCOeval
 
-from hdmlib.data.coco import mended
+from hdmlib.data.annotation import mended
 from hdmlib.data.intake import LeaveOut, load_json
 
 OKS_METRICS = ("AP", "AP50", "AP75", "APM", "APL", "AR", "AR50", "AR75", "ARM", "ARL")
@@ -138,7 +138,7 @@ def oks_ap(
     Args:
         truth: Ground truth in COCO's keypoint format, or the path of such a file. Only categories with ``keypoints``
             count, all where none has them. What an annotation lacks is mended as when it is read for training:
-            :func:`hdmlib.data.coco.mended`.
+            :func:`hdmlib.data.annotation.mended`.
         results: One record per detected person; may be empty.
         sigmas: (K,) OKS constants of the joints.
 

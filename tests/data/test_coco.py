@@ -7,9 +7,11 @@ import cv2
 import numpy as np
 import pytest
 
-from hdmlib.data.coco import find_coco, read_coco, read_detections
+from hdmlib.data.coco import read_coco
+from hdmlib.data.coco_files import find_coco
 from hdmlib.data.crops import Frame
 from hdmlib.data.dataset import DataError
+from hdmlib.data.detections import read_detections
 from hdmlib.data.intake import DataWarning
 from hdmlib.data.photos import read_image
 from hdmlib.skeletons import DEFAULT_SIGMA, skeleton_from_names

@@ -8,7 +8,8 @@ import numpy as np
 import pytest
 
 from hdmlib.config import make_config
-from hdmlib.data.coco import find_coco, read_coco
+from hdmlib.data.coco import read_coco
+from hdmlib.data.coco_files import find_coco
 from hdmlib.data.dataset import DataError
 from hdmlib.data.intake import DataWarning
 from hdmlib.data.layouts import has_word, in_part

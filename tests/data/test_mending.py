@@ -10,8 +10,9 @@ import pytest
 
 from hdmlib.benchmark import evaluate_coco
 from hdmlib.config import make_config
-from hdmlib.data.coco import read_coco, read_detections, read_truth
+from hdmlib.data.coco import read_coco, read_truth
 from hdmlib.data.dataset import DataError
+from hdmlib.data.detections import read_detections
 from hdmlib.data.intake import DataWarning, id_key, number_ids
 from hdmlib.metrics.oks import oks_ap
 from hdmlib.models.registry import build_model

@@ -11,7 +11,7 @@ import pytest
 import torch
 
 from hdmlib.config import make_config
-from hdmlib.data.coco import find_coco
+from hdmlib.data.coco_files import find_coco
 from hdmlib.experiments.runs import run
 from hdmlib.losses.registry import LOSSES
 from hdmlib.presets import PUBLISHED_PRESETS

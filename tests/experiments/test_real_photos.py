@@ -4,7 +4,8 @@ import numpy as np
 import pytest
 
 from hdmlib.config import make_config
-from hdmlib.data.coco import read_coco, read_detections
+from hdmlib.data.coco import read_coco
+from hdmlib.data.detections import read_detections
 from hdmlib.data.mpii import read_mpii
 from hdmlib.experiments.runs import run
 

@@ -16,7 +16,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from hdmlib.data.coco import find_coco, read_coco
+from hdmlib.data.coco import read_coco
+from hdmlib.data.coco_files import find_coco
 from hdmlib.data.dataset import PoseDataset
 from hdmlib.data.loader import make_loader
 from hdmlib.decoding import METHODS, decode

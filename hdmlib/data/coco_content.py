@@ -1,0 +1,192 @@
+"""A COCO annotation file as a whole: its photos, categories and joints; single annotations stay as they are."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from hdmlib.data.coco_files import CocoFiles
+from hdmlib.data.dataset import DataError
+from hdmlib.data.intake import IntakeLog, LeaveOut, as_floats, id_key, load_json, number_ids, positive
+from hdmlib.data.layouts import ONE_IN, has_word, in_part, split_names
+from hdmlib.data.photos import PhotoFolder
+from hdmlib.skeletons import Skeleton, plain_name, skeleton_from_names
+
+
+def annotated_size(photo: dict) -> tuple[float, float] | None:
+    """Width and height in pixels that an entry of ``images`` gives, if both are positive numbers."""
+    width, height = positive(photo.get("width")), positive(photo.get("height"))
+    return (width, height) if width and height else None
+
+
+@dataclass(frozen=True)
+class Content:
+    """An annotation file: photos by id (``None``: several claim it), annotations with their ids, and the joints."""
+
+    name: str
+    photos: dict[int | str | None, dict | None]
+    image_ids: dict[int | str | None, int]
+    annotations: list
+    ids: list[int]
+    skeleton: Skeleton
+    categories: frozenset[int | str | None]
+    other_categories: frozenset[int | str | None]
+    only_category: object
+    category_id: int
+    log: IntakeLog
+
+    def reads(self, annotation: dict) -> bool:
+        """Whether an annotation is of a category that is read.
+
+        Raises:
+            LeaveOut: If it has joints but no category, or one without joints.
+        """
+        key = id_key(annotation.get("category_id", self.only_category))
+        if key not in self.categories | self.other_categories and any(annotation.get("keypoints") or ()):
+            raise LeaveOut(
+                "joints of a category that has none", f"its category_id must be that of the joints, {self.category_id}"
+            )
+        return key in self.categories
+
+    def photo_of(self, annotation: dict) -> dict:
+        """The entry of ``images`` that an annotation belongs to.
+
+        Raises:
+            LeaveOut: If there is none, or several claim its id.
+        """
+        photo = self.photos.get(id_key(annotation["image_id"]))
+        if photo is None:
+            raise LeaveOut(
+                "annotation of no or an ambiguous photo", "its image_id must be the id of exactly one entry of images"
+            )
+        return photo
+
+    def image_id(self, annotation: dict) -> int:
+        """The id of its photo as an integer."""
+        return self.image_ids[id_key(annotation["image_id"])]
+
+    def stored_size(self, photo: dict, photos: PhotoFolder, annotation: int) -> tuple[float, float]:
+        """Width and height of a photo that is annotated without them.
+
+        Raises:
+            LeaveOut: If its file cannot be read.
+        """
+        header = photos.header(photos.find(photo.get("file_name")))
+        if header.problem:
+            raise LeaveOut(header.problem, f"restore the photo {photo.get('file_name')}")
+        self.log.mend("photo without width and height: those of the file", annotation)
+        return header.size
+
+
+def read_content(files: CocoFiles, split: str, category: str | None) -> Content:
+    """Photos, annotations, joints and categories of an annotation file, or of the split's part of it.
+
+    Raises:
+        DataError: The file cannot be read, is of another format, or has no joints or several kinds to choose from.
+    """
+    path, log = files.annotations, IntakeLog()
+    content = load_json(path)
+    if isinstance(content, list):
+        raise DataError(
+            f"{path} is a list, not COCO annotations: a detection file, or MPII in HRNet's format (dataset 'mpii')"
+        )
+    keys = ("images", "annotations", "categories")
+    if not isinstance(content, dict) or not all(isinstance(content.get(key), list) for key in keys):
+        raise DataError(f"{path} is not a COCO annotation file: it needs the lists {', '.join(keys)}")
+    categories = _categories(path, content["categories"], category)
+    skeleton = _skeleton(path, categories, log)
+    photos, annotations = _photos(content["images"]), content["annotations"]
+    if files.divided:
+        photos, annotations = _part(photos, annotations, split)
+        log.note(f"one file for all splits: one photo in {ONE_IN}, by a hash of its name, is kept for validation")
+    named = any(has_word(path.stem, name) for name in split_names(split))  # else its folder is
+    keys_of = [id_key(a.get("id")) if isinstance(a, dict) else None for a in annotations]
+    ids = number_ids(keys_of)
+    for key, number in zip(keys_of, ids, strict=True):
+        if key != number:
+            log.mend("id missing or not an integer: numbered", number)
+    return Content(
+        name=f"COCO {path.name if named or files.divided else f'{path.parent.name}/{path.name}'}",
+        photos=photos,
+        image_ids=dict(zip(photos, number_ids(photos), strict=True)),
+        annotations=annotations,
+        ids=ids,
+        skeleton=skeleton,
+        categories=frozenset(id_key(c["id"]) for c in categories),
+        other_categories=frozenset(id_key(c.get("id")) for c in _with_joints(content["categories"])) - {None},
+        only_category=categories[0]["id"] if len(content["categories"]) == 1 else None,
+        category_id=number_ids([id_key(categories[0]["id"])])[0],
+        log=log,
+    )
+
+
+def _part(photos: dict, annotations: list, split: str) -> tuple[dict, list]:
+    """The photos and annotations of a file without splits that belong to one."""
+    photos = {key: photo for key, photo in photos.items() if photo and in_part(str(photo.get("file_name")), split)}
+    return photos, [a for a in annotations if isinstance(a, dict) and id_key(a.get("image_id")) in photos]
+
+
+def _with_joints(categories: list) -> list[dict]:
+    return [c for c in categories if isinstance(c, dict) and isinstance(c.get("keypoints"), list) and c["keypoints"]]
+
+
+def _categories(path: Path, entries: list, wanted: str | None) -> list[dict]:
+    """The categories to read: all with the wanted name, else all with joints, which must then be the same."""
+    found = _with_joints(entries)
+    names = ", ".join(dict.fromkeys(str(c.get("name"))[:40] for c in found))
+    if not found:
+        raise DataError(f"{path}: no category has 'keypoints'; take the keypoints file, or export the joints' names")
+    if wanted is not None and not any(c.get("name") == wanted for c in found):
+        raise DataError(f"{path}: no category {wanted!r} with keypoints; category=NAME can be {names}")
+    chosen = [c for c in found if wanted in (None, c.get("name"))]
+    if len({tuple(plain_name(joint) for joint in c["keypoints"]) for c in chosen}) > 1:
+        raise DataError(f"{path}: the categories {names} have different joints; choose one with category=NAME")
+    if unnumbered := [c for c in chosen if id_key(c.get("id")) is None]:
+        raise DataError(f"{path}: bad category {str(unnumbered[0].get('name'))[:40]!r}: it needs an id")
+    return chosen
+
+
+def _skeleton(path: Path, categories: list[dict], log: IntakeLog) -> Skeleton:
+    """The joints of the categories, with the pairs, constants and limbs of the first that has them."""
+
+    def first(key: str) -> Any:
+        return next((c[key] for c in categories if c.get(key) is not None), None)
+
+    joints = categories[0]["keypoints"]
+    try:
+        return skeleton_from_names(
+            joints,
+            name=path.stem,
+            flip_pairs=first("flip_pairs"),
+            limbs=_limbs(first("skeleton"), len(joints), log),
+            sigmas=first("sigmas"),
+        )
+    except (KeyError, TypeError, ValueError, OverflowError) as error:
+        raise DataError(f"{path}: bad category {str(categories[0].get('name'))[:40]!r}: {error}") from None
+
+
+def _limbs(value: Any, count: int, log: IntakeLog) -> list[tuple[int, int]]:
+    """0-based limbs; the list counts from 1 in COCO, and from 0 where a 0 is in it. Limbs are only drawn."""
+    pairs = as_floats(value or [])
+    if pairs is not None and not pairs.size:
+        return []
+    if pairs is not None and pairs.ndim == 2 and pairs.shape[1] == 2:
+        pairs = pairs - (0 if (pairs == 0).any() else 1)
+        if ((pairs >= 0) & (pairs < count) & (pairs == np.floor(pairs))).all():
+            return [(int(a), int(b)) for a, b in pairs]
+    log.note(f"the category's skeleton is no list of pairs of the numbers 1 to {count}, so no limbs are drawn")
+    return []
+
+
+def _photos(entries: list) -> dict[int | str | None, dict | None]:
+    """Entries of ``images`` by id; ``None`` for an id that two different photos claim."""
+    photos: dict[int | str | None, dict | None] = {}
+    for entry in entries:
+        key = id_key(entry.get("id")) if isinstance(entry, dict) else None
+        if key is not None:
+            known = photos.get(key, entry)
+            photos[key] = entry if known and known.get("file_name") == entry.get("file_name") else None
+    return photos
