@@ -40,7 +40,8 @@ Views = Callable[[Mapping[str, Sequence[Record]]], dict[str, pd.DataFrame]]
 def default_views(records: Mapping[str, Sequence[Record]]) -> dict[str, pd.DataFrame]:
     """``own``: scores as each loss's default decoder reads its heatmaps; ``same``: as one decoder reads them all."""
     decoded = by_decoder(records)
-    return {"own": final_scores(records), "same": decoded[decoded["decoder"] == SAME_DECODER].reset_index(drop=True)}
+    same = pd.DataFrame(decoded[decoded["decoder"] == SAME_DECODER]).reset_index(drop=True)
+    return {"own": final_scores(records), "same": same}
 
 
 def differences(
@@ -93,19 +94,23 @@ def wobbles(
     return pd.DataFrame.from_dict(counts, orient="index")
 
 
-def fig2_outcomes(counts: pd.DataFrame) -> tuple[str, pd.Series]:
+def fig2_outcomes(counts: pd.DataFrame) -> tuple[str, dict[str, str]]:
     """What the counts of :func:`wobbles` say of both halves of Fig. 2.
 
     Returns:
         Left: the Gaussian's score goes up and down, if it falls in at least one in five of the epochs in which the loss
         falls. Right, for each label: it does so less often than the Gaussian's, by Fisher's exact test.
     """
-    share = counts["worse"] / counts["fell"].clip(lower=1)
-    right = [
-        "undecided" if p > 1 - LEVEL else "holds" if less else "fails"
-        for p, less in zip(counts["p"], share < share[BASELINE], strict=True)
-    ]
-    return "holds" if share[BASELINE] >= LEAST_SHARE else "fails", pd.Series(right, index=counts.index)
+    found = counts.assign(share=counts["worse"] / counts["fell"].clip(lower=1)).to_dict("index")
+    gauss = found[BASELINE]["share"]
+
+    def right(one: Mapping[str, float]) -> str:
+        if one["p"] > 1 - LEVEL:
+            return "undecided"
+        return "holds" if one["share"] < gauss else "fails"
+
+    left = "holds" if gauss >= LEAST_SHARE else "fails"
+    return left, {str(label): right(one) for label, one in found.items()}
 
 
 def claims_text() -> str:
