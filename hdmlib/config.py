@@ -17,7 +17,9 @@ from typing import Any, Literal, get_args
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
 
 from hdmlib.models.hrnet import MODELS
+from hdmlib.models.hub import LITE0 as LITE0_WEIGHTS
 from hdmlib.models.hub import NONE, PREFIX
+from hdmlib.models.lite import NAME as LITE0
 from hdmlib.models.registry import OTHERS, is_known
 from hdmlib.models.vitpose import PREFIX as VITPOSE
 from hdmlib.models.vitpose import vitpose_weights
@@ -73,7 +75,7 @@ class Config(BaseModel):
     loss_options: dict[str, Any] = Field(default_factory=dict, description="arguments of the loss, as for build_loss")
     model: str = Field(
         "hrnet_nano",
-        description="the network: hrnet_nano, hrnet_w32, hrnet_w48, vitpose:NAME, or package.module:function of yours",
+        description="the network: hrnet_nano, hrnet_w32, hrnet_w48, lite0, vitpose:NAME, or package.module:function",
     )
     pretrained: str | None = Field(
         None, description="weights of the backbone to start from: a file, hub:OWNER/NAME, or none, from scratch"
@@ -262,16 +264,18 @@ def make_config(preset: str = "laptop", **values: Any) -> Config:
 
 
 def _weights_for(model: Any, of_preset: str | None) -> str | None:
-    """What a network other than the preset's starts from: ViTPose from its own weights, HRNet from ImageNet's where the
-    preset does, else ``None``, from scratch."""
+    """What a network other than the preset's starts from: ViTPose from its own weights, Lite0 from ImageNet's, HRNet
+    from ImageNet's where the preset does, else ``None``, from scratch."""
+    if model == LITE0:
+        return LITE0_WEIGHTS
     if isinstance(model, str) and model.startswith(VITPOSE):
         return vitpose_weights(model)
     return IMAGENET.get(model) if of_preset else None
 
 
 def is_path(value: object) -> bool:
-    """Whether a value of a field of :data:`PATH_FIELDS` is a path, and no name of the hub."""
-    return not str(value).startswith(PREFIX) and str(value) != NONE
+    """Whether a value of a field of :data:`PATH_FIELDS` is a path, and no name of weights."""
+    return not str(value).startswith(PREFIX) and str(value) not in (NONE, LITE0_WEIGHTS)
 
 
 def unknown_name(name: str, known: Any) -> str:

@@ -32,6 +32,7 @@ from hdmlib.losses.base import HeatmapLoss
 from hdmlib.models.checkpoints import load_weights, save_weights
 from hdmlib.models.hrnet import HRNet
 from hdmlib.models.hub import NONE, weights_path
+from hdmlib.models.lite import Lite0
 from hdmlib.models.registry import build_model
 from hdmlib.presets import LEARNING_RATES
 from hdmlib.reader import normalise
@@ -204,11 +205,11 @@ def _untrained(config: Config, joints: int) -> HRNet:
     """The network before training, its weights drawn from the config's seed or, but for the head, pretrained."""
     torch.manual_seed(config.seed)
     model = build_model(config.model, num_joints=joints)
-    if isinstance(model, HRNet):
+    if isinstance(model, HRNet | Lite0):
         assert model.final_layer.bias is not None
         nn.init.constant_(model.final_layer.bias, config.initial_bias)
     elif config.initial_bias:
-        raise ConfigError(f"initial_bias: only HRNet's last layer is known; set it in {config.model} itself")
+        raise ConfigError(f"initial_bias: only HRNet and lite0 have a known last layer; set it in {config.model}")
     if config.pretrained not in (None, NONE):
         load_weights(model, weights_path(config.pretrained), backbone_only=True)
     return model.to(memory_format=torch.channels_last)  # type: ignore[call-overload]  # a fifth faster on a CPU

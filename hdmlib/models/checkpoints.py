@@ -9,6 +9,7 @@ official, ``checkpoint.pth``     under ``state_dict``, beside the optimiser; eve
 mmpose 0.x                       under ``state_dict``; ``backbone.`` and ``keypoint_head.final_layer.``
 mmpose 1.x                       under ``state_dict``; ``backbone.`` and ``head.final_layer.``
 ImageNet (HRNet, timm, mmpose)   a backbone, a classifier, and outputs of the last module that poses do not need
+EfficientNet-Lite0               a backbone under its own names, ``backbone.`` in :class:`~hdmlib.models.lite.Lite0`
 hdmlib                           the tensors, ``.safetensors`` or ``.pt``
 other training code              under a name of ``WRAPPERS``; all names may share prefixes (``module._orig_mod.``)
 ================================ ==========================================================================
@@ -38,7 +39,8 @@ from hdmlib.models.hrnet import HRNet
 HEAD = "final_layer."
 # What ImageNet classifiers have and a pose network has not; skipped only with backbone_only.
 CLASSIFIER = re.compile(
-    r"(incre_modules|downsamp_modules|final_layer|classifier|neck|head|fc)\.|stage4\.2\.fuse_layers\.[1-3]\."
+    r"(incre_modules|downsamp_modules|final_layer|classifier|neck|head|fc|backbone\._(conv_head|bn1|fc))\.|"
+    r"stage4\.2\.fuse_layers\.[1-3]\."
 )
 
 
@@ -51,8 +53,10 @@ WRAPPERS = (
 DEPTH = 3
 # torch's AveragedModel counts its updates among the tensors.
 AVERAGED = "n_averaged"
-# The layers that give one map per joint: HRNet's and ViTPose's.
+# The layers that give one map per joint: those of HRNet and Lite0, and ViTPose's.
 HEADS = (HEAD, "head.conv.")
+# With backbone_only a model keeps these where the file lacks them: an ImageNet classifier has no pyramid.
+FRESH = (*HEADS, "pyramid.")
 
 
 class CheckpointError(ValueError):
@@ -114,7 +118,7 @@ def load_weights(model: nn.Module, path: str | Path, *, backbone_only: bool = Fa
 
 def _may_stay(key: str, backbone_only: bool) -> bool:
     """Whether the model may keep its own value of an entry that the file lacks."""
-    return key.endswith(".num_batches_tracked") or (backbone_only and key.startswith(HEADS))
+    return key.endswith(".num_batches_tracked") or (backbone_only and key.startswith(FRESH))
 
 
 def _read(path: Path) -> Any:
@@ -184,13 +188,14 @@ def _is_state(content: dict[Any, Any]) -> bool:
 
 
 def _namings(weights: dict[str, Tensor]) -> Iterator[dict[str, Tensor]]:
-    """The tensors under their names, and with each common prefix of all names taken off in turn."""
+    """The tensors under their names, with each common prefix of all names taken off in turn, and as a backbone's."""
     weights = {key: value for key, value in weights.items() if key.rpartition(".")[2] != AVERAGED}
     while weights:
         yield weights
         yield _official_names(weights)
         prefixes = {key[: key.find(".") + 1] for key in weights}
         if len(prefixes) > 1 or "" in prefixes:
+            yield {f"backbone.{key}": value for key, value in weights.items()}
             return
         weights = {key.removeprefix(*prefixes): value for key, value in weights.items()}
 

@@ -1,4 +1,5 @@
-"""Pretrained weights by name: a path, or ``hub:OWNER/NAME`` of the Hugging Face hub, in; the path of a local file out.
+"""Pretrained weights by name: a path, ``hub:OWNER/NAME`` of the Hugging Face hub, or those of an installed package in;
+the path of a local file out.
 
 ``hub:timm/hrnet_w32.ms_in1k``, optionally followed by ``@REVISION`` and ``/FILE``. A file is fetched once into the
 hub's own cache (``HF_HOME``), verified there and reused without a network.
@@ -14,9 +15,11 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from hdmlib.models.checkpoints import CheckpointError
+from hdmlib.models.lite import imagenet_weights
 
 NONE = "none"
 PREFIX = "hub:"
+LITE0 = "pip:efficientnet-lite0"
 _NAME = re.compile(r"(?P<repo>[\w.-]+/[\w.-]+)(@(?P<revision>[\w.-]+))?(/(?P<file>[\w./-]+))?")
 # Looked for in this order where no file is named.
 FILES = ("model.safetensors", "pytorch_model.bin")
@@ -26,14 +29,17 @@ def weights_path(pretrained: str | Path) -> Path:
     """The local file of pretrained weights, fetched from the hub if it is named there.
 
     Args:
-        pretrained: A path, or ``hub:OWNER/NAME[@REVISION][/FILE]``.
+        pretrained: A path, ``hub:OWNER/NAME[@REVISION][/FILE]``, or ``pip:efficientnet-lite0``.
 
     Raises:
         FileNotFoundError: There is no such file.
+        ImportError: The package with the weights is not installed.
         CheckpointError: The name is no hub name, the hub cannot be reached, does not have the file, or the cache cannot
             be written; the message names the file, its origin, and the ways out.
     """
     name = str(pretrained)
+    if name == LITE0:
+        return imagenet_weights()
     if not name.startswith(PREFIX):
         path = Path(name).expanduser()
         if not path.is_file():

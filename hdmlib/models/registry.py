@@ -1,5 +1,7 @@
-"""Networks by name: HRNet's, ViTPose from the Hugging Face hub, or any function of yours that builds one. A new HRNet
-is a line in ``MODELS`` of ``hrnet.py``, any other network no line at all."""
+"""Networks by name: HRNet's, EfficientNet-Lite0, ViTPose from the Hugging Face hub, or any function that builds one.
+
+A new HRNet is a line in ``MODELS`` of ``hrnet.py``, a network of yours no line at all.
+"""
 
 from __future__ import annotations
 
@@ -13,14 +15,17 @@ import torch
 from torch import nn
 
 from hdmlib.models.hrnet import MODELS, HRNet
+from hdmlib.models.lite import NAME as LITE0
+from hdmlib.models.lite import STRIDE as LITE0_STRIDE
+from hdmlib.models.lite import Lite0
 from hdmlib.models.vitpose import PREFIX as VITPOSE
 from hdmlib.models.vitpose import build_vitpose
 
 # package.module:function
 OF_YOURS = re.compile(r"[A-Za-z_][\w.]*:[A-Za-z_]\w*")
 # How networks are named that are not HRNets.
-OTHERS = ("vitpose:NAME", "package.module:function")
-HRNET_STRIDE = 4
+OTHERS = (LITE0, "vitpose:NAME", "package.module:function")
+STRIDES = {**dict.fromkeys(MODELS, 4), LITE0: LITE0_STRIDE}
 
 
 def build_model(name: str, num_joints: int = 17) -> nn.Module:
@@ -28,6 +33,7 @@ def build_model(name: str, num_joints: int = 17) -> nn.Module:
 
     Args:
         name: ``hrnet_w32``, ``hrnet_w48`` (the published networks), ``hrnet_nano`` (for a CPU),
+            ``lite0`` (see :mod:`hdmlib.models.lite`),
             ``vitpose:OWNER/NAME`` or ``vitpose:FOLDER`` (see :mod:`hdmlib.models.vitpose`), or
             ``package.module:function``, a function that is called with ``num_joints`` and returns a module from
             (B, 3, H, W) normalised crops to (B, K, h, w) heatmaps. The current folder is searched for the module, too.
@@ -36,10 +42,13 @@ def build_model(name: str, num_joints: int = 17) -> nn.Module:
     Raises:
         ValueError: The name is unknown, the function cannot be imported or returns no module, or ``num_joints`` is not
             positive.
-        ImportError, CheckpointError: As :func:`~hdmlib.models.vitpose.build_vitpose`.
+        ImportError, CheckpointError: As :class:`~hdmlib.models.lite.Lite0` and
+            :func:`~hdmlib.models.vitpose.build_vitpose`.
     """
     if num_joints < 1:
         raise ValueError(f"num_joints must be at least 1, got {num_joints}")
+    if name == LITE0:
+        return Lite0(num_joints)
     if name.startswith(VITPOSE):
         return build_vitpose(name, num_joints)
     if OF_YOURS.fullmatch(name):
@@ -65,7 +74,7 @@ def _built_by_function(name: str, num_joints: int) -> nn.Module:
 
 @lru_cache(maxsize=32)
 def stride_of(name: str, input_size: tuple[int, int]) -> int:
-    """Input pixels per heatmap cell of a network: 4 for HRNet, else measured on an empty crop.
+    """Input pixels per heatmap cell of a network: 4 for HRNet and Lite0, else measured on an empty crop.
 
     Args:
         name: As for :func:`build_model`.
@@ -76,8 +85,8 @@ def stride_of(name: str, input_size: tuple[int, int]) -> int:
             input is a whole multiple.
         ImportError, CheckpointError: As :func:`build_model`.
     """
-    if name in MODELS:
-        return HRNET_STRIDE
+    if name in STRIDES:
+        return STRIDES[name]
     width, height = input_size
     with torch.random.fork_rng(devices=[]), torch.no_grad():
         model = build_model(name, num_joints=3).eval()
@@ -103,4 +112,4 @@ def stride_of(name: str, input_size: tuple[int, int]) -> int:
 
 def is_known(name: str) -> bool:
     """Whether a name is of one of the forms that :func:`build_model` takes."""
-    return name in MODELS or name.startswith(VITPOSE) or bool(OF_YOURS.fullmatch(name))
+    return name in STRIDES or name.startswith(VITPOSE) or bool(OF_YOURS.fullmatch(name))

@@ -101,7 +101,7 @@ def test_what_is_wrong_is_named_before_any_picture_is_drawn(name, function, mess
 
 
 def test_a_bias_of_an_unknown_last_layer_is_refused(name, tmp_path):
-    with pytest.raises(ConfigError, match="initial_bias: only HRNet's last layer is known"):
+    with pytest.raises(ConfigError, match="initial_bias: only HRNet and lite0"):
         run(make_config(preset="smoke", model=name("tiny"), initial_bias=1.0, run_dir=tmp_path))
 
 
