@@ -48,7 +48,7 @@ def loss_against_score(curves: Mapping[str, pd.DataFrame], metric: str, first: i
             strength = {"alpha": 1.0 if number == 0 else 0.35}
             axes.plot(run["epoch"], run["own loss"], color="black", linestyle="--", **strength)
             other.plot(run["epoch"], run[metric], color=style["color"], marker=style["marker"], **strength)
-        axes.set(title=LABELS[label], xlabel="epoch", ylabel="validation loss (dashed)")
+        axes.set(title=LABELS.get(label, label), xlabel="epoch", ylabel="validation loss (dashed)")
         other.set_ylabel(f"{metric} (%)", color=style["color"])
         other.spines["right"].set_visible(True)
         other.grid(visible=False)

@@ -53,15 +53,19 @@ def _read_as_all(record: Record) -> dict[str, float]:
     return (record.by_decoder if own else record.other_confidence)[SAME_DECODER]
 
 
-def verdict(records: Mapping[str, Sequence[Record]]) -> bool:
-    """Whether the sum is better than every other loss, as the rules ask."""
+def verdict(records: Mapping[str, Sequence[Record]]) -> tuple[bool, list[str]]:
+    """Whether the sum is better than every other loss, as the rules ask.
+
+    Returns:
+        The verdict, and each comparison on the bad side: ``calibration against cross_entropy (own)``.
+    """
     label, others = "the sum", COMPARED["the sum"]
-    found = {}
+    found: dict[tuple[str, str, str], str] = {}
     for other in others:
-        table = differences(records, JUDGED, other, views)["outcome"]
-        for view, metric in product(("own", "same"), JUDGED):
-            found[other, view, "calibration" if metric == "ECE" else metric] = table[view, label, metric]
-    return sum_is_better(found, others)
+        judged = differences(records, JUDGED, other, views)["outcome"].xs(label, level="label")
+        found |= {(other, *key): outcome for key, outcome in judged.rename({"ECE": "calibration"}).items()}
+    bad = [f"{metric} against {other} ({view})" for (other, view, metric), one in found.items() if one == "fails"]
+    return sum_is_better(found, others), bad
 
 
 def second_text() -> str:
@@ -72,8 +76,13 @@ def second_text() -> str:
     lines += [f"| loss, mean over {_seeds(records)} seeds | chosen | {' | '.join(SHOWN)} |"]
     lines += ["| --- | --- |" + " --- |" * len(SHOWN)]
     lines += [_score_line(str(label), part) for label, part in views(records)["own"].groupby("label", sort=False)]
-    better = "it is" if verdict(records) else "it is not"
-    lines += ["", f"Whether the sum is better than every other loss, by the rule fixed in advance: **{better}**.", ""]
+    better, bad = verdict(records)
+    why = f"; on the bad side: {', '.join(bad)}" if bad else ""
+    lines += [
+        "",
+        f"Is the sum better than each, by the rule fixed in advance? **{'Yes' if better else 'No'}**{why}.",
+        "",
+    ]
     lines += [f"<details><summary>Every difference, with its 95 % interval over {_seeds(records)} seeds</summary>", ""]
     for label, references in COMPARED.items():
         lines += [*_difference_lines(records, label, references), ""]

@@ -24,6 +24,7 @@ def runs(tmp_path_factory):
         ("05_qualitative", {}),
         ("06_theorem1", {}),
         ("07_formulation", {}),
+        ("09_matching_and_likelihood", {}),
     ],
 )
 def test_smoke(name, parameters, runs, tmp_path, monkeypatch):
@@ -44,7 +45,13 @@ def test_smoke(name, parameters, runs, tmp_path, monkeypatch):
         }
 
 
-@pytest.mark.parametrize("name", ["03_loss_vs_pckh", "04_ablation", "05_qualitative", "06_theorem1", "07_formulation"])
+@pytest.mark.parametrize(
+    "name",
+    [
+        "03_loss_vs_pckh", "04_ablation", "05_qualitative", "06_theorem1", "07_formulation",
+        "09_matching_and_likelihood",
+    ],
+)  # fmt: skip
 def test_a_mistyped_parameter_stops_the_notebook(name, tmp_path):
     with pytest.raises(papermill.PapermillExecutionError, match="presett"):
         papermill.execute_notebook(
