@@ -62,8 +62,9 @@ def verdict(records: Mapping[str, Sequence[Record]]) -> tuple[bool, list[str]]:
     label, others = "the sum", COMPARED["the sum"]
     found: dict[tuple[str, str, str], str] = {}
     for other in others:
-        judged = differences(records, JUDGED, other, views)["outcome"].xs(label, level="label")
-        found |= {(other, *key): outcome for key, outcome in judged.rename({"ECE": "calibration"}).items()}
+        judged = differences(records, JUDGED, other, views).xs(label, level="label")["outcome"]
+        for view, metric in judged.index:
+            found[other, view, "calibration" if metric == "ECE" else metric] = judged[view, metric]
     bad = [f"{metric} against {other} ({view})" for (other, view, metric), one in found.items() if one == "fails"]
     return sum_is_better(found, others), bad
 
