@@ -62,9 +62,10 @@ def verdict(records: Mapping[str, Sequence[Record]]) -> tuple[bool, list[str]]:
     label, others = "the sum", COMPARED["the sum"]
     found: dict[tuple[str, str, str], str] = {}
     for other in others:
-        judged = differences(records, JUDGED, other, views).xs(label, level="label")["outcome"]
-        for view, metric in judged.index:
-            found[other, view, "calibration" if metric == "ECE" else metric] = judged[view, metric]
+        judged = differences(records, JUDGED, other, views).xs(label, level="label").reset_index()
+        for row in judged.to_dict("records"):
+            name = "calibration" if row["metric"] == "ECE" else row["metric"]
+            found[other, row["view"], name] = row["outcome"]
     bad = [f"{metric} against {other} ({view})" for (other, view, metric), one in found.items() if one == "fails"]
     return sum_is_better(found, others), bad
 
