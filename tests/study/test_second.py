@@ -56,5 +56,9 @@ def test_the_verdict_asks_every_difference_of_the_sum(records):
         found[other][view, label, metric] == "fails"
         for other, view, metric in itertools.product(others, ("own", "same"), ("PCKh@0.5", "mean error", "ECE"))
     )
-    assert verdict(records) == (better and not worse)
+    verdict_found, bad = verdict(records)
+    assert verdict_found == (better and not worse)
+    assert len(bad) == sum(
+        int((found[other][view, label] == "fails").sum()) for other, view in itertools.product(others, ("own", "same"))
+    )
     assert set(METRICS) < set(JUDGED)
