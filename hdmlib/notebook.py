@@ -1,4 +1,4 @@
-"""Helpers of the notebooks: parameters in, a checked config, progress bars, epoch lines and tables out.
+"""Helpers of the notebooks: parameters in, a checked config, progress, live figures and tables out.
 
 JupyterLab, VS Code, Colab, papermill and nbval run the same notebooks; the differences between them are handled here.
 """
@@ -6,10 +6,14 @@ JupyterLab, VS Code, Colab, papermill and nbval run the same notebooks; the diff
 from __future__ import annotations
 
 import ast
+import io
 import sys
-from collections.abc import Iterable, Mapping
+from base64 import b64encode
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from functools import lru_cache
-from typing import Any
+from html import escape
+from typing import TYPE_CHECKING, Any
 
 import pandas as pd
 from tqdm import tqdm
@@ -17,6 +21,10 @@ from tqdm import tqdm
 from hdmlib.config import MACHINE_FIELDS, PATH_FIELDS, Config, ConfigError, is_path, make_config, unknown_name
 from hdmlib.experiments.record import Epoch, Record
 from hdmlib.paths import from_caller
+
+if TYPE_CHECKING:  # the command line needs neither
+    from IPython.display import HTML
+    from matplotlib.figure import Figure
 
 
 def check_parameters(namespace: Mapping[str, Any], known: Iterable[str]) -> None:
@@ -127,12 +135,72 @@ def epoch_line(line: Epoch) -> str:
     return f"epoch {line.epoch:3d}  training loss {loss}  validation: {scores}"
 
 
-def config_table(config: Config) -> pd.DataFrame:
-    """A run's parameters with their meaning, one a row, without those of the machine."""
+@contextmanager
+def live_figure(draw: Callable[[list[Epoch]], Figure]) -> Iterator[Callable[[Epoch], None]]:
+    """A callback that prints each epoch's line and, where a person looks on, redraws one figure in place.
+
+    The figure is updated in the cell's output by its display id, which JupyterLab, VS Code and Colab support, and is
+    removed at the end. Elsewhere only the lines are left, so that a saved notebook holds no picture of a half-done
+    training.
+
+    Args:
+        draw: The epochs so far -> figure; it is closed here.
+    """
+    epochs: list[Epoch] = []
+    show = _place_for_a_figure() if is_interactive() else None
+
+    def report(epoch: Epoch) -> None:
+        epochs.append(epoch)
+        print(epoch_line(epoch))
+        if show:
+            show(draw(epochs))
+
+    yield report
+    if show:
+        show(None)
+
+
+def _place_for_a_figure() -> Callable[[Figure | None], None]:
+    """A place in the running cell's output that holds one figure, or nothing."""
+    import matplotlib.pyplot as plt
+    from IPython.display import display
+
+    handle: Any = display({"text/plain": ""}, raw=True, display_id=True)
+
+    def show(figure: Figure | None) -> None:
+        data = {"text/plain": ""}
+        if figure is not None:
+            picture = io.BytesIO()
+            figure.savefig(picture, format="png", bbox_inches="tight", dpi=figure.dpi)
+            plt.close(figure)  # else it would be shown once more at the end of the cell
+            data["image/png"] = b64encode(picture.getvalue()).decode()
+        handle.update(data, raw=True)
+
+    return show
+
+
+def recipe(config: Config) -> HTML:
+    """What differs from the preset, and folded below it every parameter with its meaning."""
+    from IPython.display import HTML
+
+    shown = _parameters(config)
+    usual = _parameters(make_config(config.preset))
+    differs = [f"<code>{name}={value}</code>" for name, value in shown.items() if value != usual.get(name)]
+    rows = "".join(
+        f"<tr><td><code>{name}</code></td><td>{escape(value)}</td>"
+        f'<td style="text-align:left">{escape(Config.model_fields[name].description or "")}</td></tr>'
+        for name, value in shown.items()
+    )
+    return HTML(
+        f"<p>Preset <code>{config.preset}</code>, {'with ' + ', '.join(differs) if differs else 'unchanged'}.</p>"
+        f"<details><summary>All {len(shown)} parameters</summary><table>{rows}</table></details>"
+    )
+
+
+def _parameters(config: Config) -> dict[str, str]:
+    """A run's parameters as text, without those of the machine and those that are not set."""
     values = config.model_dump(mode="json", exclude=set(MACHINE_FIELDS))
-    shown = {name: value for name, value in values.items() if value not in (None, {}, [])}
-    rows = {name: (str(value), Config.model_fields[name].description or "") for name, value in shown.items()}
-    return pd.DataFrame.from_dict(rows, orient="index", columns=["value", "meaning"]).rename_axis("parameter")
+    return {name: str(value) for name, value in values.items() if value not in (None, {}, [])}
 
 
 def joint_table(record: Record) -> pd.DataFrame:

@@ -1,7 +1,8 @@
 """Execute notebooks in place, leaving files that change only when their content does, and their figures in figures/.
 
 ``python notebooks/refresh.py`` runs all of them, ``python notebooks/refresh.py 02_train`` one, and
-``python notebooks/refresh.py README`` writes README's tables from the committed records.
+``python notebooks/refresh.py README`` writes README's tables from the committed records. Each ends by binding the book
+(``book.py``): links, contents page, small pictures.
 """
 
 import os
@@ -10,6 +11,7 @@ import tempfile
 from pathlib import Path
 
 import nbformat
+from book import bind
 from nbclient import NotebookClient
 
 FOLDER = Path(__file__).resolve().parent
@@ -61,3 +63,4 @@ if __name__ == "__main__":
             refresh_readme(FOLDER.parent / "README.md")
         else:
             refresh(FOLDER / f"{name}.ipynb")
+    bind()

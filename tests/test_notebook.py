@@ -1,5 +1,6 @@
 """Parameters on their way from papermill, JupyterLab or the command line to a config."""
 
+import re
 import subprocess
 import sys
 
@@ -11,8 +12,8 @@ from typer.testing import CliRunner
 
 from hdmlib import paths
 from hdmlib.cli import app, config_from
-from hdmlib.config import ConfigError
-from hdmlib.notebook import is_interactive, notebook_config, progress
+from hdmlib.config import ConfigError, make_config
+from hdmlib.notebook import is_interactive, notebook_config, progress, recipe
 from hdmlib.paths import PROJECT_ROOT, caller_folder, from_caller
 
 NOTEBOOK = PROJECT_ROOT / "notebooks" / "02_train.ipynb"
@@ -93,6 +94,44 @@ def test_a_kernel_that_is_driven_without_a_person_shows_nothing(kernel):
     assert not _outputs(kernel, BARS, allow_stdin=False)
 
 
+LIVE = """
+import matplotlib.pyplot as plt
+from hdmlib.experiments.record import Epoch, Evaluation
+from hdmlib.notebook import live_figure
+
+none = Evaluation(losses={}, metrics={}, per_joint={}, measures={})
+with live_figure(lambda epochs: plt.figure(figsize=(1, len(epochs)))) as report:
+    for epoch in range(3):
+        report(Epoch(epoch=epoch, lr=0.1, train_loss=None, validation=none))
+"""
+
+
+def test_one_figure_follows_a_training_in_place_and_leaves_nothing(kernel):
+    messages = [m for m in _outputs(kernel, LIVE, allow_stdin=True) if m["msg_type"] != "stream"]
+    assert [m["msg_type"] for m in messages] == ["display_data"] + 4 * ["update_display_data"]
+    assert len({m["content"]["transient"]["display_id"] for m in messages}) == 1
+    shown = [m["content"]["data"] for m in messages]
+    assert ["image/png" in data for data in shown] == [False, True, True, True, False]
+    assert len({data["image/png"] for data in shown[1:4]}) == 3
+
+
+def test_where_no_person_looks_on_a_training_leaves_its_lines_alone(kernel):
+    messages = _outputs(kernel, LIVE, allow_stdin=False)
+    assert {m["msg_type"] for m in messages} == {"stream"}
+    printed = "".join(m["content"]["text"] for m in messages)
+    assert re.findall(r"epoch +(\d+)", printed) == ["0", "1", "2"]
+
+
+def test_the_recipe_names_what_differs_from_its_preset():
+    usual, changed = recipe(make_config("smoke")), recipe(make_config("smoke", epochs=7, loss="dot_mse"))
+    assert "unchanged" in usual.data
+    before_the_fold = changed.data.split("<details>")[0]
+    assert "epochs=7" in before_the_fold
+    assert "loss=dot_mse" in before_the_fold
+    assert "batch_size" not in before_the_fold
+    assert "batch_size" in changed.data
+
+
 def test_papermill_and_nbval_drive_their_kernels_without_a_person(tmp_path):
     cell = nbformat.v4.new_code_cell("from hdmlib.notebook import is_interactive\nprint(is_interactive())")
     path = tmp_path / "asks.ipynb"
@@ -118,7 +157,7 @@ def test_papermill_runs_the_notebook_with_other_parameters(tmp_path, monkeypatch
     )
     text = str(done)
     assert "PCKh@0.5 after training with soft_argmax" in text
-    assert text.count("'image/png'") == 5
+    assert text.count("'image/png': 'iVBOR") == 6
     assert len(list((tmp_path / "runs").glob("*soft_argmax*/record.json"))) == 1
 
 

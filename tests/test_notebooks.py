@@ -1,6 +1,8 @@
 """What nbval does not see: a notebook that was never run, messy outputs, a sanitizer that replaces nothing."""
 
+import copy
 import re
+import runpy
 from pathlib import Path
 
 import nbformat
@@ -8,6 +10,7 @@ import pytest
 
 FOLDER = Path(__file__).resolve().parents[1] / "notebooks"
 NOTEBOOKS = sorted(FOLDER.glob("*.ipynb"))
+BOOK = runpy.run_path(str(FOLDER / "book.py"))
 
 
 @pytest.fixture(params=NOTEBOOKS, ids=lambda path: path.stem)
@@ -67,3 +70,49 @@ def test_the_sanitizer_replaces_something():
 def test_no_notebook_holds_a_long_function(notebook):
     for cell in _code(notebook):
         assert len(cell.source.splitlines()) <= 45
+
+
+# ------------------------------------------------------------------------------------------------------- one book
+
+
+@pytest.fixture(scope="module")
+def book():
+    return {path.stem: nbformat.read(path, as_version=4) for path in NOTEBOOKS}
+
+
+def test_the_numbers_of_the_notebooks_are_their_order(book):
+    assert [int(name[:2]) for name in book] == list(range(1, len(book) + 1))
+    assert [int(BOOK["title"](notebook)[:2]) for notebook in book.values()] == list(range(1, len(book) + 1))
+
+
+def test_each_notebook_leads_to_its_neighbours_and_to_the_contents(book):
+    titles = {name: BOOK["title"](notebook) for name, notebook in book.items()}
+    for number, (name, notebook) in enumerate(book.items()):
+        bound = copy.deepcopy(notebook)
+        BOOK["with_links"](bound, BOOK["links"](number, titles))
+        assert bound == notebook, f"{name}: run `python notebooks/book.py`"
+        targets = set(re.findall(r"\]\((\w+\.(?:ipynb|md))\)", notebook.cells[-1].source))
+        around = list(book)[max(number - 1, 0) : number + 2]
+        assert targets == {"README.md", *(f"{other}.ipynb" for other in around if other != name)}
+
+
+def test_each_opens_with_question_answer_and_time(book):
+    for name, notebook in book.items():
+        for word in ("Question", "Answer", "Time"):
+            assert BOOK["opening"](notebook, word), f"{name}: no line that starts with **{word}.**"
+
+
+def test_the_contents_page_is_that_of_the_notebooks(book):
+    assert BOOK["CONTENTS"].read_text() == BOOK["contents_page"](book), "run `python notebooks/book.py`"
+
+
+def test_every_relative_link_leads_somewhere(book):
+    texts = {name: [cell.source for cell in n.cells if cell.cell_type == "markdown"] for name, n in book.items()}
+    texts["README"] = [BOOK["CONTENTS"].read_text()]
+    for name, text in ((name, "\n".join(parts)) for name, parts in texts.items()):
+        targets = re.findall(r"\]\(([^)#:\s]+)\)", text) + re.findall(r'src="([^":]+)"', text)
+        assert not [target for target in targets if not (FOLDER / target).exists()], name
+
+
+def test_all_notebooks_together_are_small():
+    assert sum(path.stat().st_size for path in NOTEBOOKS) < 3e6, "run `python notebooks/book.py`"

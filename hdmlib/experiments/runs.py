@@ -63,6 +63,16 @@ class Run:
             )
         return _load(self.config, self.record, self.folder / ARTEFACTS["model"])
 
+    def predictions(self) -> dict[str, NDArray[np.float32]]:
+        """As :func:`predictions_of`.
+
+        Raises:
+            ValueError: It is a reference record, without predictions.
+        """
+        if self.folder is None:
+            raise ValueError(f"{self.record.name} is a reference record; pass weights=True to train it here")
+        return _arrays(self.folder / ARTEFACTS["predictions"])
+
 
 def run(
     config: Config,
@@ -199,10 +209,11 @@ def predictions_of(config: Config, progress: Callable[..., Any] | None = None) -
     """
     stored = Store.of(config).find(config, "predictions")
     if stored:
-        path = stored.artefacts["predictions"]
-    else:
-        name = run(config, weights=True, progress=progress).record.name
-        path = Store.of(config).folder(name) / ARTEFACTS["predictions"]
+        return _arrays(stored.artefacts["predictions"])
+    return run(config, weights=True, progress=progress).predictions()
+
+
+def _arrays(path: Path) -> dict[str, NDArray[np.float32]]:
     with np.load(path, allow_pickle=False) as arrays:
         return {name: arrays[name].astype(np.float32) for name in arrays.files}
 

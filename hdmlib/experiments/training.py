@@ -82,7 +82,7 @@ def fit(
     folder.mkdir(parents=True, exist_ok=True)
     if engine.is_main_process:
         remove_leftovers(folder)
-    bare = _untrained(config, len(data.train.skeleton))
+    bare = untrained_model(config, len(data.train.skeleton))
     train_loader, val_loader = training_loader(config, data.train), evaluation_loader(config, data.val)
     order: Any = train_loader.sampler
     optimiser = _optimiser(config, bare)
@@ -201,7 +201,7 @@ def _train_epoch(
     return mean.item() / steps
 
 
-def _untrained(config: Config, joints: int) -> HRNet:
+def untrained_model(config: Config, joints: int) -> HRNet:
     """The network before training, its weights drawn from the config's seed or, but for the head, pretrained."""
     torch.manual_seed(config.seed)
     model = build_model(config.model, num_joints=joints)

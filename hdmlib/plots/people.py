@@ -9,6 +9,7 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.collections import LineCollection
 from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
 from matplotlib.patches import Rectangle
 from matplotlib.patheffects import Normal, Stroke
 
@@ -67,12 +68,12 @@ def show_picture(axes: Axes, picture: np.ndarray, title: str = "") -> None:
         axes.set_title(title, fontsize=9)
 
 
-def overlay(axes: Axes, picture: np.ndarray, heatmap: np.ndarray, title: str = "") -> None:
-    """A heatmap, scaled to its own peak, over its greyed picture, each cell at its position."""
+def overlay(axes: Axes, picture: np.ndarray, heatmap: np.ndarray, title: str = "", *, own_scale: bool = True) -> None:
+    """A heatmap over its greyed picture, each cell at its position; scaled to its own peak, or as it is, up to 1."""
     grey = picture.mean(axis=2) * 0.55
     show_picture(axes, np.repeat(grey[..., None], 3, axis=2).astype(np.uint8), title)
     height, width = picture.shape[:2]
-    strength = heatmap / max(float(heatmap.max()), np.finfo(float).tiny)
+    strength = heatmap / max(float(heatmap.max()), np.finfo(float).tiny) if own_scale else heatmap
     axes.imshow(
         strength, cmap="inferno", vmin=0, vmax=1, alpha=np.clip(strength * 1.6, 0, 1), interpolation="bilinear",
         extent=(-0.5, width - 0.5, height - 0.5, -0.5),
@@ -137,13 +138,96 @@ def prediction_gallery(
         draw_skeleton(row[0], predicted[i], skeleton)
         show_picture(row[1], pictures[i], "annotated" if first else "")
         draw_skeleton(row[1], true[i], skeleton, shown[i])
-        peaks = maps[i] / np.maximum(maps[i].max(axis=(1, 2), keepdims=True), np.finfo(float).tiny)
-        overlay(row[2], pictures[i], peaks.max(axis=0), "all heatmaps" if first else "")
+        overlay(row[2], pictures[i], _all_in_one(maps[i]), "all heatmaps" if first else "")
         for axes, k in zip(row[3:], close_ups, strict=True):
             show_picture(axes, maps[i, k], skeleton.joints[k].replace("_", " ") if first else "")
             if shown[i, k]:
                 cell = (true[i, k] + 0.5) / stride - 0.5
                 axes.plot(*cell, marker="+", color="#4cc9f0", markersize=9, markeredgewidth=1.4)
+    return figure
+
+
+def before_and_after(
+    pictures: np.ndarray,
+    true: np.ndarray,
+    shown: np.ndarray,
+    states: Mapping[str, tuple[np.ndarray, np.ndarray]],
+    skeleton: Skeleton,
+) -> Figure:
+    """The same people, a column each: the annotation, then heatmaps and joints of each state of a network.
+
+    Args:
+        pictures: (N, H, W, 3) uint8.
+        true: (N, K, 2) in pixels of the crops.
+        shown: (N, K) truthy where the truth is labelled; the other joints are not drawn.
+        states: Title -> maps (N, K, h, w) and joints (N, K, 2) read from them.
+        skeleton: The joints.
+    """
+    figure, grid = plt.subplots(
+        1 + len(states), len(pictures), figsize=(1.75 * len(pictures), 1.85 * (1 + len(states))), squeeze=False,
+        layout="constrained",
+    )  # fmt: skip
+    for i, axes in enumerate(grid[0]):
+        show_picture(axes, pictures[i])
+        draw_skeleton(axes, true[i], skeleton, shown[i])
+    grid[0, 0].set_title("annotated", loc="left", fontsize=9)
+    # One scale for all states of a joint: the flat map of an untrained network is dark beside a trained one.
+    peaks = np.max([maps.max(axis=(2, 3), keepdims=True) for maps, _ in states.values()], axis=0)
+    for row, (title, (maps, joints)) in zip(grid[1:], states.items(), strict=True):
+        for i, axes in enumerate(row):
+            overlay(axes, pictures[i], (maps[i] / peaks[i]).max(axis=0), own_scale=False)
+            draw_skeleton(axes, joints[i], skeleton, shown[i])
+        row[0].set_title(title, loc="left", fontsize=9)
+    return figure
+
+
+def _all_in_one(maps: np.ndarray) -> np.ndarray:
+    """(K, h, w) heatmaps as one (h, w), each scaled to its own peak."""
+    return (maps / np.maximum(maps.max(axis=(1, 2), keepdims=True), np.finfo(float).tiny)).max(axis=0)
+
+
+# Marker and colour of each kind of failure of ``metrics.failures``; told apart in grey by the marker.
+FAILURE_MARKERS = {
+    "left and right swapped": ("^", "#e78ac3"), "another joint": ("s", "#ffd92f"), "missed": ("X", "#ff5a36"),
+}  # fmt: skip
+
+
+def failed_people(
+    pictures: np.ndarray, true: np.ndarray, predicted: np.ndarray, kinds: np.ndarray, skeleton: Skeleton
+) -> Figure:
+    """People in rows of six with their annotation, and an arrow from each joint that was not found to where it was put.
+
+    Args:
+        pictures: (N, H, W, 3) uint8.
+        true: (N, K, 2) in pixels of the crops.
+        predicted: (N, K, 2) likewise.
+        kinds: (N, K) as ``metrics.failures`` returns them.
+        skeleton: The joints.
+    """
+    columns = min(6, len(pictures))
+    rows = -(-len(pictures) // columns)
+    figure, grid = plt.subplots(
+        rows, columns, figsize=(1.75 * columns, 1.95 * rows + 0.3), squeeze=False, layout="constrained"
+    )
+    for axes in grid.flat:
+        axes.set_axis_off()
+    for axes, picture, joints, found, kind in zip(grid.flat, pictures, true, predicted, kinds, strict=False):
+        show_picture(axes, picture)
+        draw_skeleton(axes, joints, skeleton, kind != "", hollow=True)
+        for name, (marker, colour) in FAILURE_MARKERS.items():
+            these = kind == name
+            axes.add_collection(
+                LineCollection(list(np.stack([joints, found], axis=1)[these]), colors=colour, linewidths=1.1)
+            )
+            axes.plot(
+                *found[these].T, marker, color=colour, markeredgecolor="black", markeredgewidth=0.6, markersize=5.5
+            )
+        axes.set_title(f"{np.isin(kind, list(FAILURE_MARKERS)).sum()} of {(kind != '').sum()} not found", fontsize=8)
+    handles = [
+        Line2D([], [], marker=marker, color=colour, markeredgecolor="black", linestyle="none", label=name)
+        for name, (marker, colour) in FAILURE_MARKERS.items()
+    ]
+    figure.legend(handles=handles, loc="outside lower center", ncols=len(handles), fontsize=8)
     return figure
 
 

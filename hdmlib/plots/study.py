@@ -339,13 +339,13 @@ def heatmaps_by_loss(
     return figure
 
 
-def training_curves(curve: pd.DataFrame) -> Figure:
+def training_curves(curve: pd.DataFrame, loss: str) -> Figure:
     """Training and validation loss on the left, PCK on the right, by epoch.
 
     Args:
-        curve: Rows of one run, as ``analysis.curves`` returns them, its label the name of a loss.
+        curve: The epochs so far of one run, as ``analysis.epoch_rows`` returns them.
+        loss: Name of the loss that it trains.
     """
-    loss = curve["label"].iloc[0]
     style, trained = LOSS_STYLE[loss], curve["training loss"].notna()
     figure, (left, right) = plt.subplots(1, 2, figsize=(9.5, 3.2), layout="constrained")
     training = {**style, "marker": "", "alpha": 0.55}

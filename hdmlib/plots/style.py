@@ -72,8 +72,17 @@ def _encoded(figure: Figure, kind: str, metadata: dict[str, None]) -> bytes:
     return buffer.getvalue()
 
 
-def present(figure: Figure, name: str) -> None:
-    """Show a notebook's figure; if ``$HDMLIB_FIGURES`` names a folder, also save it there as PNG and PDF."""
-    if folder := os.environ.get("HDMLIB_FIGURES"):
+def present(figure: Figure, name: str = "", alt: str = "") -> None:
+    """Show a notebook's figure; if ``$HDMLIB_FIGURES`` names a folder, also save it there as PNG and PDF.
+
+    Args:
+        figure: Closed afterwards.
+        name: Its name in that folder; empty: it is not saved.
+        alt: What it shows, for readers who cannot see it; kept in the metadata of the cell's output.
+    """
+    from IPython.display import display  # figures are also drawn where there is no IPython
+
+    if name and (folder := os.environ.get("HDMLIB_FIGURES")):
         save_figure(figure, Path(folder), name)
-    plt.show()
+    display(figure, metadata={"image/png": {"alt": alt}} if alt else None)
+    plt.close(figure)

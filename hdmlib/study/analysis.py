@@ -5,7 +5,7 @@ Runs of one seed see the same people in the same order, so losses are compared w
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 
 import numpy as np
 import pandas as pd
@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from scipy.stats import bootstrap, spearmanr, ttest_1samp
 
 from hdmlib.data.dataset import PoseDataset
-from hdmlib.experiments.record import Evaluation, Record
+from hdmlib.experiments.record import Epoch, Evaluation, Record
 from hdmlib.metrics.scores import PCKReference
 
 
@@ -27,15 +27,20 @@ def curves(records: Mapping[str, Sequence[Record]]) -> pd.DataFrame:
         Columns ``label``, ``seed``, ``epoch``, ``training loss`` (NaN for epoch 0), ``own loss`` (the trained loss on
         the validation people), every metric, and every measure of the heatmaps, its name prefixed with ``map: ``.
     """
-    rows = []
-    for label, runs in records.items():
-        for record in runs:
-            for line in record.epochs:
-                run = {"label": label, "seed": record.identity["seed"], "epoch": line.epoch}
-                training = float("nan") if line.train_loss is None else line.train_loss
-                losses = {"training loss": training, "own loss": line.validation.losses[record.identity["loss"]]}
-                rows.append({**run, **losses, **line.validation.metrics, **_measures(line.validation)})
-    return pd.DataFrame(rows)
+    return pd.DataFrame(
+        {"label": label, "seed": record.identity["seed"], **row}
+        for label, runs in records.items()
+        for record in runs
+        for row in epoch_rows(record.epochs, record.identity["loss"])
+    )
+
+
+def epoch_rows(epochs: Iterable[Epoch], loss: str) -> Iterator[dict[str, float]]:
+    """The columns of :func:`curves` from ``epoch`` on, for the epochs so far of a run that trains ``loss``."""
+    for line in epochs:
+        training = float("nan") if line.train_loss is None else line.train_loss
+        losses = {"training loss": training, "own loss": line.validation.losses[loss]}
+        yield {"epoch": line.epoch, **losses, **line.validation.metrics, **_measures(line.validation)}
 
 
 def final_scores(records: Mapping[str, Sequence[Record]]) -> pd.DataFrame:
