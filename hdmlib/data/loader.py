@@ -16,7 +16,7 @@ from typing import Any, Literal
 import cv2
 import numpy as np
 import torch
-from torch.utils.data import DataLoader, Dataset, Sampler
+from torch.utils.data import BatchSampler, DataLoader, Dataset, Sampler
 
 from hdmlib.data.augmentation import Augmentation
 from hdmlib.data.crops import STRIDE, Frame, Region, float32_parts, transform
@@ -117,6 +117,36 @@ class EpochSampler(Sampler[tuple[int, int]]):
         return iter([(self.epoch, index) for index in order[start:].tolist()])
 
 
+class BatchShares(BatchSampler):
+    """One process's share of each batch; the shares of all processes are the batch.
+
+    Args:
+        sampler: The order of an epoch, the same in every process.
+        batch_size: People per batch; the last batch holds the rest.
+        process: Number of this process.
+        processes: How many share a batch.
+    """
+
+    def __init__(self, sampler: EpochSampler, batch_size: int, process: int = 0, processes: int = 1) -> None:
+        super().__init__(sampler, batch_size, drop_last=False)
+        self.process = process
+        self.processes = processes
+
+    def __iter__(self) -> Iterator[list[tuple[int, int]]]:
+        for batch in super().__iter__():
+            first, end = share_of(len(batch), self.process, self.processes)
+            # every process takes part in every step: one without a share runs the first person, at the weight 0
+            yield batch[first:end] or batch[:1]
+
+
+def share_of(people: int, process: int, processes: int) -> tuple[int, int]:
+    """The first and the end of a process's share of a batch: shares differ by at most one person.
+
+    The first process has one whenever there is anybody.
+    """
+    return -(-people * process // processes), -(-people * (process + 1) // processes)
+
+
 class CropLoader(DataLoader):
     """A DataLoader whose epoch is set by the name that Accelerate's prepared loaders use, too."""
 
@@ -126,8 +156,8 @@ class CropLoader(DataLoader):
         On a loader that Accelerate has prepared call the prepared one's method: it counts epochs itself and sets its
         sampler's epoch at the start of each.
         """
-        sampler: Any = self.sampler
-        sampler.set_epoch(epoch)
+        batches: Any = self.batch_sampler
+        batches.sampler.set_epoch(epoch)
 
 
 def make_loader(
@@ -142,6 +172,8 @@ def make_loader(
     seed: int = 0,
     workers: int = 0,
     cache: bool = False,
+    process: int = 0,
+    processes: int = 1,
 ) -> CropLoader:
     """Batches of crops; call ``loader.set_epoch(epoch)`` before each epoch.
 
@@ -157,6 +189,8 @@ def make_loader(
         workers: Processes that make crops; 0 makes them in this one.
         cache: Whether to decode every photo once and keep it: 3 bytes a pixel, shared by workers where they are forked.
             Decoding is most of the work on a small crop.
+        process: Number of the process that makes its share of each batch; see :class:`BatchShares`.
+        processes: How many processes share a batch.
 
     Returns:
         A loader of dicts of :class:`CropDataset`'s items, stacked.
@@ -183,8 +217,9 @@ def make_loader(
             seed=seed,
             cache=cache,
         ),
-        batch_size=batch_size,
-        sampler=EpochSampler(len(people), shuffle=shuffle, seed=seed),
+        batch_sampler=BatchShares(
+            EpochSampler(len(people), shuffle=shuffle, seed=seed), batch_size, process, processes
+        ),
         num_workers=workers,
         persistent_workers=workers > 0,
         pin_memory=torch.cuda.is_available(),

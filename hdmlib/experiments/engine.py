@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -9,6 +10,7 @@ from pathlib import Path
 
 import torch
 from accelerate import Accelerator
+from accelerate.data_loader import prepare_data_loader
 from accelerate.state import AcceleratorState
 from accelerate.tracking import get_available_trackers
 from accelerate.utils import DataLoaderConfiguration, LoggerType
@@ -19,7 +21,7 @@ from hdmlib.config import Config, ConfigError, unknown_name
 from hdmlib.data.augmentation import HALF_BODY_UPPER, Augmentation
 from hdmlib.data.crops import Frame
 from hdmlib.data.dataset import PoseDataset
-from hdmlib.data.loader import make_loader
+from hdmlib.data.loader import make_loader, share_of
 from hdmlib.losses.base import HeatmapLoss
 from hdmlib.losses.registry import LOSSES, build_loss
 from hdmlib.models.registry import stride_of
@@ -35,7 +37,7 @@ def start_engine(config: Config, logging_dir: Path | None = None) -> Accelerator
         logging_dir: Where a tracker writes its files; ``None``: nothing is tracked.
 
     Raises:
-        ConfigError: As :func:`check_engine`, or the batch cannot be split evenly among the processes.
+        ConfigError: As :func:`check_engine`, or the loss has a reduction whose parts do not add up.
     """
     device = check_engine(config)
     if device == "cpu" and config.threads:
@@ -49,14 +51,12 @@ def start_engine(config: Config, logging_dir: Path | None = None) -> Accelerator
         engine = Accelerator(
             cpu=device == "cpu",
             mixed_precision="bf16" if config.precision == "bf16" else "no",
-            # the config's batch is that of all processes together, so a recipe takes the same steps on any number
-            dataloader_config=DataLoaderConfiguration(split_batches=True, non_blocking=True),
+            dataloader_config=DataLoaderConfiguration(non_blocking=True),
             **tracked,
         )
-    if config.batch_size % engine.num_processes:
-        raise ConfigError(
-            f"batch_size: {config.batch_size} cannot be split evenly among {engine.num_processes} processes"
-        )
+    reduction = config.loss_options.get("reduction", "mean")
+    if engine.num_processes > 1 and reduction != "mean":
+        raise ConfigError(f"loss_options: with several processes the reduction is 'mean', not {reduction!r}")
     return engine
 
 
@@ -132,22 +132,42 @@ def augmentation_of(config: Config) -> Augmentation:
     )
 
 
-def training_loader(config: Config, people: PoseDataset) -> DataLoader:
-    """Augmented crops in an order of each epoch's own."""
-    return make_loader(
+def training_loader(config: Config, people: PoseDataset, engine: Accelerator | None = None) -> DataLoader:
+    """Augmented crops in an order of each epoch's own; with an engine its process's share of them, on its device.
+
+    The config's batch is that of all processes together, so that a recipe takes the same steps on any number of them.
+    """
+    loader = make_loader(
         people, config.input_size, coordinates=config.coordinates, stride=stride_of(config.model, config.input_size),
         augmentation=augmentation_of(config), shuffle=True,
         batch_size=config.batch_size, seed=config.seed, workers=_workers(config), cache=config.cache_photos,
+        process=engine.process_index if engine else 0, processes=engine.num_processes if engine else 1,
     )  # fmt: skip
+    if engine is None:
+        return loader
+    # Accelerate's own way of sharing would fill up the last batch with people of the first
+    return prepare_data_loader(
+        loader, engine.device, num_processes=1, process_index=0, put_on_device=True, non_blocking=True
+    )
 
 
-def evaluation_loader(config: Config, people: PoseDataset) -> DataLoader:
-    """Crops in the dataset's order, not augmented."""
-    return make_loader(
+def share_weight(engine: Accelerator, people: int) -> float:
+    """What the mean over a process's share of a batch is multiplied by, so that the processes' mean is the batch's."""
+    first, end = share_of(people, engine.process_index, engine.num_processes)
+    return (end - first) * engine.num_processes / people
+
+
+def evaluation_loader(config: Config, people: PoseDataset, engine: Accelerator | None = None) -> DataLoader:
+    """Crops in the dataset's order, not augmented; with an engine its process's part of them, on its device.
+
+    The parts may hold people twice; the engine's ``gather_for_metrics`` returns each once.
+    """
+    loader = make_loader(
         people, config.input_size, coordinates=config.coordinates,
-        stride=stride_of(config.model, config.input_size), batch_size=config.batch_size,
-        workers=_workers(config),
+        stride=stride_of(config.model, config.input_size),
+        batch_size=math.ceil(config.batch_size / (engine.num_processes if engine else 1)), workers=_workers(config),
     )  # fmt: skip
+    return engine.prepare(loader) if engine else loader
 
 
 def _workers(config: Config) -> int:

@@ -127,7 +127,7 @@ def predict_people(
         progress: Wraps the loop over batches: ``progress(iterable, total=, desc=)``.
     """
     engine = start_engine(config)
-    model, loader = engine.prepare(model, evaluation_loader(config, people))
+    model, loader = engine.prepare(model), evaluation_loader(config, people, engine)
     batches = progress(loader, total=len(loader), desc="evaluation") if progress else loader
     return predict_loader(build_reader(config, model, people.skeleton), build_losses(config), batches, engine, decoders)
 

@@ -24,7 +24,14 @@ from torch import nn
 from hdmlib.config import Config, ConfigError
 from hdmlib.data.sources import Data
 from hdmlib.experiments.checkpoint import Interrupted, Interruption, TrainingState, load_checkpoint, save_checkpoint
-from hdmlib.experiments.engine import build_losses, build_reader, evaluation_loader, start_engine, training_loader
+from hdmlib.experiments.engine import (
+    build_losses,
+    build_reader,
+    evaluation_loader,
+    share_weight,
+    start_engine,
+    training_loader,
+)
 from hdmlib.experiments.prediction import validate
 from hdmlib.experiments.record import Epoch
 from hdmlib.files import remove_leftovers, write_atomically
@@ -83,10 +90,10 @@ def fit(
     if engine.is_main_process:
         remove_leftovers(folder)
     bare = untrained_model(config, len(data.train.skeleton))
-    train_loader, val_loader = training_loader(config, data.train), evaluation_loader(config, data.val)
-    order: Any = train_loader.sampler
-    optimiser = _optimiser(config, bare)
-    model, optimiser, train_loader, val_loader = engine.prepare(bare, optimiser, train_loader, val_loader)
+    train_loader: Any = training_loader(config, data.train, engine)
+    val_loader = evaluation_loader(config, data.val, engine)
+    order = train_loader.batch_sampler.sampler
+    model, optimiser = engine.prepare(bare, _optimiser(config, bare))
     bare = engine.unwrap_model(model)
     if config.compile:
         model.compile()
@@ -179,8 +186,9 @@ def _train_epoch(
         for group in optimiser.param_groups:
             group["lr"] = _rate(config, time)
         loss.set_progress(time / config.epochs)
+        people = min(config.batch_size, loader.total_dataset_length - step * config.batch_size)
         heatmaps = model(normalise(batch["image"]))
-        value = loss(heatmaps, batch["joints"], batch["weights"])
+        value = share_weight(engine, people) * loss(heatmaps, batch["joints"], batch["weights"])
         engine.backward(value)
         if config.clip_norm is not None:
             engine.clip_grad_norm_(model.parameters(), config.clip_norm)

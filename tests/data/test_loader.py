@@ -11,7 +11,7 @@ from hdmlib.data.augmentation import Augmentation
 from hdmlib.data.coco import read_coco
 from hdmlib.data.crops import Frame, invert, transform
 from hdmlib.data.dataset import DataError, PoseDataset
-from hdmlib.data.loader import CropDataset, make_loader
+from hdmlib.data.loader import CropDataset, make_loader, share_of
 from hdmlib.heatmaps import inside
 
 COUNT = 11
@@ -127,6 +127,25 @@ def test_same_numbers_for_any_workers_and_any_start(people):
     assert epochs[0]["index"].tolist() != epochs[1]["index"].tolist()
     first = [epochs[epoch]["affine"][epochs[epoch]["index"] == 0] for epoch in (0, 1)]
     assert not torch.equal(*first)
+
+
+@pytest.mark.parametrize("processes", [1, 2, 3, 5])
+def test_the_shares_of_all_processes_are_the_batch(people, processes):
+    options = {"augmentation": VARIED, "batch_size": 4, "shuffle": True, "seed": 5}
+    shares = [
+        make_loader(people, (64, 64), process=process, processes=processes, **options) for process in range(processes)
+    ]
+    for whole, *parts in zip(make_loader(people, (64, 64), **options), *shares, strict=True):
+        count = len(whole["index"])
+        bounds = [share_of(count, process, processes) for process in range(processes)]
+        sizes = [end - first for first, end in bounds]
+        assert sum(sizes) == count
+        assert max(sizes) - min(sizes) <= 1
+        for key, values in whole.items():
+            own = [part[key] for part, size in zip(parts, sizes, strict=True) if size]
+            assert torch.equal(torch.cat(own), values)
+        idle = [part["index"].tolist() for part, size in zip(parts, sizes, strict=True) if not size]
+        assert all(one == whole["index"][:1].tolist() for one in idle)
 
 
 def test_augmentation_is_a_function_of_seed_epoch_and_person(people):
