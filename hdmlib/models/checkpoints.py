@@ -19,6 +19,7 @@ code in them is ever run.
 
 from __future__ import annotations
 
+import hashlib
 import io
 import pickle
 import re
@@ -51,6 +52,8 @@ WRAPPERS = (
 DEPTH = 3
 # torch's AveragedModel counts its updates among the tensors.
 AVERAGED = "n_averaged"
+# Under this name the metadata of our safetensors files hold the SHA-256 of their tensors.
+CHECKSUM = "sha256"
 # The layers that give one map per joint: HRNet's and ViTPose's.
 HEADS = (HEAD, "head.conv.")
 
@@ -97,8 +100,9 @@ def load_weights(model: nn.Module, path: str | Path, *, backbone_only: bool = Fa
 
     Raises:
         FileNotFoundError: If there is no such file.
-        CheckpointError: If the file is damaged, holds more than tensors and known logs, or does not fit the model: the
-            message lists what is missing, unknown or of another shape. The model is then unchanged.
+        CheckpointError: If the file is damaged (for a file of :func:`save_weights` also by a single bit), holds more
+            than tensors and known logs, or does not fit the model: the message lists what is missing, unknown or of
+            another shape. The model is then unchanged.
     """
     path = Path(path)
     weights, target = _tensors(_read(path), path), model.state_dict()
@@ -124,9 +128,11 @@ def _read(path: Path) -> Any:
     damaged = f"{path}: no readable checkpoint ({path.stat().st_size} bytes); a broken download, or a web page?"
     try:
         if path.suffix == ".safetensors":
-            return safetensors.torch.load_file(path)
+            return _read_safetensors(path)
         with torch.serialization.safe_globals(LOGS):
             return torch.load(path, map_location="cpu", weights_only=True)
+    except CheckpointError:
+        raise
     except pickle.UnpicklingError as error:
         refused = re.search(r"GLOBAL ([\w.]+)", str(error))
         if not refused:
@@ -137,6 +143,24 @@ def _read(path: Path) -> Any:
         ) from error
     except (SafetensorError, RuntimeError, EOFError, ValueError, KeyError, IndexError, AttributeError) as error:
         raise CheckpointError(damaged) from error
+
+
+def _read_safetensors(path: Path) -> dict[str, Tensor]:
+    weights = safetensors.torch.load_file(path)
+    with safetensors.safe_open(path, framework="pt") as file:
+        expected = (file.metadata() or {}).get(CHECKSUM)
+    if expected is not None and expected != _digest(weights):
+        raise CheckpointError(f"{path}: damaged, its tensors do not have the checksum that it was saved with")
+    return weights
+
+
+def _digest(weights: dict[str, Tensor]) -> str:
+    """SHA-256 of the tensors with their names, types and shapes, in the order of their names."""
+    digest = hashlib.sha256()
+    for name, tensor in sorted(weights.items()):
+        digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}\n".encode())
+        digest.update(tensor.contiguous().reshape(-1).view(torch.uint8).numpy())
+    return digest.hexdigest()
 
 
 def _tensors(content: Any, path: Path) -> dict[str, Tensor]:
@@ -269,7 +293,7 @@ def _sides(tensor: Tensor) -> str:
 
 
 def save_weights(model: nn.Module, path: str | Path) -> None:
-    """Write a model's weights as safetensors: at no time is there half a file under that name.
+    """Write a model's weights as safetensors with a checksum: at no time is there half a file under that name.
 
     Args:
         model: Source of the weights.
@@ -281,7 +305,8 @@ def save_weights(model: nn.Module, path: str | Path) -> None:
     path = Path(path)
     if path.suffix != ".safetensors":
         raise ValueError(f"{path}: weights are saved as .safetensors; export_hrnet writes PyTorch files")
-    write_atomically(path, safetensors.torch.save(_plain(model)))
+    weights = _plain(model)
+    write_atomically(path, safetensors.torch.save(weights, {CHECKSUM: _digest(weights)}))
 
 
 def export_hrnet(model: nn.Module, path: str | Path) -> None:
