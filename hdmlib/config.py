@@ -43,6 +43,8 @@ MACHINE_FIELDS = frozenset(
         "run_dir",
         "resume",
         "tracker",
+        "keep_checkpoints",
+        "checkpoint_minutes",
     }
 )
 # Used by `hdmlib.benchmark` alone, for a network that is trained already.
@@ -163,6 +165,12 @@ class Config(BaseModel):
     )
     threads: int | None = Field(None, ge=1, description="torch threads on a CPU; None: as torch chooses")
     run_dir: Path | None = Field(None, description="where runs are kept; None: $HDMLIB_RUNS, else runs/")
+    keep_checkpoints: int = Field(
+        1, ge=0, le=100, description="earlier checkpoints that are kept beside the last one, each after an epoch"
+    )
+    checkpoint_minutes: float | None = Field(
+        None, gt=0, description="also save within an epoch, after the step at which this time is over"
+    )
     resume: bool = Field(
         True, description="resume this run where it stopped; false: start again, the earlier run is renamed"
     )

@@ -68,7 +68,15 @@ def test_a_run_of_two_processes_is_written_once(tmp_path):
     printed = start(*launched(2, "-m", "hdmlib", *words)).stdout
     assert printed.count("epoch   1") == 1
     [folder] = tmp_path.iterdir()
-    kept = {"last.pt", "best.safetensors", "metrics.csv", "model.safetensors", "predictions.npz", "record.json"}
+    kept = {
+        "last.pt",
+        "last.1.pt",
+        "best.safetensors",
+        "metrics.csv",
+        "model.safetensors",
+        "predictions.npz",
+        "record.json",
+    }
     assert {path.name for path in folder.iterdir()} == kept
     assert json.loads((folder / "record.json").read_text())["people"] == {"train": 64, "val": 32}
 
