@@ -26,6 +26,7 @@ from accelerate import Accelerator
 from torch import nn
 
 from hdmlib.config import Config
+from hdmlib.errors import Interrupted
 from hdmlib.experiments.record import Epoch
 from hdmlib.files import versions, write_atomically
 
@@ -45,21 +46,6 @@ class TrainingState:
     epochs: list[Epoch] = field(default_factory=list)
     steps: int = 0
     total: float = 0.0
-
-
-class Interrupted(KeyboardInterrupt):
-    """Ctrl-C was pressed, or SIGTERM received; the step was finished and saved.
-
-    Attributes:
-        signal: The signal's number.
-    """
-
-    def __init__(self, message: str = "", number: int = signal.SIGINT) -> None:
-        super().__init__(message, number)
-        self.signal = number
-
-    def __str__(self) -> str:
-        return self.args[0]
 
 
 class Interruption:

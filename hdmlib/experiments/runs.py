@@ -26,10 +26,9 @@ from hdmlib.experiments.launch import train_in_processes
 from hdmlib.experiments.prediction import Decoded, Prediction, predict_people
 from hdmlib.experiments.record import Epoch, Record, load_record, machine, peak_memory
 from hdmlib.experiments.store import ARTEFACTS, RECORD, Store, StoredRun
-from hdmlib.experiments.training import fit
+from hdmlib.experiments.training import check_start, fit
 from hdmlib.metrics.scores import PCKReference, score
 from hdmlib.models.checkpoints import load_weights
-from hdmlib.models.hub import NONE, weights_path
 from hdmlib.models.registry import build_model, stride_of
 
 
@@ -88,11 +87,10 @@ def run(
     several = (config.processes or 1) > 1
     if several and "LOCAL_RANK" in os.environ:
         raise ConfigError("processes: torchrun has started them already; leave processes out")
-    check_engine(config)  # wrong options, a missing device or tracker are reported before the data is read or drawn
+    check_engine(config)  # a missing device, wrong options or weights are reported before the data is read or drawn
     build_losses(config)
-    if config.pretrained not in (None, NONE):
-        weights_path(config.pretrained)
     stride_of(config.model, config.input_size)
+    check_start(config)
     store = Store.of(config)
     store.check_writable()
     data = open_data(config, progress)

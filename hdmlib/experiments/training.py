@@ -202,6 +202,17 @@ def _train_epoch(
     return mean.item() / steps
 
 
+def check_start(config: Config) -> None:
+    """Check that the network can be built and started as the config asks, before the data is read or drawn.
+
+    Raises:
+        ConfigError, FileNotFoundError, CheckpointError: ``initial_bias`` or ``pretrained`` cannot be used.
+    """
+    if config.initial_bias or config.pretrained not in (None, NONE):
+        with torch.random.fork_rng(devices=[]):
+            _untrained(config, joints=3)  # any number: the last layer is not read
+
+
 def _untrained(config: Config, joints: int) -> HRNet:
     """The network before training, its weights drawn from the config's seed or, but for the head, pretrained."""
     torch.manual_seed(config.seed)

@@ -14,6 +14,7 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from hdmlib.models.checkpoints import CheckpointError
+from hdmlib.paths import expanded
 
 NONE = "none"
 PREFIX = "hub:"
@@ -35,7 +36,7 @@ def weights_path(pretrained: str | Path) -> Path:
     """
     name = str(pretrained)
     if not name.startswith(PREFIX):
-        path = Path(name).expanduser()
+        path = expanded(name)
         if not path.is_file():
             raise FileNotFoundError(f"pretrained: no file {path}; give a path, {PREFIX}OWNER/NAME, or {NONE}")
         return path

@@ -42,6 +42,7 @@ from joblib import Parallel, delayed, parallel_config
 from platformdirs import user_cache_path
 
 from hdmlib.files import write_atomically
+from hdmlib.paths import expanded
 from hdmlib.synthetic.scenes import draw_scene
 from hdmlib.synthetic.writers import SPLITS, write_coco, write_mpii
 
@@ -81,7 +82,7 @@ class _Recipe:
 def cache_dir() -> Path:
     """The folder for generated data: ``$HDMLIB_CACHE``, else the system's place for caches (``~/.cache/hdmlib``)."""
     if own := os.environ.get("HDMLIB_CACHE"):
-        return Path(own).expanduser()
+        return expanded(own)
     return user_cache_path("hdmlib", appauthor=False)
 
 

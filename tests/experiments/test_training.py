@@ -21,8 +21,9 @@ from hdmlib import reader
 from hdmlib.config import ConfigError, make_config
 from hdmlib.data.sources import open_data
 from hdmlib.decoding import METHODS
+from hdmlib.errors import Interrupted
 from hdmlib.experiments import training
-from hdmlib.experiments.checkpoint import Checkpoints, Interrupted
+from hdmlib.experiments.checkpoint import Checkpoints
 from hdmlib.experiments.engine import (
     augmentation_of,
     build_losses,
