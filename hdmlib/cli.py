@@ -82,14 +82,14 @@ def gallery(
     """Draw a run's predictions for the first validation people; trains the run first if need be."""
     with one_line_errors():
         check_ending("to", to, FIGURE_ENDINGS)
-    result = _run(values or [])
-    shown = predict_examples(result.config, result.model(), result.data.val, count)
-    use_style()
-    figure = people.prediction_gallery(
-        shown.pictures, shown.maps, shown.predicted, shown.joints, shown.weights, result.data.val.skeleton,
-        shown.close_ups,
-    )  # fmt: skip
-    save_figure(figure, to.parent, to.stem)
+        result = _run(values or [])
+        shown = predict_examples(result.config, result.model(), result.data.val, count)
+        use_style()
+        figure = people.prediction_gallery(
+            shown.pictures, shown.maps, shown.predicted, shown.joints, shown.weights, result.data.val.skeleton,
+            shown.close_ups,
+        )  # fmt: skip
+        save_figure(figure, to.parent, to.stem)
 
 
 class _SeveralBoxes(TyperCommand):

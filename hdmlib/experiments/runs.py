@@ -8,6 +8,8 @@ from __future__ import annotations
 
 import os
 import time
+import zipfile
+import zlib
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -193,6 +195,7 @@ def predictions_of(config: Config, progress: Callable[..., Any] | None = None) -
         ``joints`` (N, K, 2) in pixels of the photo, ``confidence`` and ``entropy`` of the map (N, K).
 
     Raises:
+        ValueError: The file of the predictions is damaged; the message names it.
         As :func:`run`, where it must be trained.
     """
     stored = Store.of(config).find(config, "predictions")
@@ -201,8 +204,21 @@ def predictions_of(config: Config, progress: Callable[..., Any] | None = None) -
     else:
         name = run(config, weights=True, progress=progress).record.name
         path = Store.of(config).folder(name) / ARTEFACTS["predictions"]
-    with np.load(path, allow_pickle=False) as arrays:
-        return {name: arrays[name].astype(np.float32) for name in arrays.files}
+    try:
+        with np.load(path, allow_pickle=False) as arrays:
+            return {name: arrays[name].astype(np.float32) for name in arrays.files}
+    except (
+        zipfile.BadZipFile,
+        zlib.error,
+        ValueError,
+        EOFError,
+        KeyError,
+        AttributeError,
+        NotImplementedError,
+    ) as error:
+        raise ValueError(
+            f"{path} is damaged ({error}); restore it, or train the run again with resume=false"
+        ) from error
 
 
 def _load(config: Config, record: Record, weights: Path) -> nn.Module:

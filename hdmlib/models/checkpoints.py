@@ -23,6 +23,7 @@ import hashlib
 import io
 import pickle
 import re
+import zipfile
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
@@ -54,6 +55,8 @@ DEPTH = 3
 AVERAGED = "n_averaged"
 # Under this name the metadata of our safetensors files hold the SHA-256 of their tensors.
 CHECKSUM = "sha256"
+# How many times its own size a file may unpack to.
+MOST_UNPACKED = 8
 # The layers that give one map per joint: HRNet's and ViTPose's.
 HEADS = (HEAD, "head.conv.")
 
@@ -129,6 +132,7 @@ def _read(path: Path) -> Any:
     try:
         if path.suffix == ".safetensors":
             return _read_safetensors(path)
+        _check_unpacked_size(path)
         with torch.serialization.safe_globals(LOGS):
             return torch.load(path, map_location="cpu", weights_only=True)
     except CheckpointError:
@@ -141,8 +145,20 @@ def _read(path: Path) -> Any:
             f"{path}: refused, because it holds more than tensors ({refused[1]}) and reading it could run code. "
             f"If you trust its source, save its state_dict alone with the software that wrote it"
         ) from error
-    except (SafetensorError, RuntimeError, EOFError, ValueError, KeyError, IndexError, AttributeError) as error:
+    except (
+        SafetensorError, zipfile.BadZipFile, RuntimeError, EOFError, ValueError, KeyError, IndexError, AttributeError
+    ) as error:  # fmt: skip
         raise CheckpointError(damaged) from error
+
+
+def _check_unpacked_size(path: Path) -> None:
+    """Refuse an archive that unpacks to far more than it holds; torch stores its entries without compression."""
+    if not zipfile.is_zipfile(path):
+        return
+    with zipfile.ZipFile(path) as archive:
+        unpacked = sum(entry.file_size for entry in archive.infolist())
+    if unpacked > MOST_UNPACKED * path.stat().st_size:
+        raise CheckpointError(f"{path}: refused, its {path.stat().st_size} bytes unpack to {unpacked}; a zip bomb?")
 
 
 def _read_safetensors(path: Path) -> dict[str, Tensor]:
@@ -176,6 +192,8 @@ def _tensors(content: Any, path: Path) -> dict[str, Tensor]:
     for name, tensor in state.items():
         if tensor.layout != torch.strided or tensor.is_nested or tensor.is_meta or tensor.is_quantized:
             raise CheckpointError(f"{path}: tensor {name!r} is sparse, quantised or without values; save it dense")
+        if tensor.numel() * tensor.element_size() > tensor.untyped_storage().nbytes():
+            raise CheckpointError(f"{path}: tensor {name!r} repeats its values; save it dense, with contiguous()")
         if tensor.is_complex():
             raise CheckpointError(f"{path}: tensor {name!r} is complex; the networks here are real")
         # as float32, which the networks compute in: a larger number is infinite there, and float8 has no such test
