@@ -58,6 +58,7 @@ from hdmlib.data.dataset import DataError, PoseDataset
 from hdmlib.data.detections import read_detections
 from hdmlib.data.mpii import read_mpii
 from hdmlib.data.sources import check_folder
+from hdmlib.experiments.engine import build_losses, check_engine
 from hdmlib.experiments.prediction import predict_people
 from hdmlib.files import write_atomically
 from hdmlib.losses.registry import LOSSES
@@ -132,6 +133,8 @@ def evaluate(config: Config, *, to: Path | None = None, progress: Callable[..., 
         DataError, CheckpointError, FileNotFoundError, OSError: As the parts raise them, before the network runs where
             possible.
     """
+    check_engine(config)
+    build_losses(config)
     _required(config, "checkpoint")
     _required(config, "data_root")
     if config.dataset == "synthetic":

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import signal
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -16,15 +17,14 @@ from typer.core import TyperCommand
 from hdmlib.benchmark import evaluate
 from hdmlib.boxes import PhotoBoxes, boxes_on, check_on_photos, read_boxes
 from hdmlib.config import PATH_FIELDS, Config, ConfigError, is_path, make_config, unknown_name
-from hdmlib.data.dataset import DataError
 from hdmlib.data.lspet import convert_lspet
 from hdmlib.data.samples import fetch_samples
 from hdmlib.data.sources import Data
+from hdmlib.errors import interrupted_by_sigterm, line_for_user
 from hdmlib.experiments.estimate import estimate
 from hdmlib.experiments.examples import predict_examples
 from hdmlib.experiments.runs import Run, run
 from hdmlib.experiments.store import ARTEFACTS, REFERENCE_RECORDS
-from hdmlib.experiments.training import TrainingDiverged
 from hdmlib.export import export_onnx, model_card
 from hdmlib.extras import requires_extra
 from hdmlib.files import write_atomically
@@ -82,14 +82,14 @@ def gallery(
     """Draw a run's predictions for the first validation people; trains the run first if need be."""
     with one_line_errors():
         check_ending("to", to, FIGURE_ENDINGS)
-    result = _run(values or [])
-    shown = predict_examples(result.config, result.model(), result.data.val, count)
-    use_style()
-    figure = people.prediction_gallery(
-        shown.pictures, shown.maps, shown.predicted, shown.joints, shown.weights, result.data.val.skeleton,
-        shown.close_ups,
-    )  # fmt: skip
-    save_figure(figure, to.parent, to.stem)
+        result = _run(values or [])
+        shown = predict_examples(result.config, result.model(), result.data.val, count)
+        use_style()
+        figure = people.prediction_gallery(
+            shown.pictures, shown.maps, shown.predicted, shown.joints, shown.weights, result.data.val.skeleton,
+            shown.close_ups,
+        )  # fmt: skip
+        save_figure(figure, to.parent, to.stem)
 
 
 class _SeveralBoxes(TyperCommand):
@@ -297,15 +297,20 @@ def check_dataset(
 
 @contextmanager
 def one_line_errors() -> Iterator[None]:
-    """One line on stderr and exit status 2 for what a user can mend, 130 for Ctrl-C; a bug keeps its traceback."""
+    """One line on stderr and exit status 2 for what a user can mend, 130 for Ctrl-C, 143 for SIGTERM; a bug keeps its
+    traceback."""
     try:
-        yield
-    except (ConfigError, DataError, TrainingDiverged, ImportError, OSError, ValueError) as error:
-        typer.echo(f"error: {error}", err=True)
-        raise typer.Exit(2) from None
-    except KeyboardInterrupt:
+        with interrupted_by_sigterm():
+            yield
+    except KeyboardInterrupt as error:
         typer.echo("interrupted: finished steps are saved, and the same command resumes", err=True)
-        raise typer.Exit(130) from None
+        raise typer.Exit(128 + getattr(error, "signal", signal.SIGINT)) from None
+    except Exception as error:
+        line = line_for_user(error)
+        if line is None:
+            raise
+        typer.echo(f"error: {line}", err=True)
+        raise typer.Exit(2) from None
 
 
 def _run(values: list[str]) -> Run:

@@ -11,6 +11,7 @@ import hashlib
 import json
 import math
 import re
+import reprlib
 from pathlib import Path
 from typing import Any, Literal, get_args
 
@@ -45,6 +46,8 @@ MACHINE_FIELDS = frozenset(
         "run_dir",
         "resume",
         "tracker",
+        "keep_checkpoints",
+        "checkpoint_minutes",
     }
 )
 # Used by `hdmlib.benchmark` alone, for a network that is trained already.
@@ -53,6 +56,10 @@ EVALUATION_FIELDS = frozenset({"boxes", "checkpoint"})
 # new field does not rename earlier runs.
 ADDED_FIELDS = frozenset({"category", "colour_jitter", "blur", "cutout"})
 PATH_FIELDS = frozenset({"data_root", "run_dir", "pretrained"}) | EVALUATION_FIELDS
+
+
+# Largest counts, which no dataset and no training reaches, and the largest seed that torch takes.
+MOST, LARGEST_SEED = 10**9, 2**63 - 1
 
 
 class ConfigError(ValueError):
@@ -87,9 +94,9 @@ class Config(BaseModel):
     category: str | None = Field(None, description="coco: the category to read, where several have joints of their own")
     train_split: str = Field("train", min_length=1, description="name of the training split")
     val_split: str = Field("val", min_length=1, description="name of the validation split")
-    train_people: int | None = Field(None, ge=1, description="use only this many training people, the first ones")
-    val_people: int | None = Field(None, ge=1, description="use only this many validation people, the first ones")
-    val_offset: int = Field(0, ge=0, description="skip this many validation people at the start: those of a tuning")
+    train_people: int | None = Field(None, ge=1, le=MOST, description="use only the first ones, this many")
+    val_people: int | None = Field(None, ge=1, le=MOST, description="use only the first ones, this many")
+    val_offset: int = Field(0, ge=0, le=MOST, description="skip this many, the first ones: those of a tuning")
     label_noise: float = Field(
         0.0,
         ge=0,
@@ -97,14 +104,14 @@ class Config(BaseModel):
         description="standard deviation of noise on the training joints, drawn once, in PCK's reference lengths",
     )
     image_size: int = Field(256, ge=64, le=1024, description="synthetic: side of a picture in pixels")
-    data_seed: int = Field(0, ge=0, description="synthetic: seed of the generator")
+    data_seed: int = Field(0, ge=0, le=LARGEST_SEED, description="synthetic: seed of the generator")
     pck_reference: Literal["head", "torso", "box"] | None = Field(
         None, description="reference length of PCK; None: head where the data has one, else box"
     )
 
     # --- crop and augmentation
-    input_width: int = Field(128, ge=32, multiple_of=32)
-    input_height: int = Field(128, ge=32, multiple_of=32)
+    input_width: int = Field(128, ge=32, le=8192, multiple_of=32)
+    input_height: int = Field(128, ge=32, le=8192, multiple_of=32)
     coordinates: Literal["center", "hrnet", "udp"] = Field("center", description="how pixels map to heatmap cells")
     scale_factor: float = Field(0.25, ge=0, lt=1, description="random scaling, HRNet's f")
     rotation: float = Field(30.0, ge=0, le=180, description="random rotation in degrees, HRNet's f")
@@ -120,8 +127,8 @@ class Config(BaseModel):
     cutout: float = Field(0.0, ge=0, le=1, description="side of a grey square at a random place, in widths of the crop")
 
     # --- optimisation
-    epochs: int = Field(12, ge=1)
-    batch_size: int = Field(32, ge=1, description="people per step, in all processes together")
+    epochs: int = Field(12, ge=1, le=MOST)
+    batch_size: int = Field(32, ge=1, le=MOST, description="people per step, in all processes together")
     optimiser: Literal["adam", "adamw"] = "adamw"
     lr: float | None = Field(None, gt=0, lt=1, description="peak learning rate; None: the loss's own in this preset")
     weight_decay: float = Field(1e-4, ge=0)
@@ -136,11 +143,11 @@ class Config(BaseModel):
     )
     clip_norm: float | None = Field(None, gt=0, description="largest norm of the gradient")
     warm_start_epochs: int = Field(
-        0, ge=0, description="number of first epochs that are trained with the Gaussian MSE at its own rate"
+        0, ge=0, le=MOST, description="number of first epochs that are trained with the Gaussian MSE at its own rate"
     )
     initial_bias: float = Field(0.0, ge=-100, le=100, description="value of every heatmap before training")
     precision: Literal["float32", "bf16"] = Field("float32", description="bf16: autocast, on a GPU only")
-    seed: int = Field(0, ge=0)
+    seed: int = Field(0, ge=0, le=LARGEST_SEED)
 
     # --- evaluation
     decoder: DecoderName | None = Field(None, description="heatmap to coordinates; None: the loss's own")
@@ -155,16 +162,25 @@ class Config(BaseModel):
     processes: int | None = Field(
         None,
         ge=1,
+        le=1024,
         description="processes to train in on this machine, one a GPU; None: as many as torchrun started",
     )
     compile: bool = Field(False, description="torch.compile the network: a slow start, then faster steps on a GPU")
-    workers: int | None = Field(None, ge=0, description="data-loading processes; None: all cores but one, at most 8")
+    workers: int | None = Field(
+        None, ge=0, le=1024, description="data-loading processes; None: all cores but one, at most 8"
+    )
     cache_photos: bool = Field(False, description="decode every photo once and keep it in memory, 3 bytes per pixel")
     tracker: str | None = Field(
         None, description="where to log the curves, too: tensorboard, wandb, mlflow, ..., as Accelerate names them"
     )
-    threads: int | None = Field(None, ge=1, description="torch threads on a CPU; None: as torch chooses")
+    threads: int | None = Field(None, ge=1, le=1024, description="torch threads on a CPU; None: as torch chooses")
     run_dir: Path | None = Field(None, description="where runs are kept; None: $HDMLIB_RUNS, else runs/")
+    keep_checkpoints: int = Field(
+        1, ge=0, le=100, description="earlier checkpoints that are kept beside the last one, each after an epoch"
+    )
+    checkpoint_minutes: float | None = Field(
+        None, gt=0, description="also save within an epoch, after the step at which this time is over"
+    )
     resume: bool = Field(
         True, description="resume this run where it stopped; false: start again, the earlier run is renamed"
     )
@@ -176,7 +192,7 @@ class Config(BaseModel):
         if isinstance(value, str):
             try:
                 return json.loads(value)
-            except json.JSONDecodeError as error:
+            except (ValueError, RecursionError) as error:
                 raise ValueError(f"is not valid JSON: {error}") from None
         return value
 
@@ -294,4 +310,4 @@ def _explain(detail: Any) -> str:
             str(k) for option in (get_args(field) or ()) for k in (get_args(option) or (option,)) if isinstance(k, str)
         ]
         return f"{name}: {unknown_name(str(detail['input']), known)}"
-    return f"{name}: {detail['msg']} (given: {detail['input']!r})"
+    return f"{name}: {detail['msg']} (given: {reprlib.repr(detail['input'])})"

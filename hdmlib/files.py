@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import secrets
 from pathlib import Path
 
@@ -10,10 +11,15 @@ from pathlib import Path
 _UNFINISHED = "unfinished-"
 
 
-def write_atomically(path: Path, data: bytes) -> None:
+def write_atomically(path: Path, data: bytes, *, earlier: int = 0) -> None:
     """Write a file completely or not at all, even when the process is killed, the disk is full or the power fails.
 
     Its mode follows the umask, as that of any new file.
+
+    Args:
+        path: The file.
+        data: Its content.
+        earlier: How many earlier versions to keep, under the names of :func:`versions`.
 
     Raises:
         OSError: The folder cannot be written; the message names it. An earlier file at ``path`` is untouched.
@@ -29,6 +35,9 @@ def write_atomically(path: Path, data: bytes) -> None:
             file.write(data)
             file.flush()
             os.fsync(file.fileno())
+        for number in range(earlier, 0, -1):
+            if (newer := _version(path, number - 1)).exists():
+                os.replace(newer, _version(path, number))
         os.replace(temporary, path)
         _sync_folder(path.parent)
     except BaseException as error:
@@ -36,6 +45,20 @@ def write_atomically(path: Path, data: bytes) -> None:
         if isinstance(error, OSError):
             raise OSError(f"could not finish {path}: {error.strerror}; an earlier file there is untouched") from error
         raise
+
+
+def versions(path: Path) -> list[Path]:
+    """The versions of a file that are there, the latest first: ``last.pt``, ``last.1.pt``, ``last.2.pt``, ...
+
+    A process that is killed while it writes may leave a gap in the numbers.
+    """
+    numbered = re.compile(rf"{re.escape(path.stem)}(?:\.(\d+))?{re.escape(path.suffix)}")
+    found = [(match, file) for file in path.parent.glob(f"{path.stem}*") if (match := numbered.fullmatch(file.name))]
+    return [file for _, file in sorted(found, key=lambda pair: int(pair[0][1] or 0))]
+
+
+def _version(path: Path, number: int) -> Path:
+    return path.with_name(f"{path.stem}.{number}{path.suffix}") if number else path
 
 
 def _sync_folder(folder: Path) -> None:

@@ -29,6 +29,7 @@ from hdmlib.experiments.record import load_record
 from hdmlib.experiments.store import ARTEFACTS, RECORD
 from hdmlib.models.checkpoints import CheckpointError, load_weights
 from hdmlib.models.registry import build_model
+from hdmlib.paths import expanded
 from hdmlib.reader import Reader
 from hdmlib.skeletons import Skeleton, skeleton_from_names
 
@@ -127,7 +128,7 @@ def open_network(
         CheckpointError: The weights cannot be read or do not fit, for instance the number of joints.
         ValueError: A parameter is missing, out of range, or contradicts the run's record.
     """
-    path = Path(checkpoint).expanduser()
+    path = expanded(checkpoint)
     try:
         torch.empty(0, device=device)
     except (RuntimeError, AssertionError) as error:
@@ -227,7 +228,7 @@ def predict(
         ValueError: The image cannot be used, a box is empty or lies outside the photo, or as :func:`open_network`.
     """
     photos = _photos(image)
-    if boxes is not None and not isinstance(image, np.ndarray) and Path(image).expanduser().is_dir():
+    if boxes is not None and not isinstance(image, np.ndarray) and expanded(image).is_dir():
         raise ValueError("boxes: belong to one photo; for a folder call predict for each photo with its boxes")
     if isinstance(checkpoint, Network):
         if settings:
@@ -245,7 +246,7 @@ def photos_of(name: str) -> list[Path]:
         FileNotFoundError: Nothing is there.
         ValueError: A file is no photo that can be read, or the name is a web address.
     """
-    matches = sorted(glob.glob(str(Path(name).expanduser()), recursive=True)) if set("*?[") & set(name) else []
+    matches = sorted(glob.glob(str(expanded(name)), recursive=True)) if set("*?[") & set(name) else []
     if not matches:
         return [photo for photo in _photos(name) if isinstance(photo, Path)]
     return [photo for match in matches for photo in _photos(match) if isinstance(photo, Path)]
@@ -263,7 +264,7 @@ def _photos(image: str | os.PathLike[str] | NDArray[np.uint8]) -> Sequence[Path 
         raise ValueError(f"image: a file, a folder or a numpy array is needed, got {type(image).__name__}")
     if ADDRESS.match(str(image)):
         raise ValueError(f"image: {image} is a web address; save the photo and pass its path")
-    path = Path(image).expanduser()
+    path = expanded(image)
     files = [path]
     if path.is_dir():
         named = (file for file in path.iterdir() if file.suffix.lower() in PHOTO_ENDINGS)

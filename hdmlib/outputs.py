@@ -17,6 +17,7 @@ from hdmlib.data.intake import id_key
 from hdmlib.files import write_atomically
 from hdmlib.inference import PhotoPrediction
 from hdmlib.metrics.oks import rescore
+from hdmlib.paths import resolved
 
 COLUMNS = ("photo", "person", "joint", "x", "y", "confidence")
 JointRow = tuple[str, int, str, float, float, float]
@@ -35,17 +36,18 @@ def check_outputs(outputs: Iterable[Path], inputs: Iterable[Path], *, overwrite:
         ValueError: It is one of the inputs, or named twice.
         OSError: A folder cannot be made or written.
     """
-    read, writing = {path.resolve() for path in inputs}, set()
+    read, writing = {resolved(path) for path in inputs}, set()
     for path in outputs:
-        if path.resolve() in read:
+        target = resolved(path)
+        if target in read:
             raise ValueError(f"{path} is read by this command and would be replaced; choose another name")
-        if path.resolve() in writing:
+        if target in writing:
             raise ValueError(f"{path} would be written twice; choose different names")
         if path.is_dir():
             raise IsADirectoryError(f"{path} is a folder; give the name of a file")
         if path.exists() and not overwrite:
             raise FileExistsError(f"{path} exists; choose another name, or pass --overwrite to replace it")
-        writing.add(path.resolve())
+        writing.add(target)
     for folder in {path.parent for path in writing}:
         try:
             folder.mkdir(parents=True, exist_ok=True)

@@ -21,5 +21,33 @@ def caller_folder() -> Path:
 
 
 def from_caller(path: str | Path) -> Path:
-    """A user's path as an absolute one: ``~`` is expanded, a relative path starts from :func:`caller_folder`."""
-    return (caller_folder() / Path(path).expanduser()).resolve()
+    """A user's path as an absolute one: ``~`` is expanded, a relative path starts from :func:`caller_folder`.
+
+    Raises:
+        ValueError: There is no such user, or the path has a loop of symbolic links.
+    """
+    return resolved(caller_folder() / expanded(path))
+
+
+def expanded(path: str | os.PathLike[str]) -> Path:
+    """A path with ``~`` and ``~user`` expanded.
+
+    Raises:
+        ValueError: There is no such user.
+    """
+    try:
+        return Path(path).expanduser()
+    except RuntimeError:
+        raise ValueError(f"{path}: there is no such user's folder; write the path in full") from None
+
+
+def resolved(path: Path) -> Path:
+    """A path as an absolute one without symbolic links.
+
+    Raises:
+        ValueError: It has a loop of symbolic links.
+    """
+    try:
+        return path.resolve()
+    except (RuntimeError, OSError) as error:  # Python 3.13 raises the latter
+        raise ValueError(f"{path}: cannot be followed ({error})") from None

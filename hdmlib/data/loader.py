@@ -230,6 +230,10 @@ def make_loader(
 
 
 def _start_worker(worker: int) -> None:
-    """Use one core per worker, since OpenCV's thread pool does not survive a fork; the trainer handles Ctrl-C."""
+    """Use one core per worker, since OpenCV's thread pool does not survive a fork.
+
+    The trainer handles the signals that a terminal and Slurm send to every process, and ends its workers itself.
+    """
     cv2.setNumThreads(0)
     signal.signal(signal.SIGINT, signal.SIG_IGN)
+    signal.signal(signal.SIGTERM, signal.SIG_IGN)

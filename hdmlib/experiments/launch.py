@@ -25,7 +25,7 @@ def words_of(config: Config) -> list[str]:
 
 
 def train_in_processes(config: Config, report: Callable[[str], None]) -> None:
-    """Train a run in ``config.processes`` processes by torchrun; Ctrl-C is passed on to them.
+    """Train a run in ``config.processes`` processes by torchrun; Ctrl-C and SIGTERM are passed on to them.
 
     Args:
         config: The run, with its ``run_dir``.
@@ -33,13 +33,16 @@ def train_in_processes(config: Config, report: Callable[[str], None]) -> None:
 
     Raises:
         ChildProcessError: They failed; the message is their error line.
-        KeyboardInterrupt: Finished epochs are saved.
+        KeyboardInterrupt: Finished steps are saved.
     """
     words = words_of(config.model_copy(update={"processes": None, "resume": True}))
     launcher = ["-m", "torch.distributed.run", "--standalone", f"--nproc_per_node={config.processes}"]
     command = [sys.executable, *launcher, "-m", "hdmlib", "train", *words]
     with tempfile.TemporaryFile("w+") as errors:
-        with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=errors, text=True) as processes:
+        # a session of their own: a terminal's Ctrl-C reaches them once, from here
+        with subprocess.Popen(
+            command, stdout=subprocess.PIPE, stderr=errors, text=True, start_new_session=True
+        ) as processes:
             assert processes.stdout is not None
             try:
                 for line in processes.stdout:

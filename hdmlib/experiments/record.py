@@ -6,6 +6,7 @@ run is found again instead of being trained again.
 
 from __future__ import annotations
 
+import hashlib
 import json
 import platform
 import sys
@@ -18,6 +19,8 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from hdmlib.files import write_atomically
 
+# In a file of its own a record has a checksum under this name; the committed lines are git's to check.
+CHECKSUM = "sha256"
 PACKAGES = ("torch", "numpy", "opencv-python-headless", "accelerate")
 
 
@@ -115,21 +118,26 @@ def peak_memory() -> float | None:
 
 
 def save_record(record: Record, path: Path) -> None:
-    """Write a record as readable JSON, numbers to six significant digits, atomically."""
-    text = json.dumps(_rounded(record.model_dump(mode="json")), indent=1)
+    """Write a record as readable JSON with a checksum, numbers to six significant digits, atomically."""
+    content = _rounded(record.model_dump(mode="json"))
+    text = json.dumps({**content, CHECKSUM: _digest(content)}, indent=1)
     write_atomically(path, (text + "\n").encode())
 
 
 def load_record(path: Path) -> Record:
-    """Read what :func:`save_record` wrote.
+    """Read what :func:`save_record` wrote; earlier versions wrote no checksum.
 
     Raises:
-        ValueError: The file is not a record; the message names it and the remedy.
+        ValueError: The file is not a record, or is damaged; the message names it and the remedy.
         OSError: The file cannot be read.
     """
     try:
-        return parse_record(path.read_bytes())
-    except ValueError as error:
+        content = json.loads(path.read_bytes())
+        expected = content.pop(CHECKSUM, None) if isinstance(content, dict) else None
+        if expected is not None and expected != _digest(content):
+            raise ValueError("it does not have the checksum that it was saved with")
+        return parse_record(json.dumps(content))
+    except (ValueError, RecursionError) as error:
         raise ValueError(f"{path} is not a run's record ({error}); delete it and run again") from None
 
 
@@ -145,6 +153,11 @@ def parse_record(text: bytes | str) -> Record:
         first = error.errors()[0]
         place = ".".join(map(str, first["loc"])) or "the whole"
         raise ValueError(f"{place}: {first['msg']}") from None
+
+
+def _digest(content: dict[str, Any]) -> str:
+    """SHA-256 of a record's JSON, whatever its layout."""
+    return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
 
 
 def record_line(record: Record) -> str:

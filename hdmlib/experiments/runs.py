@@ -8,6 +8,8 @@ from __future__ import annotations
 
 import os
 import time
+import zipfile
+import zlib
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -26,10 +28,9 @@ from hdmlib.experiments.launch import train_in_processes
 from hdmlib.experiments.prediction import Decoded, Prediction, predict_people
 from hdmlib.experiments.record import Epoch, Record, load_record, machine, peak_memory
 from hdmlib.experiments.store import ARTEFACTS, RECORD, Store, StoredRun
-from hdmlib.experiments.training import fit
+from hdmlib.experiments.training import check_start, fit
 from hdmlib.metrics.scores import PCKReference, score
 from hdmlib.models.checkpoints import load_weights
-from hdmlib.models.hub import NONE, weights_path
 from hdmlib.models.registry import build_model, stride_of
 
 
@@ -98,11 +99,10 @@ def run(
     several = (config.processes or 1) > 1
     if several and "LOCAL_RANK" in os.environ:
         raise ConfigError("processes: torchrun has started them already; leave processes out")
-    check_engine(config)  # wrong options, a missing device or tracker are reported before the data is read or drawn
+    check_engine(config)  # a missing device, wrong options or weights are reported before the data is read or drawn
     build_losses(config)
-    if config.pretrained not in (None, NONE):
-        weights_path(config.pretrained)
     stride_of(config.model, config.input_size)
+    check_start(config)
     store = Store.of(config)
     store.check_writable()
     data = open_data(config, progress)
@@ -205,6 +205,7 @@ def predictions_of(config: Config, progress: Callable[..., Any] | None = None) -
         ``joints`` (N, K, 2) in pixels of the photo, ``confidence`` and ``entropy`` of the map (N, K).
 
     Raises:
+        ValueError: The file of the predictions is damaged; the message names it.
         As :func:`run`, where it must be trained.
     """
     stored = Store.of(config).find(config, "predictions")
@@ -213,9 +214,20 @@ def predictions_of(config: Config, progress: Callable[..., Any] | None = None) -
     return run(config, weights=True, progress=progress).predictions()
 
 
+# What numpy's reader of a damaged archive raises.
+_DAMAGED = (
+    zipfile.BadZipFile, zlib.error, ValueError, EOFError, KeyError, AttributeError, NotImplementedError,
+)  # fmt: skip
+
+
 def _arrays(path: Path) -> dict[str, NDArray[np.float32]]:
-    with np.load(path, allow_pickle=False) as arrays:
-        return {name: arrays[name].astype(np.float32) for name in arrays.files}
+    try:
+        with np.load(path, allow_pickle=False) as arrays:
+            return {name: arrays[name].astype(np.float32) for name in arrays.files}
+    except _DAMAGED as error:
+        raise ValueError(
+            f"{path} is damaged ({error}); restore it, or train the run again with resume=false"
+        ) from error
 
 
 def _load(config: Config, record: Record, weights: Path) -> nn.Module:

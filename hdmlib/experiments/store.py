@@ -3,6 +3,7 @@
 A user's runs, below ``run_dir``::
 
     <name>/last.pt              checkpoint to resume from, replaced after each epoch (experiments.checkpoint)
+    <name>/last.1.pt            the one before it, and as many more as ``keep_checkpoints``
     <name>/best.safetensors     the network after the epoch with the best validation PCK (experiments.training)
     <name>/metrics.csv          the curves, a row an epoch (experiments.training)
     <name>/model.safetensors    the network after the last epoch, which the record describes
@@ -36,7 +37,7 @@ from hdmlib.data.sources import embedded_fingerprint
 from hdmlib.experiments.checkpoint import CHECKPOINT
 from hdmlib.experiments.prediction import Prediction
 from hdmlib.experiments.record import Record, load_record, parse_record, record_line, save_record
-from hdmlib.files import write_atomically
+from hdmlib.files import versions, write_atomically
 from hdmlib.models.checkpoints import save_weights
 from hdmlib.models.hrnet import HRNet
 from hdmlib.paths import PROJECT_ROOT, caller_folder
@@ -117,7 +118,7 @@ class Store:
 
     def is_unfinished(self, name: str) -> bool:
         """Whether the user has begun this run and may resume it."""
-        return (self.folder(name) / CHECKPOINT).exists()
+        return bool(versions(self.folder(name) / CHECKPOINT))
 
     def save(self, record: Record, model: HRNet, prediction: Prediction) -> None:
         """Finish a run of the user's: network, predictions and, last, the record."""

@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager, nullcontext
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -23,7 +23,7 @@ from torch import nn
 
 from hdmlib.config import Config, ConfigError
 from hdmlib.data.sources import Data
-from hdmlib.experiments.checkpoint import Interrupted, Interruption, TrainingState, load_checkpoint, save_checkpoint
+from hdmlib.experiments.checkpoint import Checkpoints, TrainingState
 from hdmlib.experiments.engine import (
     build_losses,
     build_reader,
@@ -81,9 +81,9 @@ def fit(
         ConfigError: The device cannot be used.
         CheckpointError: The pretrained weights cannot be used.
         TrainingDiverged: The loss became infinite or NaN.
-        Interrupted: Ctrl-C; the step is finished and saved (several processes keep their finished epochs).
+        Interrupted: Ctrl-C or SIGTERM; the step is finished and saved.
         OSError: The folder cannot be written.
-        ValueError: The checkpoint in the folder cannot be read.
+        ValueError: No checkpoint in the folder can be read.
     """
     engine = start_engine(config, logging_dir=folder)  # waits until no process can rename an earlier run any more
     folder.mkdir(parents=True, exist_ok=True)
@@ -98,26 +98,22 @@ def fit(
     if config.compile:
         model.compile()
     losses, reader = build_losses(config), build_reader(config, model, data.val.skeleton)
-    state = load_checkpoint(folder, bare, optimiser, engine.device)
+    checkpoints = Checkpoints(config, folder, bare, optimiser, engine)
+    state = checkpoints.load()
     if report:
         for line in state.epochs:
             report(line)
 
-    stoppable = Interruption() if engine.num_processes == 1 else nullcontext()
-    with _tracking(config, engine, folder.name), stoppable as interruption:
+    with _tracking(config, engine, folder.name), checkpoints:
         for epoch in range(len(state.epochs), config.epochs + 1):  # epoch 0 only validates the untrained network
             train_loader.set_epoch(epoch)
             train_loss = None
             if epoch > 0:
                 order.start = state.steps * config.batch_size
                 loss = losses["gaussian_mse" if epoch <= config.warm_start_epochs else config.loss]
-                try:
-                    train_loss = _train_epoch(
-                        config, model, loss, optimiser, train_loader, state, engine, interruption, progress
-                    )
-                except Interrupted:
-                    save_checkpoint(folder, bare, optimiser, state)
-                    raise
+                train_loss = _train_epoch(
+                    config, model, loss, optimiser, train_loader, state, engine, checkpoints, progress
+                )
             validation = validate(config, reader, losses, val_loader, data.val, engine)
             line = Epoch(epoch=epoch, lr=_rate(config, epoch), train_loss=train_loss, validation=validation)
             best = _score(line) > max(map(_score, state.epochs), default=-math.inf)
@@ -125,7 +121,7 @@ def fit(
             if engine.is_main_process:
                 if best:
                     save_weights(bare, folder / BEST)
-                save_checkpoint(folder, bare, optimiser, state)
+                checkpoints.save(state)
                 write_atomically(folder / METRICS, metrics_table(state.epochs).to_csv(index=False).encode())
                 if report:
                     report(line)
@@ -168,13 +164,14 @@ def _train_epoch(
     loader: Any,
     state: TrainingState,
     engine: Accelerator,
-    interruption: Interruption | None,
+    checkpoints: Checkpoints,
     progress: Callable[..., Any] | None,
 ) -> float:
     """Train from step ``state.steps`` of the current epoch to its end; returns the mean loss of all its steps.
 
     Raises:
-        Interrupted: Ctrl-C was pressed; ``state`` counts the finished steps.
+        TrainingDiverged: The loss became infinite or NaN.
+        Interrupted: Ctrl-C or SIGTERM; the finished steps are saved.
     """
     model.train()
     loss.train()
@@ -195,18 +192,34 @@ def _train_epoch(
         optimiser.step()
         optimiser.zero_grad(set_to_none=True)
         total += value.detach()
-        last = step == steps - 1
-        stop = interruption is not None and interruption.requested and not last
-        if (last or stop or step % CHECK_EVERY == 0) and not math.isfinite(total.item()):
+        looks = step == steps - 1 or step % CHECK_EVERY == 0
+        due = checkpoints.due(waited=looks)
+        if (looks or due) and not math.isfinite(total.item()):
             raise TrainingDiverged(
                 f"the {config.loss} loss is {value.item()} in epoch {epoch}, at or before step {step + 1} of {steps}; "
                 f"lower lr (now {config.lr:g}) or set clip_norm; earlier epochs are saved"
             )
-        if stop:
-            state.steps, state.total = step + 1, total.item()
-            raise Interrupted(f"interrupted after step {step + 1} of {steps} in epoch {epoch}; the same call resumes")
-    mean: Any = engine.reduce(total, reduction="mean")
+        if due:
+            mean: Any = engine.reduce(total, reduction="mean")
+            state.steps, state.total = step + 1, mean.item()
+            checkpoints.save(state)
+        if due == "stop":
+            raise checkpoints.interrupted(
+                f"interrupted after step {step + 1} of {steps} in epoch {epoch}; the same call resumes"
+            )
+    mean = engine.reduce(total, reduction="mean")
     return mean.item() / steps
+
+
+def check_start(config: Config) -> None:
+    """Check that the network can be built and started as the config asks, before the data is read or drawn.
+
+    Raises:
+        ConfigError, FileNotFoundError, CheckpointError: ``initial_bias`` or ``pretrained`` cannot be used.
+    """
+    if config.initial_bias or config.pretrained not in (None, NONE):
+        with torch.random.fork_rng(devices=[]):
+            untrained_model(config, joints=3)  # any number: the last layer is not read
 
 
 def untrained_model(config: Config, joints: int) -> HRNet:

@@ -20,9 +20,11 @@ code in them is ever run.
 
 from __future__ import annotations
 
+import hashlib
 import io
 import pickle
 import re
+import zipfile
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
@@ -53,6 +55,10 @@ WRAPPERS = (
 DEPTH = 3
 # torch's AveragedModel counts its updates among the tensors.
 AVERAGED = "n_averaged"
+# Under this name the metadata of our safetensors files hold the SHA-256 of their tensors.
+CHECKSUM = "sha256"
+# How many times its own size a file may unpack to.
+MOST_UNPACKED = 8
 # The layers that give one map per joint: those of HRNet and Lite0, and ViTPose's.
 HEADS = (HEAD, "head.conv.")
 # With backbone_only a model keeps these where the file lacks them: an ImageNet classifier has no pyramid.
@@ -101,8 +107,9 @@ def load_weights(model: nn.Module, path: str | Path, *, backbone_only: bool = Fa
 
     Raises:
         FileNotFoundError: If there is no such file.
-        CheckpointError: If the file is damaged, holds more than tensors and known logs, or does not fit the model: the
-            message lists what is missing, unknown or of another shape. The model is then unchanged.
+        CheckpointError: If the file is damaged (for a file of :func:`save_weights` also by a single bit), holds more
+            than tensors and known logs, or does not fit the model: the message lists what is missing, unknown or of
+            another shape. The model is then unchanged.
     """
     path = Path(path)
     weights, target = _tensors(_read(path), path), model.state_dict()
@@ -128,9 +135,12 @@ def _read(path: Path) -> Any:
     damaged = f"{path}: no readable checkpoint ({path.stat().st_size} bytes); a broken download, or a web page?"
     try:
         if path.suffix == ".safetensors":
-            return safetensors.torch.load_file(path)
+            return _read_safetensors(path)
+        _check_unpacked_size(path)
         with torch.serialization.safe_globals(LOGS):
             return torch.load(path, map_location="cpu", weights_only=True)
+    except CheckpointError:
+        raise
     except pickle.UnpicklingError as error:
         refused = re.search(r"GLOBAL ([\w.]+)", str(error))
         if not refused:
@@ -139,8 +149,38 @@ def _read(path: Path) -> Any:
             f"{path}: refused, because it holds more than tensors ({refused[1]}) and reading it could run code. "
             f"If you trust its source, save its state_dict alone with the software that wrote it"
         ) from error
-    except (SafetensorError, RuntimeError, EOFError, ValueError, KeyError, IndexError, AttributeError) as error:
+    except (
+        SafetensorError, zipfile.BadZipFile, RuntimeError, EOFError, ValueError, KeyError, IndexError, AttributeError
+    ) as error:  # fmt: skip
         raise CheckpointError(damaged) from error
+
+
+def _check_unpacked_size(path: Path) -> None:
+    """Refuse an archive that unpacks to far more than it holds; torch stores its entries without compression."""
+    if not zipfile.is_zipfile(path):
+        return
+    with zipfile.ZipFile(path) as archive:
+        unpacked = sum(entry.file_size for entry in archive.infolist())
+    if unpacked > MOST_UNPACKED * path.stat().st_size:
+        raise CheckpointError(f"{path}: refused, its {path.stat().st_size} bytes unpack to {unpacked}; a zip bomb?")
+
+
+def _read_safetensors(path: Path) -> dict[str, Tensor]:
+    weights = safetensors.torch.load_file(path)
+    with safetensors.safe_open(path, framework="pt") as file:
+        expected = (file.metadata() or {}).get(CHECKSUM)
+    if expected is not None and expected != _digest(weights):
+        raise CheckpointError(f"{path}: damaged, its tensors do not have the checksum that it was saved with")
+    return weights
+
+
+def _digest(weights: dict[str, Tensor]) -> str:
+    """SHA-256 of the tensors with their names, types and shapes, in the order of their names."""
+    digest = hashlib.sha256()
+    for name, tensor in sorted(weights.items()):
+        digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}\n".encode())
+        digest.update(memoryview(tensor.contiguous().reshape(-1).view(torch.uint8).numpy()))
+    return digest.hexdigest()
 
 
 def _tensors(content: Any, path: Path) -> dict[str, Tensor]:
@@ -156,6 +196,8 @@ def _tensors(content: Any, path: Path) -> dict[str, Tensor]:
     for name, tensor in state.items():
         if tensor.layout != torch.strided or tensor.is_nested or tensor.is_meta or tensor.is_quantized:
             raise CheckpointError(f"{path}: tensor {name!r} is sparse, quantised or without values; save it dense")
+        if tensor.numel() * tensor.element_size() > tensor.untyped_storage().nbytes():
+            raise CheckpointError(f"{path}: tensor {name!r} repeats its values; save it dense, with contiguous()")
         if tensor.is_complex():
             raise CheckpointError(f"{path}: tensor {name!r} is complex; the networks here are real")
         # as float32, which the networks compute in: a larger number is infinite there, and float8 has no such test
@@ -274,7 +316,7 @@ def _sides(tensor: Tensor) -> str:
 
 
 def save_weights(model: nn.Module, path: str | Path) -> None:
-    """Write a model's weights as safetensors: at no time is there half a file under that name.
+    """Write a model's weights as safetensors with a checksum: at no time is there half a file under that name.
 
     Args:
         model: Source of the weights.
@@ -286,7 +328,8 @@ def save_weights(model: nn.Module, path: str | Path) -> None:
     path = Path(path)
     if path.suffix != ".safetensors":
         raise ValueError(f"{path}: weights are saved as .safetensors; export_hrnet writes PyTorch files")
-    write_atomically(path, safetensors.torch.save(_plain(model)))
+    weights = _plain(model)
+    write_atomically(path, safetensors.torch.save(weights, {CHECKSUM: _digest(weights)}))
 
 
 def export_hrnet(model: nn.Module, path: str | Path) -> None:

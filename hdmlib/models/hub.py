@@ -16,6 +16,7 @@ from pathlib import Path
 
 from hdmlib.models.checkpoints import CheckpointError
 from hdmlib.models.lite import imagenet_weights
+from hdmlib.paths import expanded
 
 NONE = "none"
 PREFIX = "hub:"
@@ -41,7 +42,7 @@ def weights_path(pretrained: str | Path) -> Path:
     if name == LITE0:
         return imagenet_weights()
     if not name.startswith(PREFIX):
-        path = Path(name).expanduser()
+        path = expanded(name)
         if not path.is_file():
             raise FileNotFoundError(f"pretrained: no file {path}; give a path, {PREFIX}OWNER/NAME, or {NONE}")
         return path

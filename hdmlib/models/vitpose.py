@@ -9,7 +9,6 @@ Transformer Baselines for Human Pose Estimation*, NeurIPS 2022.
 from __future__ import annotations
 
 import json
-from pathlib import Path
 from typing import Any
 
 from torch import Tensor, nn
@@ -18,6 +17,7 @@ from hdmlib.extras import requires_extra
 from hdmlib.models.checkpoints import CheckpointError
 from hdmlib.models.hub import PREFIX as HUB
 from hdmlib.models.hub import hub_file
+from hdmlib.paths import expanded
 
 PREFIX = "vitpose:"
 CONFIG, WEIGHTS = "config.json", "model.safetensors"
@@ -60,14 +60,14 @@ def _heatmaps(module: nn.Module, inputs: tuple[Tensor, ...], output: Any) -> Ten
 def vitpose_weights(name: str) -> str:
     """Where the weights of a ViTPose are, as ``pretrained`` takes it: ``hub:OWNER/NAME`` or a path."""
     source = name.removeprefix(PREFIX)
-    folder = Path(source).expanduser()
+    folder = expanded(source)
     return str(folder / WEIGHTS) if folder.is_dir() else HUB + source
 
 
 def _description(name: str) -> dict[str, Any]:
     """The content of the network's ``config.json``."""
     source = name.removeprefix(PREFIX)
-    folder = Path(source).expanduser()
+    folder = expanded(source)
     if folder.is_dir():
         path = folder / CONFIG
         if not path.is_file():
@@ -79,7 +79,7 @@ def _description(name: str) -> dict[str, Any]:
             raise CheckpointError(f"model: {error}; or give a folder: {PREFIX}FOLDER") from None
     try:
         described = json.loads(path.read_text(encoding="utf-8"))
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise ValueError(f"model: {path} is no JSON file ({error})") from None
     if not isinstance(described, dict) or described.get("model_type") != "vitpose":
         kind = described.get("model_type") if isinstance(described, dict) else type(described).__name__

@@ -14,6 +14,7 @@ import torch
 from hdmlib.cli import config_from
 from hdmlib.config import ConfigError, make_config
 from hdmlib.experiments.launch import words_of
+from hdmlib.experiments.record import load_record
 from hdmlib.experiments.runs import run
 from hdmlib.presets import PRESETS
 
@@ -75,7 +76,15 @@ def test_a_run_of_two_processes_is_written_once(tmp_path):
     printed = start(*launched(2, "-m", "hdmlib", *words)).stdout
     assert printed.count("epoch   1") == 1
     [folder] = tmp_path.iterdir()
-    kept = {"last.pt", "best.safetensors", "metrics.csv", "model.safetensors", "predictions.npz", "record.json"}
+    kept = {
+        "last.pt",
+        "last.1.pt",
+        "best.safetensors",
+        "metrics.csv",
+        "model.safetensors",
+        "predictions.npz",
+        "record.json",
+    }
     assert {path.name for path in folder.iterdir()} == kept
     assert json.loads((folder / "record.json").read_text())["people"] == {"train": 64, "val": 32}
 
@@ -97,6 +106,49 @@ def test_a_notebook_trains_in_two_processes(tmp_path, capfd):
     # sums in another order: a learning rate 1e-7 higher moves these losses by 2e-4, too
     assert result.record.final.losses == pytest.approx(alone.final.losses, rel=2e-3)
     assert result.model()(torch.zeros(1, 3, 64, 64)).shape[-1] == 16
+
+
+@pytest.fixture(scope="module")
+def uninterrupted(tmp_path_factory):
+    """The record of a run in two processes."""
+    folder = tmp_path_factory.mktemp("whole")
+    start(*launched(2, "-m", "hdmlib", *LONG, f"run_dir={folder}"))
+    return record_below(folder)
+
+
+LONG = ("train", "preset=smoke", "device=cpu", "epochs=3", "loss=gaussian_mse", "train_people=320", "batch_size=8")
+
+
+def record_below(folder):
+    [path] = folder.glob("*/record.json")
+    return load_record(path)
+
+
+# torchrun passes the signal on; `hdmlib train processes=2` passes SIGINT to torchrun
+@pytest.mark.skipif(sys.platform == "win32", reason="signals of POSIX")
+@pytest.mark.parametrize("launcher", ["torchrun", "hdmlib"])
+def test_sigterm_saves_the_step_of_all_processes_and_the_rest_comes_out_the_same(tmp_path, uninterrupted, launcher):
+    words = ["-m", "hdmlib", *LONG, f"run_dir={tmp_path}"]
+    command = launched(2, *words) if launcher == "torchrun" else (sys.executable, *words, "processes=2")
+    environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONWARNINGS": "ignore", "PYTHONUNBUFFERED": "1"}
+    process = subprocess.Popen(
+        command, env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, start_new_session=True
+    )
+    for line in process.stdout:
+        if "epoch   1" in line:
+            break
+    process.terminate()
+    _, complaint = process.communicate(timeout=120)
+    assert process.returncode != 0
+    assert "the same command resumes" in complaint
+    [path] = tmp_path.glob("*/last.pt")
+    saved = torch.load(path)
+    assert saved["steps"] > 0
+    start(*launched(2, *words))
+    again = record_below(tmp_path)
+    losses, expected = ([line.train_loss for line in record.epochs[1:]] for record in (again, uninterrupted))
+    assert losses == pytest.approx(expected, rel=1e-5)
+    assert again.final.metrics == pytest.approx(uninterrupted.final.metrics, rel=1e-5)
 
 
 def test_processes_that_torchrun_has_started_start_no_others(tmp_path, monkeypatch):

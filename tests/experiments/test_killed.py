@@ -1,4 +1,4 @@
-"""A training that is killed at any moment goes on by the same command and ends as if nothing had happened.
+"""A training that is killed at any moment resumes by the same command and ends as if nothing had happened.
 
 Three kills here; by hand as many as wanted:
 
@@ -13,6 +13,7 @@ import sys
 import time
 from pathlib import Path
 
+import pytest
 import torch
 from safetensors.torch import load_file
 
@@ -67,13 +68,14 @@ def test_killed_at_random_moments_it_ends_the_same(tmp_path):
         assert all(torch.equal(found[name], weights[name]) for name in weights)
 
 
-def test_ctrl_c_saves_what_is_finished_and_says_how_to_go_on(tmp_path):
+@pytest.mark.parametrize(("sent", "status"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
+def test_a_signal_saves_what_is_finished_and_names_the_remedy(tmp_path, sent, status):
     whole, _ = finish(tmp_path / "whole")
     process = start(tmp_path / "parts")
     wait_for(process, "epoch   1")
-    process.send_signal(signal.SIGINT)
+    process.send_signal(sent)
     _, complaint = process.communicate(timeout=60)
-    assert process.returncode == 130
+    assert process.returncode == status
     assert "the same command resumes" in complaint
     assert "Traceback" not in complaint
     resumed, _ = finish(tmp_path / "parts")

@@ -3,8 +3,10 @@
 import json
 import subprocess
 import sys
+from contextlib import suppress
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from hdmlib.config import ConfigError, make_config
@@ -125,6 +127,36 @@ def test_a_torn_record_of_ones_own_is_skipped_by_name_and_made_again(tmp_path):
         again = run(config, weights=True)
     assert again.trained
     assert again.record.epochs == first.record.epochs
+
+
+def test_a_flipped_bit_of_a_record_is_found_or_without_effect(trained, tmp_path):
+    path, draws = tmp_path / "record.json", np.random.default_rng(0)
+    save_record(trained.record, path)
+    whole, expected = path.read_bytes(), load_record(path)
+    digits = [place for place, byte in enumerate(whole) if chr(byte).isdigit()]
+    for place in [*draws.choice(digits, 100), *draws.integers(len(whole), size=100)]:
+        data = bytearray(whole)
+        data[place] ^= 1 << draws.integers(3)  # of a digit these bits make another digit, mostly
+        path.write_bytes(data)
+        with suppress(ValueError):
+            assert load_record(path) == expected
+            assert json.loads(data) == json.loads(whole)
+
+
+def test_a_record_without_a_checksum_loads(trained, tmp_path):
+    path = tmp_path / "record.json"
+    save_record(trained.record, path)
+    content = json.loads(path.read_text())
+    del content["sha256"]
+    path.write_text(json.dumps(content))
+    assert load_record(path) == parse_record(json.dumps(content))
+
+
+@pytest.mark.parametrize("text", ["", "[]", "7", "[" * 100000, '{"name": ' + "1" * 10000 + "}"])
+def test_what_is_no_record_is_named(text, tmp_path):
+    (tmp_path / "record.json").write_text(text)
+    with pytest.raises(ValueError, match=r"record\.json is not a run's record"):
+        load_record(tmp_path / "record.json")
 
 
 def test_a_file_that_changes_is_read_again(trained, store, tmp_path):

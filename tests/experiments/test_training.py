@@ -1,5 +1,6 @@
 """The training loop on a few embedded people: deterministic, resumable, and clear about what stops it."""
 
+import io
 import json
 import os
 import resource
@@ -20,8 +21,9 @@ from hdmlib import reader
 from hdmlib.config import ConfigError, make_config
 from hdmlib.data.sources import open_data
 from hdmlib.decoding import METHODS
+from hdmlib.errors import Interrupted
 from hdmlib.experiments import training
-from hdmlib.experiments.checkpoint import Interrupted
+from hdmlib.experiments.checkpoint import Checkpoints
 from hdmlib.experiments.engine import (
     augmentation_of,
     build_losses,
@@ -34,7 +36,7 @@ from hdmlib.experiments.record import load_record
 from hdmlib.experiments.runs import run
 from hdmlib.experiments.store import REFERENCE_RECORDS, Store
 from hdmlib.experiments.training import TrainingDiverged, fit
-from hdmlib.files import write_atomically
+from hdmlib.files import versions, write_atomically
 from hdmlib.losses.matching import MatchingLoss
 from hdmlib.metrics.scores import PCKReference, score
 from hdmlib.models.checkpoints import load_weights
@@ -96,31 +98,36 @@ def test_an_interrupted_run_ends_where_the_uninterrupted_one_does(data, tmp_path
         assert torch.equal(a, b), name
 
 
-class CtrlC:
-    """Presses Ctrl-C while the network looks at the batch of that number, counted over training and evaluation."""
+class Signals:
+    """Sends a signal while the network looks at the batch of that number, counted over training and evaluation."""
 
-    def __init__(self, number):
+    def __init__(self, number, sent):
         self.left = number
+        self.sent = sent
 
     def __call__(self, *_):
         self.left -= 1
         if self.left == 0:
-            signal.raise_signal(signal.SIGINT)
+            signal.raise_signal(self.sent)
 
 
 # smoke: 2 batches of validation and 4 of training an epoch
-@pytest.mark.parametrize(("batch", "epochs", "steps"), [(3, 1, 1), (5, 1, 3), (6, 2, 1), (8, 2, 1), (1, 1, 1)])
-def test_ctrl_c_finishes_the_step_and_the_rest_comes_out_the_same(data, tmp_path, monkeypatch, batch, epochs, steps):
+@pytest.mark.parametrize(("batch", "epochs", "steps"), [(3, 1, 1), (5, 1, 3), (6, 1, 4), (8, 2, 1), (1, 1, 1)])
+@pytest.mark.parametrize("sent", [signal.SIGINT, signal.SIGTERM])
+def test_a_signal_finishes_the_step_and_the_rest_comes_out_the_same(
+    data, tmp_path, monkeypatch, batch, epochs, steps, sent
+):
     config = smoke(tmp_path, epochs=3, workers=1)
-    usual = signal.getsignal(signal.SIGINT)  # a shell's background jobs ignore it
+    usual = signal.getsignal(sent)  # a shell's background jobs ignore it
     whole, history = fit(config, data, tmp_path / "whole")
     with monkeypatch.context() as pressed:
-        ctrl_c = CtrlC(batch)
+        signals = Signals(batch, sent)
         for module in (training, reader):
-            pressed.setattr(module, "normalise", lambda images, real=reader.normalise: ctrl_c() or real(images))
-        with pytest.raises(Interrupted, match=f"after step {steps} of 4 in epoch {epochs}"):
+            pressed.setattr(module, "normalise", lambda images, real=reader.normalise: signals() or real(images))
+        with pytest.raises(Interrupted, match=f"after step {steps} of 4 in epoch {epochs}") as interrupted:
             fit(config, data, tmp_path / "parts")
-    assert signal.getsignal(signal.SIGINT) is usual
+    assert interrupted.value.signal == sent
+    assert signal.getsignal(sent) is usual
     resumed, resumed_history = fit(config, data, tmp_path / "parts")
     assert resumed_history == history
     for (name, a), b in zip(whole.state_dict().items(), resumed.state_dict().values(), strict=True):
@@ -157,7 +164,7 @@ def test_what_a_killed_run_could_not_finish_writing_is_removed(data, tmp_path, m
     [left] = tmp_path.iterdir()
     fit(smoke(tmp_path, epochs=1), data, tmp_path)
     assert not left.exists()
-    assert {path.name for path in tmp_path.iterdir()} == {"last.pt", "best.safetensors", "metrics.csv"}
+    assert {path.name for path in tmp_path.iterdir()} == {"last.pt", "last.1.pt", "best.safetensors", "metrics.csv"}
 
 
 def test_a_compiled_network_learns_the_same(data, tmp_path, monkeypatch):
@@ -325,13 +332,106 @@ def test_beginning_again_trains_even_where_a_committed_record_would_serve(tmp_pa
     assert run(smoke(tmp_path, resume=False)).trained
 
 
-def test_a_torn_checkpoint_is_named_with_the_remedy(tmp_path, data):
-    config = smoke(tmp_path)
-    fit(config, data, tmp_path / "run")
-    path = tmp_path / "run" / "last.pt"
-    path.write_bytes(path.read_bytes()[:1000])
-    with pytest.raises(ValueError, match=r"cannot resume from .*last\.pt.*resume=false"):
+def empty(data):
+    return b""
+
+
+def half(data):
+    return data[: len(data) // 2]
+
+
+def another(data):
+    """A sound file, but no checkpoint."""
+    buffer = io.BytesIO()
+    torch.save({"model": {}}, buffer)
+    return buffer.getvalue()
+
+
+@pytest.mark.parametrize("damage", [empty, half, another])
+def test_a_damaged_checkpoint_gives_way_to_the_one_before_and_the_rest_comes_out_the_same(data, tmp_path, damage):
+    config = smoke(tmp_path, epochs=3, keep_checkpoints=2)
+    whole, history = fit(config, data, tmp_path / "run")
+    names = ["last.pt", "last.1.pt", "last.2.pt"]
+    assert [path.name for path in versions(tmp_path / "run" / "last.pt")] == names
+    for count in (1, 2):
+        for name in names[:count]:
+            path = tmp_path / "run" / name
+            path.write_bytes(damage(path.read_bytes()))
+        with pytest.warns(UserWarning, match=rf"cannot resume from .*last\.pt.*; resuming from .*{names[count]}"):
+            resumed, resumed_history = fit(config, data, tmp_path / "run")
+        assert resumed_history == history
+        assert all(torch.equal(a, b) for a, b in zip(whole.parameters(), resumed.parameters(), strict=True))
+    for path in versions(tmp_path / "run" / "last.pt"):
+        path.write_bytes(damage(path.read_bytes()))
+    with pytest.raises(ValueError, match=r"cannot resume from .*last\.pt.*last\.2\.pt.*resume=false"):
         fit(config, data, tmp_path / "run")
+
+
+def test_a_flipped_bit_of_a_checkpoint_is_found_or_without_effect(data, tmp_path):
+    """A bit of the padding between entries of the zip archive may be without effect."""
+    config, path = smoke(tmp_path, epochs=1, keep_checkpoints=0), tmp_path / "last.pt"
+    model, _ = fit(config, data, tmp_path)
+    optimiser = training._optimiser(config, model)
+    engine = start_engine(config)
+    checkpoints = Checkpoints(config, tmp_path, model, optimiser, engine)
+    state, whole, draws = checkpoints.load(), path.read_bytes(), np.random.default_rng(0)
+    expected, found = content(model, optimiser, state), 0
+    for place in [*draws.integers(len(whole), size=40), *range(len(whole) - 40, len(whole))]:
+        flipped = bytearray(whole)
+        flipped[place] ^= 1 << draws.integers(8)
+        path.write_bytes(flipped)
+        try:
+            assert content(model, optimiser, checkpoints.load()) == expected
+        except ValueError:
+            found += 1
+    assert found > 40
+
+
+def content(model, optimiser, state):
+    buffer = io.BytesIO()
+    torch.save([model.state_dict(), optimiser.state_dict(), state.total, state.steps], buffer)
+    return buffer.getvalue(), state.epochs
+
+
+def test_the_state_of_adam_is_restored_on_the_cpu(data, tmp_path, monkeypatch):
+    """On a GPU its counts of steps then stay on the CPU: on the GPU each of them would be waited for."""
+    real, places = torch.load, []
+    monkeypatch.setattr(
+        torch, "load", lambda *a, **options: places.append(options["map_location"]) or real(*a, **options)
+    )
+    for _ in range(2):
+        fit(smoke(tmp_path, epochs=1), data, tmp_path)
+    assert places == ["cpu"]
+
+
+def test_a_long_epoch_is_saved_in_time(data, tmp_path, monkeypatch):
+    whole, history = fit(smoke(tmp_path), data, tmp_path / "whole")
+    config, seen = smoke(tmp_path, checkpoint_minutes=1e-9), []
+
+    class Killed(Exception):
+        pass
+
+    def killed_in_step_7(images):
+        seen.append(1)
+        if len(seen) == 2 + 4 + 2 + 3:  # validation, an epoch, validation, and the third step of the next
+            raise Killed
+        return real(images)
+
+    real = reader.normalise
+    with monkeypatch.context() as context:
+        for module in (training, reader):
+            context.setattr(module, "normalise", killed_in_step_7)
+        with pytest.raises(Killed):
+            fit(config, data, tmp_path / "parts")
+    assert torch.load(tmp_path / "parts" / "last.pt")["steps"] == 2
+    resumed, resumed_history = fit(config, data, tmp_path / "parts")
+    assert resumed_history == history
+    assert all(torch.equal(a, b) for a, b in zip(whole.parameters(), resumed.parameters(), strict=True))
+
+
+def test_how_checkpoints_are_kept_does_not_name_a_run():
+    plain, kept = make_config("smoke"), make_config("smoke", keep_checkpoints=3, checkpoint_minutes=10)
+    assert plain.run_name("data") == kept.run_name("data")
 
 
 def test_best_and_last_are_kept_apart(data, tmp_path):
@@ -374,7 +474,8 @@ def test_a_disk_that_fills_up_leaves_the_last_good_checkpoint(data, tmp_path):
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, before)
         signal.signal(signal.SIGXFSZ, handler)
-    assert {path.name for path in (tmp_path / "run").iterdir()} == {"last.pt", "best.safetensors", "metrics.csv"}
+    kept = {"last.pt", "last.1.pt", "best.safetensors", "metrics.csv"}
+    assert {path.name for path in (tmp_path / "run").iterdir()} == kept
     seen = []
     assert fit(config, data, tmp_path / "run", report=lambda line: seen.append(line.epoch))[1] == whole
     assert seen == [0, 1, 2, 3]

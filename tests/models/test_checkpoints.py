@@ -4,10 +4,13 @@ import os
 import subprocess
 import sys
 import types
+from contextlib import suppress
 
 import numpy as np
 import pytest
 import torch
+from safetensors import safe_open
+from safetensors.torch import load_file, save_file
 from torch import nn
 from torch.optim.swa_utils import AveragedModel
 
@@ -357,6 +360,42 @@ def test_what_is_wrong_with_the_tensors_is_named(content, message, tmp_path):
     torch.save(content, tmp_path / "w.pth")
     with pytest.raises(CheckpointError, match=message):
         load_weights(network(1), tmp_path / "w.pth")
+
+
+def test_a_flipped_bit_is_found_or_without_effect(tmp_path):
+    """A bit of the header may be without effect: one in the names of the metadata, or in the padding."""
+    written, path = network(seed=1), tmp_path / "a.safetensors"
+    save_weights(written, path)
+    whole, draws = path.read_bytes(), np.random.default_rng(0)
+    header = 8 + int.from_bytes(whole[:8], "little")
+    places = [*draws.integers(header, size=100), *draws.integers(header, len(whole), size=100)]
+    for place in places:
+        data = bytearray(whole)
+        data[place] ^= 1 << draws.integers(8)
+        path.write_bytes(data)
+        read = network(seed=2)
+        with suppress(CheckpointError):
+            load_weights(read, path)
+            assert place < header
+            assert same(read, written)
+
+
+def test_the_checksum_does_not_depend_on_the_order_of_names_and_others_read_the_file(tmp_path):
+    written, path = network(seed=1), tmp_path / "a.safetensors"
+    save_weights(written, path)
+    with safe_open(path, "pt") as file:
+        metadata = file.metadata()
+    weights = load_file(path)
+    assert weights.keys() == written.state_dict().keys()
+    save_file(dict(reversed(weights.items())), path, metadata)
+    read = network(seed=2)
+    load_weights(read, path)
+    assert same(read, written)
+    save_file(weights | {"conv1.weight": weights["conv1.weight"] + 1}, path, metadata)
+    with pytest.raises(CheckpointError, match="checksum"):
+        load_weights(read, path)
+    save_file(weights, path)  # as earlier versions wrote it
+    load_weights(read, path)
 
 
 def test_missing_file(tmp_path):

@@ -17,7 +17,7 @@ from pycocotools.cocoeval import COCOeval
 from scipy.io import loadmat
 
 from hdmlib.skeletons import COCO_17, MPII_16
-from hdmlib.synthetic.dataset import GENERATOR_VERSION, CacheError, cache_dir, embedded_dataset
+from hdmlib.synthetic.dataset import _HOST, GENERATOR_VERSION, CacheError, cache_dir, embedded_dataset
 
 SMALL = {"train": 5, "val": 3, "size": 64, "seed": 3, "workers": 1}
 
@@ -195,14 +195,6 @@ def drop_manifest(folder):
     (folder / "dataset.json").unlink()
 
 
-def drop_picture(folder):
-    next(folder.rglob("*.jpg")).unlink()
-
-
-def empty_picture(folder):
-    next(folder.rglob("*.jpg")).write_bytes(b"")
-
-
 def edit_annotations(folder):
     path = next(folder.rglob("person_keypoints_train.json"))
     path.write_text(path.read_text().replace("person", "dog", 1))
@@ -220,8 +212,6 @@ def other_version(folder):
     [
         (break_manifest, "no readable dataset.json"),
         (drop_manifest, "no readable dataset.json"),
-        (drop_picture, "pictures are missing"),
-        (empty_picture, "pictures are missing"),
         (edit_annotations, "person_keypoints_train.json has changed"),
         (other_version, "names another version"),
     ],
@@ -235,6 +225,85 @@ def test_a_broken_folder_is_made_again(tmp_path, damage, reason):
         assert embedded_dataset(tmp_path, format="coco", **SMALL) == folder
     assert content(folder) == whole
     assert list(tmp_path.iterdir()) == [folder]
+
+
+def drop(path):
+    path.unlink()
+
+
+def truncate(path):
+    path.write_bytes(path.read_bytes()[:-1])
+
+
+def empty(path):
+    path.write_bytes(b"")
+
+
+def flip_bits(path):
+    """One bit at each of twenty random places; size and time stay, as with a failing disk."""
+    status, data, draws = path.stat(), bytearray(path.read_bytes()), np.random.default_rng(0)
+    for place in draws.choice(len(data), 20, replace=False):
+        data[place] ^= 1 << draws.integers(8)
+    path.write_bytes(data)
+    os.utime(path, ns=(status.st_atime_ns, status.st_mtime_ns))
+
+
+@pytest.mark.parametrize("format", ["coco", "mpii"])
+@pytest.mark.parametrize("damage", [drop, truncate, empty, flip_bits])
+def test_a_damaged_picture_is_drawn_again_and_no_other(tmp_path, damage, format):
+    folder = embedded_dataset(tmp_path, format=format, **SMALL)
+    whole = content(folder)
+    pictures = sorted(folder.rglob("*.jpg"))
+    times = {path: path.stat().st_mtime_ns for path in pictures[1:]}
+    damage(pictures[0])
+    with pytest.warns(UserWarning, match="1 pictures are missing, damaged"):
+        assert embedded_dataset(tmp_path, format=format, **SMALL) == folder
+    assert content(folder) == whole
+    assert {path: path.stat().st_mtime_ns for path in pictures[1:]} == times
+    assert list(tmp_path.iterdir()) == [folder]
+
+
+def test_one_flipped_bit_anywhere_is_mended(tmp_path):
+    folder = embedded_dataset(tmp_path, format="coco", **SMALL)
+    whole, draws = content(folder), np.random.default_rng(1)
+    for _ in range(40):
+        path = folder / str(draws.choice(sorted(whole.keys() - {"dataset.json"})))
+        data = bytearray(path.read_bytes())
+        data[draws.integers(len(data))] ^= 1 << draws.integers(8)
+        path.write_bytes(data)
+        with pytest.warns(UserWarning, match="again"):
+            embedded_dataset(tmp_path, format="coco", **SMALL)
+        assert content(folder) == whole
+
+
+def forget_pictures(folder, digest=None):
+    """The manifest as earlier versions wrote it, without the pictures, or with another checksum for each."""
+    path = folder / "dataset.json"
+    manifest = json.loads(path.read_text())
+    pictures = [name for name in manifest["sha256"] if name.endswith(".jpg")]
+    for name in pictures:
+        del manifest["sha256"][name]
+    manifest["sha256"] |= dict.fromkeys(pictures, digest) if digest else {}
+    path.write_text(json.dumps(manifest))
+
+
+def test_a_folder_of_an_earlier_version_gets_its_checksums_from_pictures_drawn_again(tmp_path):
+    folder = embedded_dataset(tmp_path, format="coco", **SMALL)
+    whole = content(folder)
+    forget_pictures(folder)
+    flip_bits(next(folder.rglob("*.jpg")))
+    with pytest.warns(UserWarning, match="8 pictures are missing, damaged or without a checksum"):
+        embedded_dataset(tmp_path, format="coco", **SMALL)
+    assert content(folder) == whole
+
+
+def test_pictures_that_another_opencv_has_encoded_are_all_replaced(tmp_path):
+    folder = embedded_dataset(tmp_path, format="coco", **SMALL)
+    whole = content(folder)
+    forget_pictures(folder, digest="0" * 64)
+    with pytest.warns(UserWarning, match="without a checksum"), pytest.warns(UserWarning, match="version of OpenCV"):
+        embedded_dataset(tmp_path, format="coco", **SMALL)
+    assert content(folder) == whole
 
 
 def test_the_name_carries_the_version_and_every_parameter(tmp_path):
@@ -283,16 +352,17 @@ def test_a_killed_process_leaves_no_dataset_and_its_remains_are_cleared(tmp_path
     process.stdout.close()
     (remains,) = tmp_path.iterdir()
     assert remains.name.startswith(".")
-    old = time.time() - 2 * 3600
-    for path in (remains, remains / "images", *(remains / "images").iterdir()):
-        os.utime(path, (old, old))
+    another, old = tmp_path / remains.name.replace(_HOST, "elsewhere"), time.time() - 2 * 3600
+    for folder in (another, tmp_path / remains.name.replace(_HOST, "away")):
+        folder.mkdir()  # of another machine, whose processes cannot be seen
+    os.utime(another, (old, old))
 
     def give_up(records, total, desc):
         raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
         embedded_dataset(tmp_path, format="coco", train=2000, val=1, size=48, workers=1, progress=give_up)
-    assert list(tmp_path.iterdir()) == []
+    assert list(tmp_path.iterdir()) == [folder]
 
 
 def group_exists(group: int) -> bool:

@@ -1,0 +1,76 @@
+"""Which errors a user can mend, and in which line, for command line and notebooks alike; a bug keeps its traceback.
+
+The project's own errors are known by their module, and a ``ValueError`` is a message to the
+user where this package raises it, but a bug where numpy or torch does.
+"""
+
+from __future__ import annotations
+
+import re
+import signal
+from collections.abc import Iterator
+from contextlib import contextmanager
+from traceback import walk_tb
+from types import FrameType
+
+_PACKAGE = __name__.partition(".")[0]
+# A torch data worker's error arrives as "Caught DataError in DataLoader worker process 0.", its traceback, and itself.
+_IN_WORKER = re.compile(r"Caught \w+ in DataLoader worker process.*\n[\w.]+(?:Error|Exception)[\w.]*: (.*)", re.DOTALL)
+_SHARED_MEMORY = re.compile(r"Bus error|shared memory|unable to (?:write to|open|mmap|resize) .*torch_", re.DOTALL)
+_OUT_OF_MEMORY = re.compile(r"out of memory|can't allocate memory", re.IGNORECASE)
+
+
+class Interrupted(KeyboardInterrupt):
+    """Ctrl-C was pressed, or SIGTERM received.
+
+    Attributes:
+        signal: The signal's number.
+    """
+
+    def __init__(self, message: str = "", number: int = signal.SIGINT) -> None:
+        super().__init__(message, number)
+        self.signal = number
+
+    def __str__(self) -> str:
+        return self.args[0]
+
+
+def line_for_user(error: BaseException) -> str | None:
+    """What went wrong and what to do about it; ``None`` for a bug, whose traceback is needed."""
+    text = str(error)
+    if isinstance(error, RuntimeError | OSError) and _SHARED_MEMORY.search(text):
+        return "workers: shared memory is too small for the batches; set workers=0, or enlarge it (docker --shm-size)"
+    if isinstance(error, MemoryError) or (isinstance(error, RuntimeError) and _OUT_OF_MEMORY.search(text)):
+        return (
+            f"out of memory{f' ({text.splitlines()[0]})' if text else ''}; lower batch_size, or set cache_photos=false"
+        )
+    if isinstance(error, RuntimeError) and text.startswith("DataLoader worker") and "killed by signal" in text:
+        return (
+            f"workers: one was ended by the system, usually because memory ran out; set fewer ({text.splitlines()[0]})"
+        )
+    if not (isinstance(error, ImportError | OSError) or _is_own(error)):
+        return None
+    in_worker = _IN_WORKER.match(text)
+    return in_worker[1].strip() if in_worker else text
+
+
+def _is_own(error: BaseException) -> bool:
+    """Whether this package raised the error on purpose."""
+    if type(error).__module__.partition(".")[0] == _PACKAGE:
+        return True
+    modules = [frame.f_globals.get("__name__", "") for frame, _ in walk_tb(error.__traceback__)]
+    return isinstance(error, ValueError) and bool(modules) and modules[-1].partition(".")[0] == _PACKAGE
+
+
+@contextmanager
+def interrupted_by_sigterm() -> Iterator[None]:
+    """A context in which SIGTERM raises :class:`Interrupted`, as Ctrl-C raises ``KeyboardInterrupt``."""
+    usual = signal.signal(signal.SIGTERM, _interrupt)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, usual)
+
+
+def _interrupt(number: int, frame: FrameType | None) -> None:
+    raise Interrupted("interrupted", number)
