@@ -128,11 +128,12 @@ class BatchShares(BatchSampler):
     """
 
     def __init__(self, sampler: EpochSampler, batch_size: int, process: int = 0, processes: int = 1) -> None:
-        super().__init__(sampler, batch_size, drop_last=False)
+        indices: Any = sampler  # pairs of epoch and index, which torch's annotations do not foresee
+        super().__init__(indices, batch_size, drop_last=False)
         self.process = process
         self.processes = processes
 
-    def __iter__(self) -> Iterator[list[tuple[int, int]]]:
+    def __iter__(self) -> Iterator[Any]:
         for batch in super().__iter__():
             first, end = share_of(len(batch), self.process, self.processes)
             # every process takes part in every step: one without a share runs the first person, at the weight 0

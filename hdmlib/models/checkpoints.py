@@ -179,7 +179,8 @@ def _digest(weights: dict[str, Tensor]) -> str:
     digest = hashlib.sha256()
     for name, tensor in sorted(weights.items()):
         digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}\n".encode())
-        digest.update(memoryview(tensor.contiguous().reshape(-1).view(torch.uint8).numpy()))
+        values: Any = tensor.contiguous().reshape(-1).view(torch.uint8).numpy()
+        digest.update(values)
     return digest.hexdigest()
 
 
