@@ -31,6 +31,7 @@ PICTURES = {
     "06_theorem1": "06_two_heatmaps",
     "07_formulation": "07_cost",
     "08_in_your_training": "08_trainings",
+    "09_matching_and_likelihood": "09_sum",
 }
 
 
