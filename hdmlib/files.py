@@ -3,12 +3,18 @@
 from __future__ import annotations
 
 import os
+import platform
 import re
 import secrets
+import time
+from contextlib import suppress
 from pathlib import Path
 
 # In the names of files that are being written.
 _UNFINISHED = "unfinished-"
+_HOST = re.sub(r"[^\w-]", "-", platform.node())
+# Seconds without a change after which what another machine was writing counts as abandoned.
+_ABANDONED = 3600.0
 
 
 def write_atomically(path: Path, data: bytes, *, earlier: int = 0) -> None:
@@ -24,7 +30,7 @@ def write_atomically(path: Path, data: bytes, *, earlier: int = 0) -> None:
     Raises:
         OSError: The folder cannot be written; the message names it. An earlier file at ``path`` is untouched.
     """
-    temporary = path.with_name(f".{path.name}.{_UNFINISHED}{secrets.token_hex(4)}")
+    temporary = path.with_name(f".{path.name}.{_UNFINISHED}{writer()}")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         file = temporary.open("xb")
@@ -74,7 +80,32 @@ def _sync_folder(folder: Path) -> None:
         os.close(handle)
 
 
+def writer() -> str:
+    """A new ending for the name of something unfinished, which tells others whether its process still runs."""
+    return f"{_HOST}-{os.getpid()}-{secrets.token_hex(4)}"
+
+
+def is_abandoned(ending: str, changed: float) -> bool:
+    """Whether the process that writes something unfinished has ended.
+
+    Args:
+        ending: As :func:`writer` gave it.
+        changed: When it was changed last, in seconds since the epoch; decides for a process of another machine.
+    """
+    host, _, process = ending.rpartition("-")[0].rpartition("-")
+    if os.name == "posix" and host == _HOST and process.isdecimal():
+        try:
+            os.kill(int(process), 0)
+        except (ProcessLookupError, OverflowError):
+            return True
+        except PermissionError:
+            pass  # another user's
+    return time.time() - changed > _ABANDONED
+
+
 def remove_leftovers(folder: Path) -> None:
     """Remove the unfinished files of :func:`write_atomically` whose process was killed."""
     for path in folder.glob(f".*.{_UNFINISHED}*"):
-        path.unlink(missing_ok=True)
+        with suppress(FileNotFoundError):  # it has just got its name
+            if is_abandoned(path.name.rpartition(_UNFINISHED)[2], path.stat().st_mtime):
+                path.unlink()

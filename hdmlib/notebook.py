@@ -19,6 +19,7 @@ import pandas as pd
 from tqdm import tqdm
 
 from hdmlib.config import MACHINE_FIELDS, PATH_FIELDS, Config, ConfigError, is_path, make_config, unknown_name
+from hdmlib.errors import Interrupted, line_for_user
 from hdmlib.experiments.record import Epoch, Record
 from hdmlib.paths import from_caller
 
@@ -28,7 +29,7 @@ if TYPE_CHECKING:  # the command line needs neither
 
 
 def check_parameters(namespace: Mapping[str, Any], known: Iterable[str]) -> None:
-    """Refuse a parameter that the notebook does not have.
+    """Refuse a parameter that the notebook does not have; from here on errors a user can mend are shown in one line.
 
     papermill only warns of an unknown ``-p`` name, so a mistyped one would run the defaults. The cell that it injects
     begins with ``# Parameters``, as the notebook's own does with ``# parameters``: every name assigned in the last such
@@ -41,10 +42,34 @@ def check_parameters(namespace: Mapping[str, Any], known: Iterable[str]) -> None
     Raises:
         ConfigError: A name is not known; the message lists those that are.
     """
+    _show_errors_as_lines()
     cells = [source for source in namespace.get("In", []) if source.lstrip().lower().startswith("# parameters")]
     for name in _assigned_names(cells[-1]) if cells else ():
         if name not in known:
             raise ConfigError(f"parameter {unknown_name(name, known)}")
+
+
+def _show_errors_as_lines() -> None:
+    """In a notebook, as on the command line: one line for what a user can mend, a traceback for a bug."""
+    shell = _shell()
+    if shell is not None:
+        shell.set_custom_exc((Exception, Interrupted), _show_error)
+
+
+def _show_error(shell: Any, kind: type, error: BaseException, trace: Any, tb_offset: int | None = None) -> None:
+    line = line_for_user(error)
+    if line is not None:  # IPython asks the error itself for the lines to show
+        error._render_traceback_ = lambda: [f"{kind.__name__}: {line}"]  # type: ignore[attr-defined]
+    shell.showtraceback((kind, error, trace), tb_offset=tb_offset)
+
+
+def _shell() -> Any:
+    """IPython's shell, or ``None`` outside of IPython."""
+    try:
+        from IPython import get_ipython  # the command line also runs where there is no IPython
+    except ImportError:
+        return None
+    return get_ipython()
 
 
 def notebook_config(namespace: Mapping[str, Any]) -> Config:
@@ -79,11 +104,7 @@ def is_interactive() -> bool:
     request), or ``input()`` would not work there. papermill, nbval and nbconvert, which run a notebook without a
     person, do not allow it. No frontend's environment variable is as reliable: VS Code sets none.
     """
-    try:
-        from IPython import get_ipython  # the command line also runs where there is no IPython
-    except ImportError:
-        return False
-    kernel = getattr(get_ipython(), "kernel", None)  # a terminal's IPython has no kernel
+    kernel = getattr(_shell(), "kernel", None)  # a terminal's IPython has no kernel
     return kernel is not None and bool(kernel.get_parent("shell").get("content", {}).get("allow_stdin"))
 
 

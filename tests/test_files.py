@@ -7,12 +7,12 @@ import sys
 
 import pytest
 
-from hdmlib.files import write_atomically
+from hdmlib.files import remove_leftovers, versions, write_atomically
 
 WRITE = """
 import os, sys
 from pathlib import Path
-from hdmlib.files import write_atomically
+from hdmlib.files import remove_leftovers, versions, write_atomically
 os.umask(int(sys.argv[2], 8))
 write_atomically(Path(sys.argv[1]), b"new")
 """
@@ -25,6 +25,40 @@ def test_modes_follow_the_umask(umask, mode, tmp_path):
     subprocess.run([sys.executable, "-c", WRITE, path, umask], check=True)
     assert stat.S_IMODE(path.stat().st_mode) == mode
     assert [file.name for file in path.parent.iterdir()] == ["file.json"]
+
+
+KILLED = """
+import os, sys
+from pathlib import Path
+from hdmlib import files
+os.replace = lambda *_: os._exit(0)
+files.write_atomically(Path(sys.argv[1]), b"half")
+"""
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="processes of POSIX")
+def test_only_what_a_killed_process_left_is_removed(tmp_path):
+    subprocess.run([sys.executable, "-c", KILLED, tmp_path / "a.json"], check=True)
+    [left] = tmp_path.iterdir()
+    host, process, _ = left.name.rpartition("unfinished-")[2].rsplit("-", 2)
+    mine = tmp_path / left.name.replace(process, str(os.getpid()))
+    elsewhere, long_ago = (tmp_path / left.name.replace(host, name) for name in ("elsewhere", "long-ago"))
+    for path in (mine, elsewhere, long_ago):
+        path.write_bytes(b"half")
+    os.utime(long_ago, (0, 0))
+    remove_leftovers(tmp_path)
+    assert set(tmp_path.iterdir()) == {mine, elsewhere}
+
+
+def test_earlier_versions_are_kept_in_order(tmp_path):
+    path = tmp_path / "last.pt"
+    for number in range(13):
+        write_atomically(path, b"%d" % number, earlier=11)
+    (tmp_path / "last.x.pt").write_bytes(b"another file")
+    assert [file.read_bytes() for file in versions(path)] == [b"%d" % number for number in range(12, 0, -1)]
+    assert versions(path)[11].name == "last.11.pt"
+    write_atomically(path, b"13")
+    assert [file.read_bytes() for file in versions(path)][:2] == [b"13", b"11"]
 
 
 def test_a_name_that_is_a_folder_leaves_nothing_behind(tmp_path):

@@ -22,9 +22,6 @@ import functools
 import hashlib
 import json
 import os
-import platform
-import re
-import secrets
 import shutil
 import threading
 import time
@@ -41,7 +38,7 @@ import numpy as np
 from joblib import Parallel, delayed, parallel_config
 from platformdirs import user_cache_path
 
-from hdmlib.files import write_atomically
+from hdmlib.files import is_abandoned, write_atomically, writer
 from hdmlib.paths import expanded
 from hdmlib.synthetic.scenes import draw_scene
 from hdmlib.synthetic.writers import SPLITS, write_coco, write_mpii
@@ -50,8 +47,6 @@ from hdmlib.synthetic.writers import SPLITS, write_coco, write_mpii
 GENERATOR_VERSION = 1
 FORMATS = ("coco", "mpii")
 MANIFEST = "dataset.json"
-_ABANDONED = 3600.0  # seconds without a new picture after which an unfinished folder counts as abandoned
-_HOST = re.sub(r"[^\w-]", "-", platform.node())
 
 # glibc's malloc.h
 _M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD = -1, -3
@@ -166,7 +161,7 @@ def _partial_folder(root: Path, recipe: _Recipe) -> Iterator[Path]:
 
 def _partial_path(root: Path, recipe: _Recipe) -> Path:
     """A new name for a folder that is not used as a dataset; it names the process that owns it."""
-    return root / f".{recipe.name}.{_HOST}-{os.getpid()}.{secrets.token_hex(4)}.partial"
+    return root / f".{recipe.name}.{writer()}.partial"
 
 
 def _checked(recipe: _Recipe) -> _Recipe:
@@ -272,24 +267,10 @@ def _sha256(data: bytes) -> str:
 def _remove_abandoned(root: Path) -> None:
     """Remove the unfinished folders whose process was killed; those of running processes are kept."""
     for partial in root.glob(".people-*.partial"):
-        if _is_abandoned(partial):
-            shutil.rmtree(partial, ignore_errors=True)
-
-
-def _is_abandoned(partial: Path) -> bool:
-    """Whether the folder's process has ended or, where that cannot be seen, whether it has not grown for an hour."""
-    host, _, process = partial.name.split(".")[-3].rpartition("-")
-    if os.name == "posix" and host == _HOST and process.isdecimal():
-        try:
-            os.kill(int(process), 0)
-        except (ProcessLookupError, OverflowError):
-            return True
-        except PermissionError:
-            pass  # another user's
-    folders = (partial, *partial.glob("images"), *partial.glob("images/*/"))
-    with suppress(FileNotFoundError):  # it has just got its name
-        return time.time() - max(folder.stat().st_mtime for folder in folders) > _ABANDONED
-    return False
+        with suppress(FileNotFoundError):  # it has just got its name
+            folders = (partial, *partial.glob("images"), *partial.glob("images/*/"))
+            if is_abandoned(partial.stem.rpartition(".")[2], max(folder.stat().st_mtime for folder in folders)):
+                shutil.rmtree(partial, ignore_errors=True)
 
 
 def _publish(partial: Path, folder: Path, recipe: _Recipe) -> None:

@@ -1,4 +1,6 @@
 import json
+import signal
+import subprocess
 from dataclasses import replace
 
 import cv2
@@ -252,3 +254,19 @@ def test_broken_photo_stops_with_its_name(people, tmp_path):
 def test_bad_parameters_are_refused(people, options, message):
     with pytest.raises(ValueError, match=message):
         make_loader(people, **{"input_size": (64, 64), **options})
+
+
+@pytest.mark.skipif(not hasattr(signal, "sigwaitinfo"), reason="macOS and Windows do not name a signal's sender")
+def test_workers_outlive_a_sigterm_to_all_and_end_by_that_of_their_trainer(people):
+    loader = make_loader(people, (64, 64), batch_size=2, workers=2)
+    batches = iter(loader)
+    next(batches)
+    workers = batches._workers
+    for worker in workers:  # as Slurm sends it: by another process
+        subprocess.run(["kill", "-TERM", str(worker.pid)], check=True)
+    assert sum(len(batch["index"]) for batch in batches) == COUNT - 2
+    assert all(worker.is_alive() for worker in workers)
+    for worker in workers:
+        worker.terminate()
+        worker.join(30)
+        assert worker.exitcode == 0

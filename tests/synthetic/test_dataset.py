@@ -16,8 +16,9 @@ from pycocotools.coco import COCO
 from pycocotools.cocoeval import COCOeval
 from scipy.io import loadmat
 
+from hdmlib.files import writer
 from hdmlib.skeletons import COCO_17, MPII_16
-from hdmlib.synthetic.dataset import _HOST, GENERATOR_VERSION, CacheError, cache_dir, embedded_dataset
+from hdmlib.synthetic.dataset import GENERATOR_VERSION, CacheError, cache_dir, embedded_dataset
 
 SMALL = {"train": 5, "val": 3, "size": 64, "seed": 3, "workers": 1}
 
@@ -352,8 +353,9 @@ def test_a_killed_process_leaves_no_dataset_and_its_remains_are_cleared(tmp_path
     process.stdout.close()
     (remains,) = tmp_path.iterdir()
     assert remains.name.startswith(".")
-    another, old = tmp_path / remains.name.replace(_HOST, "elsewhere"), time.time() - 2 * 3600
-    for folder in (another, tmp_path / remains.name.replace(_HOST, "away")):
+    host = writer().rsplit("-", 2)[0]
+    another, old = tmp_path / remains.name.replace(host, "elsewhere"), time.time() - 2 * 3600
+    for folder in (another, tmp_path / remains.name.replace(host, "away")):
         folder.mkdir()  # of another machine, whose processes cannot be seen
     os.utime(another, (old, old))
 
