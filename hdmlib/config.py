@@ -167,9 +167,11 @@ class Config(BaseModel):
     )
     compile: bool = Field(False, description="torch.compile the network: a slow start, then faster steps on a GPU")
     workers: int | None = Field(
-        None, ge=0, le=1024, description="data-loading processes; None: all cores but one, at most 8"
+        None, ge=0, le=1024, description="data-loading processes of each process; None: its cores but one, at most 8"
     )
-    cache_photos: bool = Field(False, description="decode every photo once and keep it in memory, 3 bytes per pixel")
+    cache_photos: bool = Field(
+        False, description="decode every photo once and keep it in the memory of each process, 3 bytes per pixel"
+    )
     tracker: str | None = Field(
         None, description="where to log the curves, too: tensorboard, wandb, mlflow, ..., as Accelerate names them"
     )

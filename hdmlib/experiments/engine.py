@@ -84,6 +84,16 @@ def check_engine(config: Config) -> str:
     return device
 
 
+def started_processes() -> int:
+    """How many processes torchrun or Accelerate has started for this training, on all machines; 1 without them."""
+    return int(os.environ.get("WORLD_SIZE", "1"))
+
+
+def is_main_process() -> bool:
+    """Whether this is the process that prints and writes; known before the engine is started."""
+    return int(os.environ.get("RANK", "0")) == 0
+
+
 @contextmanager
 def _device_of_accelerate(device: str) -> Iterator[None]:
     """Accelerate takes the first GPU unless this variable names another."""
@@ -171,4 +181,13 @@ def evaluation_loader(config: Config, people: PoseDataset, engine: Accelerator |
 
 
 def _workers(config: Config) -> int:
-    return config.workers if config.workers is not None else min(8, (os.cpu_count() or 1) - 1)
+    return default_workers(int(os.environ.get("LOCAL_WORLD_SIZE", "1"))) if config.workers is None else config.workers
+
+
+def default_workers(trainings: int) -> int:
+    """Data-loading processes for each of so many processes that train on this machine: their cores but one, at most 8.
+
+    Counted are the cores that this process may use, which a scheduler may have limited.
+    """
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    return max(0, min(8, cores // trainings - 1))

@@ -71,22 +71,18 @@ def test_the_scores_are_the_same_with_an_uneven_last_batch(one_and_two):
     assert two["measures"] == pytest.approx(one["measures"], rel=1e-4)
 
 
-def test_a_run_of_two_processes_is_written_once(tmp_path):
-    words = ("train", "preset=smoke", "device=cpu", "epochs=1", f"run_dir={tmp_path}", "resume=false")
-    printed = start(*launched(2, "-m", "hdmlib", *words)).stdout
-    assert printed.count("epoch   1") == 1
-    [folder] = tmp_path.iterdir()
-    kept = {
-        "last.pt",
-        "last.1.pt",
-        "best.safetensors",
-        "metrics.csv",
-        "model.safetensors",
-        "predictions.npz",
-        "record.json",
-    }
-    assert {path.name for path in folder.iterdir()} == kept
-    assert json.loads((folder / "record.json").read_text())["people"] == {"train": 64, "val": 32}
+def test_a_run_of_two_processes_is_written_and_printed_once(tmp_path):
+    words = ("train", "preset=smoke", "device=cpu", "epochs=1", f"run_dir={tmp_path}", "train_people=21")
+    for number, (resume, last) in enumerate([("false", "trained"), ("true", "finished earlier"), ("false", "trained")]):
+        printed = start(*launched(2, "-m", "hdmlib", *words, f"resume={resume}")).stdout
+        assert printed.count("epoch   1") == 1, number
+        assert printed.count(f"{last}: ") == 1, number
+    earlier, folder = sorted(tmp_path.iterdir(), key=lambda path: path.suffix, reverse=True)
+    assert earlier.name == f"{folder.name}.1"
+    kept = {"last.pt", "last.1.pt", "best.safetensors", "metrics.csv", "model.safetensors", "predictions.npz"}
+    kept.add("record.json")
+    assert {path.name for path in folder.iterdir()} == {path.name for path in earlier.iterdir()} == kept
+    assert json.loads((folder / "record.json").read_text())["people"] == {"train": 21, "val": 32}
 
 
 @pytest.mark.parametrize("preset", PRESETS)

@@ -72,6 +72,15 @@ def test_the_same_config_gives_the_same_numbers(data, tmp_path):
     assert other[-1] != first[-1]
 
 
+@pytest.mark.parametrize(("cores", "processes", "workers"), [(16, 1, 8), (16, 8, 1), (4, 1, 3), (4, 8, 0), (1, 1, 0)])
+def test_processes_share_the_cores_that_a_scheduler_leaves(monkeypatch, cores, processes, workers):
+    monkeypatch.setattr(os, "sched_getaffinity", lambda process: range(cores), raising=False)
+    monkeypatch.setenv("LOCAL_WORLD_SIZE", str(processes))
+    people = open_data(make_config("smoke")).val
+    assert evaluation_loader(make_config("laptop"), people).num_workers == workers
+    assert evaluation_loader(make_config("laptop", workers=2), people).num_workers == 2
+
+
 def test_workers_do_not_change_the_numbers(data, tmp_path):
     alone = fit(smoke(tmp_path, workers=0), data, tmp_path / "a")[1]
     helped = fit(smoke(tmp_path, workers=2), data, tmp_path / "b")[1]
