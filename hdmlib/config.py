@@ -268,13 +268,15 @@ def make_config(preset: str = "laptop", **values: Any) -> Config:
     fields = {**PRESETS[preset], "preset": preset, **given}
     if fields.get("dataset", "synthetic") != "synthetic":  # a preset's counts are of people to draw
         fields |= {name: given.get(name) for name in ("train_people", "val_people")}
-    if fields.get("lr") is None:
-        fields["lr"] = LEARNING_RATES.get(fields.get("loss", "matching"))
+    loss = fields.get("loss", Config.model_fields["loss"].default)
+    if "lr" not in given:  # a preset holds one rate, rates by the loss, or none
+        rate = fields.get("lr", LEARNING_RATES)
+        fields["lr"] = rate.get(loss) if isinstance(rate, dict) else rate
     if "pretrained" not in given and fields.get("model") != PRESETS[preset].get("model"):
         fields["pretrained"] = _weights_for(fields.get("model"), fields.get("pretrained"))
     if "loss_options" not in given:  # a preset holds the options of several losses, by name
         by_loss = fields.get("loss_options", {})
-        fields["loss_options"] = by_loss.get(fields.get("loss", "matching"), {})
+        fields["loss_options"] = by_loss.get(loss, {})
     try:
         return Config(**fields)
     except ValidationError as error:
