@@ -54,7 +54,7 @@ MACHINE_FIELDS = frozenset(
 EVALUATION_FIELDS = frozenset({"boxes", "checkpoint"})
 # Added after the first records were committed: left out of a run's identity while they have their default, so that a
 # new field does not rename earlier runs.
-ADDED_FIELDS = frozenset({"category", "colour_jitter", "blur", "cutout"})
+ADDED_FIELDS = frozenset({"category", "colour_jitter", "blur", "cutout", "accumulate", "sync_batchnorm"})
 PATH_FIELDS = frozenset({"data_root", "run_dir", "pretrained"}) | EVALUATION_FIELDS
 
 
@@ -129,6 +129,16 @@ class Config(BaseModel):
     # --- optimisation
     epochs: int = Field(12, ge=1, le=MOST)
     batch_size: int = Field(32, ge=1, le=MOST, description="people per step, in all processes together")
+    accumulate: int = Field(
+        1,
+        ge=1,
+        le=MOST,
+        description="parts of a step's batch that are computed one after another: less memory, the same step, except "
+        "that batch norm sees a part",
+    )
+    sync_batchnorm: bool = Field(
+        False, description="batch norm over the batch of all GPUs; false: over that of each, as in HRNet"
+    )
     optimiser: Literal["adam", "adamw"] = "adamw"
     lr: float | None = Field(None, gt=0, lt=1, description="peak learning rate; None: the loss's own in this preset")
     weight_decay: float = Field(1e-4, ge=0)

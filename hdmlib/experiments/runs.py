@@ -27,6 +27,7 @@ from hdmlib.data.sources import Data, open_data
 from hdmlib.decoding import METHODS
 from hdmlib.experiments.engine import (
     build_losses,
+    check_agreement,
     check_engine,
     is_main_process,
     start_engine,
@@ -122,6 +123,8 @@ def run(
         warnings.simplefilter("ignore", DataWarning)
     data = open_data(config, progress)
     name = config.run_name(data.fingerprint)
+    if engine:
+        check_agreement(engine, store.runs, name)
     if not config.resume:
         if is_main_process():
             store.set_aside(name)

@@ -156,5 +156,31 @@ def test_processes_that_torchrun_has_started_start_no_others(tmp_path, monkeypat
 def test_what_is_wrong_in_the_processes_is_reported(tmp_path):
     options = {"reduction": "joint_mean"}
     config = make_config("smoke", device="cpu", loss_options=options, run_dir=tmp_path, processes=2, resume=False)
-    with pytest.raises(ChildProcessError, match="several processes the reduction is 'mean', not 'joint_mean'"):
+    with pytest.raises(ChildProcessError, match="reduction 'joint_mean' of a batch is not the mean"):
         run(config)
+
+
+# Two processes, as on two machines that share nothing, or whose commands differ.
+DIFFERENT = """
+import os, sys
+from hdmlib.cli import app
+app(["train", "preset=smoke", "device=cpu", *(word.replace("RANK", os.environ["RANK"]) for word in sys.argv[1:])])
+"""
+
+
+@pytest.mark.parametrize(
+    ("words", "told"),
+    [
+        (("run_dir={}/RANK",), "is not seen by the processes 1; machines that train together need a run_dir"),
+        (("run_dir={}", "seed=RANK"), "the processes would train different runs"),
+    ],
+)
+def test_processes_that_do_not_mean_the_same_run_are_refused_at_once(tmp_path, words, told):
+    script, runs = tmp_path / "different.py", tmp_path / "runs"
+    script.write_text(DIFFERENT)
+    command = launched(2, str(script), *(word.format(runs) for word in words))
+    done = subprocess.run(command, capture_output=True, text=True, timeout=300, check=False)
+    assert done.returncode != 0
+    assert f"error: {'run_dir: ' if '{}/RANK' in words[0] else ''}" in done.stderr
+    assert told in done.stderr
+    assert not [path for path in runs.rglob("*") if path.is_file()]
