@@ -9,10 +9,10 @@ import pytest
 import torch
 from torch.utils import backend_registration
 
-from hdmlib.config import make_config
+from hdmlib.config import ConfigError, make_config
 from hdmlib.data.coco import read_coco
 from hdmlib.data.loader import make_loader
-from hdmlib.experiments.engine import start_engine
+from hdmlib.experiments.engine import check_engine, start_engine
 from hdmlib.heatmaps import demanders
 from hdmlib.losses import build_loss
 from hdmlib.reader import normalise
@@ -61,3 +61,16 @@ def test_cudnn_looks_for_its_fastest_algorithms(monkeypatch):
     monkeypatch.setattr(torch.backends.cudnn, "benchmark", False)
     start_engine(make_config("smoke", device="cpu"))
     assert torch.backends.cudnn.benchmark
+
+
+def test_one_of_several_gpus_is_for_one_process(monkeypatch):
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
+    assert check_engine(make_config("smoke", device="cuda:1")) == "cuda:1"
+    assert check_engine(make_config("smoke", processes=2)) == "cuda"
+    with pytest.raises(ConfigError, match="'cuda:2' is not on this machine; usable here: cuda, cpu, cuda:0, cuda:1"):
+        check_engine(make_config("smoke", device="cuda:2"))
+    for values, started in (({"processes": 2}, "1"), ({}, "2")):
+        monkeypatch.setenv("WORLD_SIZE", started)
+        with pytest.raises(ConfigError, match="each of several processes takes its own"):
+            check_engine(make_config("smoke", device="cuda:1", **values))

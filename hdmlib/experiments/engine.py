@@ -48,7 +48,7 @@ def start_engine(config: Config, logging_dir: Path | None = None) -> Accelerator
         logging_dir: Where a tracker writes its files; ``None``: nothing is tracked.
 
     Raises:
-        ConfigError: As :func:`check_engine`, or the batch cannot be computed in the parts that are asked for.
+        ConfigError: As :func:`check_engine`, or the batch has no such parts.
     """
     device = check_engine(config)
     if device == "cpu" and config.threads:
@@ -91,8 +91,8 @@ def check_engine(config: Config) -> str:
     """The device that a config runs on, ``cpu``, ``mps``, ``cuda`` or ``cuda:1``; checked before any data is read.
 
     Raises:
-        ConfigError: The device is unknown or not on this machine, it does not support the precision, or the tracker is
-            unknown or not installed.
+        ConfigError: The device is unknown, not on this machine, or one GPU for several processes; it does not support
+            the precision; or the tracker is unknown or not installed.
     """
     gpus = torch.cuda.device_count() if torch.cuda.is_available() else 0
     usable = [*(["cuda"] if gpus else []), *(["mps"] if torch.backends.mps.is_available() else []), "cpu"]
@@ -100,6 +100,8 @@ def check_engine(config: Config) -> str:
     if device not in usable and device not in (f"cuda:{index}" for index in range(gpus)):
         numbered = [f"cuda:{index}" for index in range(gpus)] if gpus > 1 else []
         raise ConfigError(f"device: {device!r} is not on this machine; usable here: {', '.join([*usable, *numbered])}")
+    if ":" in device and max(started_processes(), config.processes or 1) > 1:
+        raise ConfigError(f"device: {device!r} is one GPU, but each of several processes takes its own; leave it out")
     if config.precision == "bf16" and device == "cpu":
         raise ConfigError("precision: bf16 needs a GPU; set it to float32")
     if config.tracker:

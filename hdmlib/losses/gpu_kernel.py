@@ -1,13 +1,13 @@
 """The matching loss as one GPU kernel: a program per heatmap, on the chip from the one read to the one write.
 
 In: heatmaps (G, H, W) and their four neighbouring demanders. Out: the loss (G,) and its gradient (G, H, W). Newton's
-method is that of ``transport/newton.py``: a first launch goes straight to the epsilon asked for, which settles all but
-a few maps in ten thousand; a second launch takes these few through stages of epsilon, and its programs for settled maps
+method is that of ``transport/newton.py``: a first launch works at the final epsilon alone, which settles all but a few
+maps in ten thousand; a second launch takes these few through stages of epsilon, and its programs for settled maps
 return at once. Nothing waits for the device; what is unsettled even then is reported by a warning at a later call.
 :func:`is_supported` defines the problems that are solved here.
 
 The module needs Triton and is imported with the first map on a GPU. Tested in Triton's interpreter on a CPU
-(``TRITON_INTERPRET=1``). No GPU was at hand: its speed is not measured yet.
+(``TRITON_INTERPRET=1``). No GPU was at hand: its speed is not measured yet; ``tests/bench_gpu.py`` does it.
 """
 
 # Triton compiles its functions from their source: a launch and an operator have other types than in Python.
