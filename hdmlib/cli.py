@@ -21,6 +21,7 @@ from hdmlib.data.lspet import convert_lspet
 from hdmlib.data.samples import fetch_samples
 from hdmlib.data.sources import Data
 from hdmlib.errors import interrupted_by_sigterm, line_for_user
+from hdmlib.experiments.engine import is_main_process
 from hdmlib.experiments.estimate import estimate
 from hdmlib.experiments.examples import predict_examples
 from hdmlib.experiments.runs import Run, run
@@ -65,6 +66,8 @@ def train(
 ) -> None:
     """Train one run, resume it, or show it if it is finished."""
     result = _run(values or [])
+    if not is_main_process():
+        return
     memory = result.record.peak_memory
     typer.echo(f"{'trained' if result.trained else 'finished earlier'}: {result.folder}")
     if result.trained and memory is not None:

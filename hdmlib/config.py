@@ -54,7 +54,7 @@ MACHINE_FIELDS = frozenset(
 EVALUATION_FIELDS = frozenset({"boxes", "checkpoint"})
 # Added after the first records were committed: left out of a run's identity while they have their default, so that a
 # new field does not rename earlier runs.
-ADDED_FIELDS = frozenset({"category", "colour_jitter", "blur", "cutout"})
+ADDED_FIELDS = frozenset({"category", "colour_jitter", "blur", "cutout", "accumulate", "sync_batchnorm"})
 PATH_FIELDS = frozenset({"data_root", "run_dir", "pretrained"}) | EVALUATION_FIELDS
 
 
@@ -129,6 +129,16 @@ class Config(BaseModel):
     # --- optimisation
     epochs: int = Field(12, ge=1, le=MOST)
     batch_size: int = Field(32, ge=1, le=MOST, description="people per step, in all processes together")
+    accumulate: int = Field(
+        1,
+        ge=1,
+        le=MOST,
+        description="parts of a step's batch that are computed one after another: less memory, the same step, except "
+        "that batch norm sees a part",
+    )
+    sync_batchnorm: bool = Field(
+        False, description="batch norm over the batch of all GPUs; false: over that of each, as in HRNet"
+    )
     optimiser: Literal["adam", "adamw"] = "adamw"
     lr: float | None = Field(None, gt=0, lt=1, description="peak learning rate; None: the loss's own in this preset")
     weight_decay: float = Field(1e-4, ge=0)
@@ -167,9 +177,11 @@ class Config(BaseModel):
     )
     compile: bool = Field(False, description="torch.compile the network: a slow start, then faster steps on a GPU")
     workers: int | None = Field(
-        None, ge=0, le=1024, description="data-loading processes; None: all cores but one, at most 8"
+        None, ge=0, le=1024, description="data-loading processes of each process; None: its cores but one, at most 8"
     )
-    cache_photos: bool = Field(False, description="decode every photo once and keep it in memory, 3 bytes per pixel")
+    cache_photos: bool = Field(
+        False, description="decode every photo once and keep it in the memory of each process, 3 bytes per pixel"
+    )
     tracker: str | None = Field(
         None, description="where to log the curves, too: tensorboard, wandb, mlflow, ..., as Accelerate names them"
     )
@@ -266,13 +278,15 @@ def make_config(preset: str = "laptop", **values: Any) -> Config:
     fields = {**PRESETS[preset], "preset": preset, **given}
     if fields.get("dataset", "synthetic") != "synthetic":  # a preset's counts are of people to draw
         fields |= {name: given.get(name) for name in ("train_people", "val_people")}
-    if fields.get("lr") is None:
-        fields["lr"] = LEARNING_RATES.get(fields.get("loss", "matching"))
+    loss = fields.get("loss", Config.model_fields["loss"].default)
+    if "lr" not in given:  # a preset holds one rate, rates by the loss, or none
+        rate = fields.get("lr", LEARNING_RATES)
+        fields["lr"] = rate.get(loss) if isinstance(rate, dict) else rate
     if "pretrained" not in given and fields.get("model") != PRESETS[preset].get("model"):
         fields["pretrained"] = _weights_for(fields.get("model"), fields.get("pretrained"))
     if "loss_options" not in given:  # a preset holds the options of several losses, by name
         by_loss = fields.get("loss_options", {})
-        fields["loss_options"] = by_loss.get(fields.get("loss", "matching"), {})
+        fields["loss_options"] = by_loss.get(loss, {})
     try:
         return Config(**fields)
     except ValidationError as error:

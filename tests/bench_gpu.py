@@ -33,6 +33,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 import torch
 from torch import Tensor, nn
+from torch.autograd import DeviceType
 
 from hdmlib.extras import accelerator
 from hdmlib.heatmaps import demanders, gaussian_map
@@ -111,8 +112,12 @@ class Bench:
                 step()
             if self.on_gpu:
                 torch.cuda.synchronize()
-        name = "self_device_time_total" if self.on_gpu else "self_cpu_time_total"
-        return sum(getattr(event, name) for event in profile.key_averages()) / rounds / 1e3
+        if self.on_gpu:
+            kernels = [event for event in profile.key_averages() if event.device_type != DeviceType.CPU]
+            total = sum(event.self_device_time_total for event in kernels)
+        else:
+            total = sum(event.self_cpu_time_total for event in profile.key_averages())
+        return total / rounds / 1e3
 
 
 # ---------------------------------------------------------------------------------------------------- maps and networks
@@ -265,8 +270,9 @@ def registers(bench: Bench) -> Iterator[Row]:
     if not bench.on_gpu or not caches:
         raise Skipped("needs the compiled kernel of a GPU")
     for compiled in (each for cache in caches.values() for each in cache[0].values()):
-        shape = {key: str(value) for key, value in compiled.src.constants.items()}
-        yield {"what": str(sorted(shape.items())), "registers": compiled.n_regs, "spilt": compiled.n_spills}
+        named = {compiled.src.fn.arg_names[place[0]]: value for place, value in compiled.src.constants.items()}
+        what = ", ".join(f"{name} {named.get(name)}" for name in ("CELLS", "SUPPLIERS", "COST", "ENTROPY", "STAGES"))
+        yield {"what": what, "registers": compiled.n_regs, "spilt": compiled.n_spills}
 
 
 @dataclass
@@ -335,6 +341,7 @@ def step_times(bench: Bench) -> Iterator[Row]:
                         row["met"] &= row["over the bare loop"] >= TARGETS["speed over the bare loop"]
                     bench.crops_needed = max(bench.crops_needed or 0, row["crops/s"])
             yield row
+        del training  # before the next one's memory is measured
 
 
 def loss_share(bench: Bench, training: Training, loss: nn.Module, spent: float) -> Row:

@@ -6,14 +6,22 @@ import math
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
+from datetime import timedelta
 from pathlib import Path
+from uuid import uuid4
 
 import torch
 from accelerate import Accelerator
 from accelerate.data_loader import prepare_data_loader
 from accelerate.state import AcceleratorState
 from accelerate.tracking import get_available_trackers
-from accelerate.utils import DataLoaderConfiguration, LoggerType
+from accelerate.utils import (
+    DataLoaderConfiguration,
+    InitProcessGroupKwargs,
+    LoggerType,
+    broadcast_object_list,
+    gather_object,
+)
 from torch import nn
 from torch.utils.data import DataLoader
 
@@ -28,6 +36,9 @@ from hdmlib.models.registry import stride_of
 from hdmlib.reader import Reader
 from hdmlib.skeletons import Skeleton
 
+# How long processes wait for one another: longer than the main one takes to score a large validation set.
+PATIENCE = timedelta(hours=2)
+
 
 def start_engine(config: Config, logging_dir: Path | None = None) -> Accelerator:
     """The engine on the config's device; every process that torchrun or Accelerate started calls it.
@@ -37,11 +48,13 @@ def start_engine(config: Config, logging_dir: Path | None = None) -> Accelerator
         logging_dir: Where a tracker writes its files; ``None``: nothing is tracked.
 
     Raises:
-        ConfigError: As :func:`check_engine`, or the loss has a reduction whose parts do not add up.
+        ConfigError: As :func:`check_engine`, or the batch has no such parts.
     """
     device = check_engine(config)
     if device == "cpu" and config.threads:
         torch.set_num_threads(config.threads)
+    # Crops are all of one size, for which cuDNN then finds its fastest algorithms; a CPU is not concerned.
+    torch.backends.cudnn.benchmark = True
     # Accelerate's state is global to the process, and a notebook may start a second run with another device.
     AcceleratorState._reset_state(reset_partial_state=True)
     tracked = (
@@ -52,20 +65,34 @@ def start_engine(config: Config, logging_dir: Path | None = None) -> Accelerator
             cpu=device == "cpu",
             mixed_precision="bf16" if config.precision == "bf16" else "no",
             dataloader_config=DataLoaderConfiguration(non_blocking=True),
+            kwargs_handlers=[InitProcessGroupKwargs(timeout=PATIENCE)],
             **tracked,
         )
-    reduction = config.loss_options.get("reduction", "mean")
-    if engine.num_processes > 1 and reduction != "mean":
-        raise ConfigError(f"loss_options: with several processes the reduction is 'mean', not {reduction!r}")
+    _check_parts(config, engine)
     return engine
+
+
+def _check_parts(config: Config, engine: Accelerator) -> None:
+    """Refuse what cannot be computed in parts of a batch."""
+    parts = engine.num_processes * config.accumulate
+    reduction = config.loss_options.get("reduction", "mean")
+    if parts > 1 and reduction != "mean":
+        raise ConfigError(
+            f"loss_options: reduction {reduction!r} of a batch is not the mean of that of its parts; with several "
+            "processes or accumulate it must be 'mean'"
+        )
+    if config.accumulate > 1 and parts > config.batch_size:
+        raise ConfigError(f"accumulate: a batch of {config.batch_size} people has no {parts} parts; lower accumulate")
+    if config.sync_batchnorm and engine.num_processes > 1 and engine.device.type != "cuda":
+        raise ConfigError("sync_batchnorm: torch has it for CUDA alone; leave it out on other devices")
 
 
 def check_engine(config: Config) -> str:
     """The device that a config runs on, ``cpu``, ``mps``, ``cuda`` or ``cuda:1``; checked before any data is read.
 
     Raises:
-        ConfigError: The device is unknown or not on this machine, it does not support the precision, or the tracker is
-            unknown or not installed.
+        ConfigError: The device is unknown, not on this machine, or one GPU for several processes; it does not support
+            the precision; or the tracker is unknown or not installed.
     """
     gpus = torch.cuda.device_count() if torch.cuda.is_available() else 0
     usable = [*(["cuda"] if gpus else []), *(["mps"] if torch.backends.mps.is_available() else []), "cpu"]
@@ -73,6 +100,8 @@ def check_engine(config: Config) -> str:
     if device not in usable and device not in (f"cuda:{index}" for index in range(gpus)):
         numbered = [f"cuda:{index}" for index in range(gpus)] if gpus > 1 else []
         raise ConfigError(f"device: {device!r} is not on this machine; usable here: {', '.join([*usable, *numbered])}")
+    if ":" in device and max(started_processes(), config.processes or 1) > 1:
+        raise ConfigError(f"device: {device!r} is one GPU, but each of several processes takes its own; leave it out")
     if config.precision == "bf16" and device == "cpu":
         raise ConfigError("precision: bf16 needs a GPU; set it to float32")
     if config.tracker:
@@ -82,6 +111,50 @@ def check_engine(config: Config) -> str:
         if config.tracker not in {str(name) for name in get_available_trackers()}:
             raise ConfigError(f"tracker: {config.tracker} is not installed: pip install {config.tracker}")
     return device
+
+
+def started_processes() -> int:
+    """How many processes torchrun or Accelerate has started for this training, on all machines; 1 without them."""
+    return int(os.environ.get("WORLD_SIZE", "1"))
+
+
+def is_main_process() -> bool:
+    """Whether this is the process that prints and writes; known before the engine is started."""
+    return int(os.environ.get("RANK", "0")) == 0
+
+
+def check_agreement(engine: Accelerator, runs: Path, name: str) -> None:
+    """Refuse a training whose processes, perhaps on several machines, do not mean the same run in the same folder.
+
+    Only the main process writes, and the others read what it wrote: the checkpoint, and whether the run is finished.
+
+    Args:
+        engine: Of this process; every process of the training calls this.
+        runs: The folder of the runs, which exists.
+        name: The run's name, with the hash of parameters and data.
+
+    Raises:
+        ConfigError: In every process, if one has another name for the run or does not see the main process's folder.
+    """
+    names = gather_object([name])
+    if len(set(names)) > 1:
+        raise ConfigError(
+            f"the processes would train different runs ({', '.join(sorted(set(names)))}): give every machine the same "
+            "parameters, and the same data in data_root"
+        )
+    [mark] = broadcast_object_list([f".shared-{uuid4().hex}"])
+    marker = runs / mark
+    if engine.is_main_process:
+        marker.touch()
+    engine.wait_for_everyone()
+    blind = [str(process) for process, sees in enumerate(gather_object([marker.exists()])) if not sees]
+    if engine.is_main_process:
+        marker.unlink()
+    if blind:
+        raise ConfigError(
+            f"run_dir: what the main process writes to {runs} is not seen by the processes {', '.join(blind)}; "
+            "machines that train together need a run_dir on a disk that they share"
+        )
 
 
 @contextmanager
@@ -171,4 +244,13 @@ def evaluation_loader(config: Config, people: PoseDataset, engine: Accelerator |
 
 
 def _workers(config: Config) -> int:
-    return config.workers if config.workers is not None else min(8, (os.cpu_count() or 1) - 1)
+    return default_workers(int(os.environ.get("LOCAL_WORLD_SIZE", "1"))) if config.workers is None else config.workers
+
+
+def default_workers(trainings: int) -> int:
+    """Data-loading processes for each of so many processes that train on this machine: their cores but one, at most 8.
+
+    Counted are the cores that this process may use, which a scheduler may have limited.
+    """
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    return max(0, min(8, cores // trainings - 1))

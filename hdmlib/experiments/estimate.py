@@ -38,8 +38,8 @@ class Estimate:
         steps_per_epoch: Optimiser steps per epoch.
         epochs: Epochs of the training.
         operations: Floating-point operations of the whole training with its evaluations, two for a multiply-add.
-        memory: Bytes of weights, gradients, Adam's moments and the tensors saved for the backward pass of one batch,
-            without the workspace of convolutions and allocator.
+        memory: Bytes of weights, gradients, Adam's moments and the tensors saved for the backward pass of one batch, or
+            of the part that is computed at a time, without the workspace of convolutions and allocator.
     """
 
     parameters: int
@@ -85,7 +85,7 @@ def estimate(config: Config, data: Data) -> Estimate:
     parameters = sum(weight.numel() for weight in model.parameters())
     if config.precision == "bf16":
         kept //= 2
-    batch = min(config.batch_size, len(data.train))
+    part = math.ceil(min(config.batch_size, len(data.train)) / config.accumulate)
     evaluated = (2 if config.flip_test else 1) * len(data.val)
     crops = config.epochs * (PASSES_OF_A_STEP * len(data.train) + evaluated)
     return Estimate(
@@ -94,7 +94,7 @@ def estimate(config: Config, data: Data) -> Estimate:
         steps_per_epoch=math.ceil(len(data.train) / config.batch_size),
         epochs=config.epochs,
         operations=2.0 * multiply_adds * crops,
-        memory=BYTES_PER_PARAMETER * parameters + batch * kept,
+        memory=BYTES_PER_PARAMETER * parameters + part * kept,
     )
 
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import os
 import time
+import warnings
 import zipfile
 import zlib
 from collections.abc import Callable
@@ -21,9 +22,17 @@ from numpy.typing import NDArray
 from torch import nn
 
 from hdmlib.config import Config, ConfigError
+from hdmlib.data.intake import DataWarning
 from hdmlib.data.sources import Data, open_data
 from hdmlib.decoding import METHODS
-from hdmlib.experiments.engine import build_losses, check_engine
+from hdmlib.experiments.engine import (
+    build_losses,
+    check_agreement,
+    check_engine,
+    is_main_process,
+    start_engine,
+    started_processes,
+)
 from hdmlib.experiments.launch import train_in_processes
 from hdmlib.experiments.prediction import Decoded, Prediction, predict_people
 from hdmlib.experiments.record import Epoch, Record, load_record, machine, peak_memory
@@ -90,7 +99,10 @@ def run(
         weights: Whether the trained network is needed; a reference record is then not enough.
         before: Called with the data before anything is trained; not called if nothing needs to be.
         progress: Wraps long loops: ``progress(iterable, total=, desc=)``.
-        report: Called with the line of each epoch, earlier ones included; several processes print their own.
+        report: Called with the line of each epoch, earlier ones included.
+
+    Of the processes that torchrun has started only the main one calls ``before``, ``progress`` and ``report``; the
+    parent of ``config.processes`` prints what they print.
 
     Raises:
         ConfigError, DataError, CheckpointError, TrainingDiverged, OSError, ValueError: As the steps raise them; nothing
@@ -105,10 +117,19 @@ def run(
     check_start(config)
     store = Store.of(config)
     store.check_writable()
+    engine = start_engine(config) if started_processes() > 1 else None
+    if not is_main_process():  # one process prints
+        before = progress = report = None
+        warnings.simplefilter("ignore", DataWarning)
     data = open_data(config, progress)
     name = config.run_name(data.fingerprint)
+    if engine:
+        check_agreement(engine, store.runs, name)
     if not config.resume:
-        store.set_aside(name)
+        if is_main_process():
+            store.set_aside(name)
+        if engine:
+            engine.wait_for_everyone()
     elif stored := _finished(store, name, weights):
         if report:
             for line in stored.record.epochs:
@@ -144,10 +165,9 @@ def _train(
     model, epochs = fit(config, data, store.folder(name), progress=progress, report=report)
     prediction = predict_people(config, model, data.val, decoders=tuple(METHODS))
     record = _record(config, data, epochs, prediction, None if resumed else time.monotonic() - started)
-    processes = PartialState()
-    if processes.is_main_process:
+    if is_main_process():
         store.save(record, model, prediction)
-    processes.wait_for_everyone()
+    PartialState().wait_for_everyone()
 
 
 def _record(config: Config, data: Data, epochs: list[Epoch], prediction: Prediction, seconds: float | None) -> Record:

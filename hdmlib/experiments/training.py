@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -85,7 +85,7 @@ def fit(
         OSError: The folder cannot be written.
         ValueError: No checkpoint in the folder can be read.
     """
-    engine = start_engine(config, logging_dir=folder)  # waits until no process can rename an earlier run any more
+    engine = start_engine(config, logging_dir=folder)
     folder.mkdir(parents=True, exist_ok=True)
     if engine.is_main_process:
         remove_leftovers(folder)
@@ -93,6 +93,8 @@ def fit(
     train_loader: Any = training_loader(config, data.train, engine)
     val_loader = evaluation_loader(config, data.val, engine)
     order = train_loader.batch_sampler.sampler
+    if config.sync_batchnorm and engine.num_processes > 1:
+        bare = nn.SyncBatchNorm.convert_sync_batchnorm(bare)
     model, optimiser = engine.prepare(bare, _optimiser(config, bare))
     bare = engine.unwrap_model(model)
     if config.compile:
@@ -184,14 +186,12 @@ def _train_epoch(
             group["lr"] = _rate(config, time)
         loss.set_progress(time / config.epochs)
         people = min(config.batch_size, loader.total_dataset_length - step * config.batch_size)
-        heatmaps = model(normalise(batch["image"]))
-        value = share_weight(engine, people) * loss(heatmaps, batch["joints"], batch["weights"])
-        engine.backward(value)
+        value = _backward(engine, model, loss, batch, config.accumulate, share_weight(engine, people))
         if config.clip_norm is not None:
             engine.clip_grad_norm_(model.parameters(), config.clip_norm)
         optimiser.step()
         optimiser.zero_grad(set_to_none=True)
-        total += value.detach()
+        total += value
         looks = step == steps - 1 or step % CHECK_EVERY == 0
         due = checkpoints.due(waited=looks)
         if (looks or due) and not math.isfinite(total.item()):
@@ -209,6 +209,22 @@ def _train_epoch(
             )
     mean = engine.reduce(total, reduction="mean")
     return mean.item() / steps
+
+
+def _backward(
+    engine: Accelerator, model: nn.Module, loss: HeatmapLoss, batch: Any, parts: int, weight: float
+) -> torch.Tensor:
+    """Add ``weight`` times the gradient of a batch's mean loss, computed in parts; returns that mean, weighted."""
+    pieces = list(zip(*(batch[name].chunk(parts) for name in ("image", "joints", "weights")), strict=True))
+    total = batch["weights"].new_zeros(())
+    for number, (images, joints, weights) in enumerate(pieces, 1):
+        # processes exchange gradients with the last part
+        with nullcontext() if number == len(pieces) else engine.no_sync(model):
+            share = len(images) / len(batch["image"])
+            value = weight * share * loss(model(normalise(images)), joints, weights)
+            engine.backward(value)
+        total += value.detach()
+    return total
 
 
 def check_start(config: Config) -> None:

@@ -1,13 +1,13 @@
 """The matching loss as one GPU kernel: a program per heatmap, on the chip from the one read to the one write.
 
 In: heatmaps (G, H, W) and their four neighbouring demanders. Out: the loss (G,) and its gradient (G, H, W). Newton's
-method is that of ``transport/newton.py``: a first launch goes straight to the epsilon asked for, which settles all but
-a few maps in ten thousand; a second launch takes these few through stages of epsilon, and its programs for settled maps
+method is that of ``transport/newton.py``: a first launch works at the final epsilon alone, which settles all but a few
+maps in ten thousand; a second launch takes these few through stages of epsilon, and its programs for settled maps
 return at once. Nothing waits for the device; what is unsettled even then is reported by a warning at a later call.
 :func:`is_supported` defines the problems that are solved here.
 
 The module needs Triton and is imported with the first map on a GPU. Tested in Triton's interpreter on a CPU
-(``TRITON_INTERPRET=1``). No GPU was at hand: its speed is not measured yet.
+(``TRITON_INTERPRET=1``). No GPU was at hand: its speed is not measured yet; ``tests/bench_gpu.py`` does it.
 """
 
 # Triton compiles its functions from their source: a launch and an operator have other types than in Python.
@@ -33,8 +33,9 @@ from hdmlib.transport.semidual import SMALLEST_SUPPLY
 if TYPE_CHECKING:
     from hdmlib.losses.matching import Matching
 
-# Cells: one program holds a map and the four kernel values of each of its cells in registers; 96 x 72 fits.
-LARGEST_MAP = 8_192
+# Cells: one program holds a map and the four kernel values of each of its cells on the chip. What does not fit its
+# registers is spilt: 250 bytes a thread at 64 x 48 and 970 at 96 x 72, but 2,340 at 128 x 96 (compiled for an H100).
+LARGEST_MAP = 96 * 72
 MAX_EVALUATIONS = 40
 # The second launch starts at 2^(STAGES - 1) epsilon and halves it in each stage.
 STAGES = 6
@@ -53,12 +54,25 @@ def is_supported(heatmaps: Tensor, demanders: int, matching: Matching) -> bool:
         and heatmaps.dtype == torch.float32
         and demanders == 4
         and min(size) >= 2
-        and size[0] * size[1] <= LARGEST_MAP
         and matching.suppliers in _SUPPLIERS
         and matching.problem.regulariser in ("kl", "entropy")
         and matching.problem.is_easy(size)
+        and _fits(*size)
         and _has_compiler()
     )
+
+
+@cache
+def _fits(height: int, width: int) -> bool:
+    """Whether a map is small enough; a warning, once for each size, if not."""
+    if height * width > LARGEST_MAP:
+        warnings.warn(
+            f"heatmaps of {height} x {width} cells are too large for the GPU kernel of the matching loss, which takes "
+            f"up to {LARGEST_MAP:,} cells (96 x 72); a slower path is used",
+            RuntimeWarning,
+            stacklevel=2,
+        )
+    return height * width <= LARGEST_MAP
 
 
 @cache

@@ -190,9 +190,9 @@ def larger(seeds: Sequence[int] = SEEDS[:1], **values: Any) -> Iterator[Trial]:
 
 
 def gpu_demo(**values: Any) -> Iterator[Trial]:
-    """Every loss once, at a quarter of the small network's rate, which gives the Gaussian HRNet's 1e-3."""
-    for loss, lr in LEARNING_RATES.items():
-        yield Trial(loss, make_config(**{"preset": "gpu_demo", "lr": lr / 4, **values, "loss": loss}))
+    """Every loss once, at the preset's rate for it."""
+    for loss in LEARNING_RATES:
+        yield Trial(loss, make_config(**{"preset": "gpu_demo", **values, "loss": loss}))
 
 
 def second_tuning(**values: Any) -> Iterator[Trial]:

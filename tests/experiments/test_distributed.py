@@ -71,22 +71,18 @@ def test_the_scores_are_the_same_with_an_uneven_last_batch(one_and_two):
     assert two["measures"] == pytest.approx(one["measures"], rel=1e-4)
 
 
-def test_a_run_of_two_processes_is_written_once(tmp_path):
-    words = ("train", "preset=smoke", "device=cpu", "epochs=1", f"run_dir={tmp_path}", "resume=false")
-    printed = start(*launched(2, "-m", "hdmlib", *words)).stdout
-    assert printed.count("epoch   1") == 1
-    [folder] = tmp_path.iterdir()
-    kept = {
-        "last.pt",
-        "last.1.pt",
-        "best.safetensors",
-        "metrics.csv",
-        "model.safetensors",
-        "predictions.npz",
-        "record.json",
-    }
-    assert {path.name for path in folder.iterdir()} == kept
-    assert json.loads((folder / "record.json").read_text())["people"] == {"train": 64, "val": 32}
+def test_a_run_of_two_processes_is_written_and_printed_once(tmp_path):
+    words = ("train", "preset=smoke", "device=cpu", "epochs=1", f"run_dir={tmp_path}", "train_people=21")
+    for number, (resume, last) in enumerate([("false", "trained"), ("true", "finished earlier"), ("false", "trained")]):
+        printed = start(*launched(2, "-m", "hdmlib", *words, f"resume={resume}")).stdout
+        assert printed.count("epoch   1") == 1, number
+        assert printed.count(f"{last}: ") == 1, number
+    earlier, folder = sorted(tmp_path.iterdir(), key=lambda path: path.suffix, reverse=True)
+    assert earlier.name == f"{folder.name}.1"
+    kept = {"last.pt", "last.1.pt", "best.safetensors", "metrics.csv", "model.safetensors", "predictions.npz"}
+    kept.add("record.json")
+    assert {path.name for path in folder.iterdir()} == {path.name for path in earlier.iterdir()} == kept
+    assert json.loads((folder / "record.json").read_text())["people"] == {"train": 21, "val": 32}
 
 
 @pytest.mark.parametrize("preset", PRESETS)
@@ -160,5 +156,31 @@ def test_processes_that_torchrun_has_started_start_no_others(tmp_path, monkeypat
 def test_what_is_wrong_in_the_processes_is_reported(tmp_path):
     options = {"reduction": "joint_mean"}
     config = make_config("smoke", device="cpu", loss_options=options, run_dir=tmp_path, processes=2, resume=False)
-    with pytest.raises(ChildProcessError, match="several processes the reduction is 'mean', not 'joint_mean'"):
+    with pytest.raises(ChildProcessError, match="reduction 'joint_mean' of a batch is not the mean"):
         run(config)
+
+
+# Two processes, as on two machines that share nothing, or whose commands differ.
+DIFFERENT = """
+import os, sys
+from hdmlib.cli import app
+app(["train", "preset=smoke", "device=cpu", *(word.replace("RANK", os.environ["RANK"]) for word in sys.argv[1:])])
+"""
+
+
+@pytest.mark.parametrize(
+    ("words", "told"),
+    [
+        (("run_dir={}/RANK",), "is not seen by the processes 1; machines that train together need a run_dir"),
+        (("run_dir={}", "seed=RANK"), "the processes would train different runs"),
+    ],
+)
+def test_processes_that_do_not_mean_the_same_run_are_refused_at_once(tmp_path, words, told):
+    script, runs = tmp_path / "different.py", tmp_path / "runs"
+    script.write_text(DIFFERENT)
+    command = launched(2, str(script), *(word.format(runs) for word in words))
+    done = subprocess.run(command, capture_output=True, text=True, timeout=300, check=False)
+    assert done.returncode != 0
+    assert f"error: {'run_dir: ' if '{}/RANK' in words[0] else ''}" in done.stderr
+    assert told in done.stderr
+    assert not [path for path in runs.rglob("*") if path.is_file()]

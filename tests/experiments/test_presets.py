@@ -14,7 +14,8 @@ from hdmlib.config import make_config
 from hdmlib.data.coco_files import find_coco
 from hdmlib.experiments.runs import run
 from hdmlib.losses.registry import LOSSES
-from hdmlib.presets import PUBLISHED_PRESETS
+from hdmlib.presets import LEARNING_RATES, PUBLISHED_PRESETS
+from hdmlib.study.stages import STAGES
 from hdmlib.synthetic.dataset import embedded_dataset
 
 FULL = "HDMLIB_FULL_PRESETS" in os.environ
@@ -71,3 +72,11 @@ def test_a_published_recipe_runs_stops_and_goes_on(preset, loss, request, tmp_pa
     assert heatmaps.shape == (1, 17 if dataset == "coco" else 16, config.input_height // 4, config.input_width // 4)
     if FULL:
         print(f"{preset} {loss}: {result.record.people}")
+
+
+@pytest.mark.parametrize("loss", LEARNING_RATES)
+def test_the_study_and_the_preset_mean_the_same_run(loss):
+    [trial] = [trial for trial in STAGES["gpu_demo"]() if trial.label == loss]
+    assert trial.config == make_config("gpu_demo", loss=loss)
+    assert trial.config.lr == LEARNING_RATES[loss] / 4
+    assert make_config("gpu_demo", loss=loss, lr=0.5).lr == 0.5

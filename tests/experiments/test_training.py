@@ -9,6 +9,7 @@ import subprocess
 import sys
 from functools import partialmethod
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pandas as pd
@@ -25,11 +26,13 @@ from hdmlib.errors import Interrupted
 from hdmlib.experiments import training
 from hdmlib.experiments.checkpoint import Checkpoints
 from hdmlib.experiments.engine import (
+    _check_parts,
     augmentation_of,
     build_losses,
     build_reader,
     evaluation_loader,
     start_engine,
+    training_loader,
 )
 from hdmlib.experiments.prediction import predict_loader, predict_people, validate
 from hdmlib.experiments.record import load_record
@@ -38,6 +41,7 @@ from hdmlib.experiments.store import REFERENCE_RECORDS, Store
 from hdmlib.experiments.training import TrainingDiverged, fit
 from hdmlib.files import versions, write_atomically
 from hdmlib.losses.matching import MatchingLoss
+from hdmlib.losses.registry import LOSSES
 from hdmlib.metrics.scores import PCKReference, score
 from hdmlib.models.checkpoints import load_weights
 from hdmlib.models.registry import build_model
@@ -70,6 +74,15 @@ def test_the_same_config_gives_the_same_numbers(data, tmp_path):
     assert first == again
     other = fit(smoke(tmp_path, seed=1), data, tmp_path / "c")[1]
     assert other[-1] != first[-1]
+
+
+@pytest.mark.parametrize(("cores", "processes", "workers"), [(16, 1, 8), (16, 8, 1), (4, 1, 3), (4, 8, 0), (1, 1, 0)])
+def test_processes_share_the_cores_that_a_scheduler_leaves(monkeypatch, cores, processes, workers):
+    monkeypatch.setattr(os, "sched_getaffinity", lambda process: range(cores), raising=False)
+    monkeypatch.setenv("LOCAL_WORLD_SIZE", str(processes))
+    people = open_data(make_config("smoke")).val
+    assert evaluation_loader(make_config("laptop"), people).num_workers == workers
+    assert evaluation_loader(make_config("laptop", workers=2), people).num_workers == 2
 
 
 def test_workers_do_not_change_the_numbers(data, tmp_path):
@@ -253,6 +266,59 @@ def test_how_often_half_a_body_is_the_upper_half(randn, upper):
 def test_a_device_that_is_not_there(values, told):
     with pytest.raises(ConfigError, match=told):
         start_engine(make_config("smoke", **values))
+
+
+@pytest.mark.parametrize("name", LOSSES)
+def test_a_step_in_parts_is_the_step_of_the_whole_batch(name, data, tmp_path):
+    """With a network without batch norm, whose statistics would be those of a part."""
+    config = smoke(tmp_path, batch_size=7)
+    engine, loss = start_engine(config), build_losses(config)[name]
+    batch = next(iter(training_loader(config, data.train, engine)))
+    assert len(batch["image"]) == 7  # neither 2 nor 3 divides it
+    torch.manual_seed(0)
+    network = torch.nn.Conv2d(3, batch["joints"].shape[1], 4, stride=4)
+    found = []
+    for parts in (1, 2, 3, 7):
+        network.zero_grad()
+        value = training._backward(engine, network, loss, batch, parts, weight=1.0)
+        found.append((value.item(), network.weight.grad.clone()))
+    for value, gradient in found[1:]:
+        assert value == pytest.approx(found[0][0], rel=1e-5)
+        assert (gradient - found[0][1]).norm() <= 1e-5 * found[0][1].norm()
+
+
+def test_a_training_in_parts_resumes_and_has_a_name_of_its_own(data, tmp_path):
+    config = smoke(tmp_path, epochs=1, accumulate=3)
+    assert fit(config, data, tmp_path / "a")[1][1].train_loss > 0
+    whole = smoke(tmp_path, epochs=1)
+    assert config.run_name("data") != whole.run_name("data")
+    assert "accumulate" not in whole.identity("data")
+
+
+@pytest.mark.parametrize(
+    ("values", "processes", "told"),
+    [
+        ({"accumulate": 17}, 1, "accumulate: a batch of 16 people has no 17 parts"),
+        ({"accumulate": 3}, 8, "accumulate: a batch of 16 people has no 24 parts"),
+        ({"accumulate": 2, "loss_options": {"reduction": "joint_mean"}}, 1, "must be 'mean'"),
+        ({"loss_options": {"reduction": "joint_mean"}}, 2, "must be 'mean'"),
+        ({"sync_batchnorm": True}, 2, "sync_batchnorm: torch has it for CUDA alone"),
+    ],
+)
+def test_a_batch_that_has_no_such_parts_is_refused(values, processes, told):
+    engine = SimpleNamespace(num_processes=processes, device=torch.device("cpu"))
+    with pytest.raises(ConfigError, match=told):
+        _check_parts(make_config("smoke", **values), engine)
+    _check_parts(make_config("smoke", accumulate=16), SimpleNamespace(num_processes=1, device=torch.device("cpu")))
+
+
+def test_batch_norm_across_gpus_keeps_weights_and_their_names():
+    network = build_model("hrnet_nano", num_joints=3)
+    before = {name: id(value) for name, value in network.named_parameters()}
+    names = list(network.state_dict())
+    converted = torch.nn.SyncBatchNorm.convert_sync_batchnorm(network)
+    assert {name: id(value) for name, value in converted.named_parameters()} == before
+    assert list(converted.state_dict()) == names
 
 
 def test_a_warm_start_is_a_gaussian_training_at_its_own_rate(data, tmp_path):

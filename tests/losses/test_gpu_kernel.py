@@ -55,6 +55,11 @@ def test_without_a_c_compiler_the_kernel_is_not_used_and_one_warning_says_so(mon
     gpu_kernel._has_compiler.cache_clear()
 
 
+@pytest.mark.skipif(not hasattr(torch.Tag, "cudagraph_unsafe"), reason="this torch has no such tag")
+def test_cuda_graphs_leave_the_operator_out():
+    assert torch.Tag.cudagraph_unsafe in torch.ops.hdmlib.matching.default.tags
+
+
 SIZE = (9, 7)
 
 
@@ -161,7 +166,21 @@ class TestKernel:
             assert not gpu_kernel.is_supported(on_gpu, 4, matching(**change))
         assert not gpu_kernel.is_supported(on_gpu, 1, matching())
         assert not gpu_kernel.is_supported(on_gpu.double(), 4, matching())
-        assert not gpu_kernel.is_supported(torch.empty(1, 129, 128, device="meta"), 4, matching())
+
+    def test_takes_maps_of_the_published_recipes_and_warns_once_of_larger_ones(self, monkeypatch):
+        monkeypatch.setattr(torch.Tensor, "is_cuda", True)
+        monkeypatch.setattr(gpu_kernel, "_has_compiler", lambda: True)
+        gpu_kernel._fits.cache_clear()
+        with warnings.catch_warnings():
+            warnings.simplefilter("error")
+            for size in ((64, 48), (64, 64), (96, 72), (72, 96)):
+                assert gpu_kernel.is_supported(torch.empty(1, *size, device="meta"), 4, matching())
+        large = torch.empty(1, 128, 96, device="meta")
+        with pytest.warns(RuntimeWarning, match="128 x 96 cells are too large for the GPU kernel"):
+            assert not gpu_kernel.is_supported(large, 4, matching())
+        with warnings.catch_warnings():
+            warnings.simplefilter("error")
+            assert not gpu_kernel.is_supported(large, 4, matching())
 
     def test_the_second_launch_settles_what_the_first_did_not(self, monkeypatch):
         """With few evaluations no map settles at once; through stages of epsilon all of them do."""

@@ -7,12 +7,13 @@ import sys
 import time
 
 import pytest
+import torch
 from typer.testing import CliRunner
 
 from hdmlib.cli import app
 from hdmlib.config import make_config
 from hdmlib.experiments import Record
-from hdmlib.study.execution import train_trials
+from hdmlib.study.execution import _at_place, train_trials
 from hdmlib.study.stages import Trial
 
 TINY = {"preset": "smoke", "epochs": 1}
@@ -27,6 +28,27 @@ def test_a_failed_run_neither_stops_nor_hides_the_others(tmp_path, monkeypatch):
     found = {trial.label: result for trial, result in train_trials(trials)}
     assert isinstance(found["fails"], FileNotFoundError)
     assert isinstance(found["sound"], Record)
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="the trials would train on this machine's GPUs")
+def test_jobs_have_a_gpu_of_their_own_while_there_are_enough(tmp_path, monkeypatch):
+    """Two GPUs that only this process sees: the trials, which look again, name the one that they were given."""
+    monkeypatch.setenv("HDMLIB_RUNS", str(tmp_path))
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
+    monkeypatch.delenv("LOCAL_WORLD_SIZE", raising=False)
+    devices = [None, None, "cuda:7"]
+    trials = [Trial(str(seed), make_config(**TINY, seed=seed, device=device)) for seed, device in enumerate(devices)]
+    failures = [str(error) for _, error in train_trials(trials, jobs=2)]
+    assert sorted(message.split("'")[1] for message in failures) == ["cuda:0", "cuda:1", "cuda:7"]
+    assert all("is not on this machine" in message for message in failures)
+
+
+def test_jobs_share_the_cores(monkeypatch):
+    monkeypatch.setattr(os, "sched_getaffinity", lambda process: range(16), raising=False)
+    config = make_config(**TINY, workers=None)
+    assert _at_place(make_config("laptop"), 0, 4).workers == 3
+    assert _at_place(make_config("laptop"), 0, 1).workers is None
+    assert _at_place(config, 1, 4).workers == config.workers  # set by the preset
 
 
 @pytest.mark.skipif(sys.platform == "win32", reason="signals of POSIX")
