@@ -1,6 +1,7 @@
 """What ``test_distributed.py`` runs in one process and in two: prints what both must agree on, as JSON, a line a case.
 
-A case is an argument of three numbers, such as 7-4-21: people to train on, batch size, people to validate on.
+A case is an argument of four numbers, such as 7-4-21-1: people to train on, batch size, people to validate on, parts in
+which each process computes its share of a batch.
 """
 
 import json
@@ -20,11 +21,11 @@ from hdmlib.experiments.engine import (
     training_loader,
 )
 from hdmlib.experiments.prediction import validate
+from hdmlib.experiments.training import _backward
 from hdmlib.models.registry import build_model
-from hdmlib.reader import normalise
 
 
-def probe(train_people: int, batch_size: int, val_people: int) -> None:
+def probe(train_people: int, batch_size: int, val_people: int, parts: int) -> None:
     people = {"train_people": train_people, "batch_size": batch_size, "val_people": val_people}
     config = make_config("smoke", device="cpu", loss="matching", **people)
     engine = start_engine(config)
@@ -42,8 +43,7 @@ def probe(train_people: int, batch_size: int, val_people: int) -> None:
         weight = share_weight(engine, min(batch_size, train_people - step * batch_size))
         own = batch["index"].tolist() if weight else []
         seen.append([index for part in gather_object([own]) for index in part])
-        heatmaps = model(normalise(batch["image"]))
-        engine.backward(weight * losses["matching"](heatmaps, batch["joints"], batch["weights"]))
+        _backward(engine, model, losses["matching"], batch, parts, weight)
         gradients.append(torch.cat([p.grad.flatten() for p in parameters if p.grad is not None]))
         model.zero_grad()
     scores = validate(config, build_reader(config, model, data.val.skeleton), losses, val, data.val, engine)

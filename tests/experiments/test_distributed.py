@@ -19,9 +19,10 @@ from hdmlib.experiments.runs import run
 from hdmlib.presets import PRESETS
 
 PROBE = Path(__file__).with_name("distributed_probe.py")
-# People to train on, batch, people to validate on: nothing divides anything. In the second case the last batch is one
-# person, so that one of two processes has none; in the third no batch can be halved.
-CASES = ("7-4-21", "9-4-5", "8-3-1")
+# People to train on, batch, people to validate on, parts: nothing divides anything. In the second case the last batch
+# is one person, so that one of two processes has none; in the third no batch can be halved; in the fourth each process
+# computes its share in two parts and exchanges gradients once.
+CASES = ("7-4-21-1", "9-4-5-1", "8-3-1-1", "7-4-3-2")
 
 
 def start(*command: str) -> subprocess.CompletedProcess:
