@@ -200,6 +200,38 @@ def _place_for_a_figure() -> Callable[[Figure | None], None]:
     return show
 
 
+def slider_panel(redraw: Callable[..., bytes], **ranges: tuple[float, float, float]) -> Any:
+    """A picture under sliders, redrawn while one of them moves.
+
+    Args:
+        redraw: Called with a value for each name in ``ranges``; returns a PNG.
+        **ranges: Name of a slider -> its least, first and greatest value.
+
+    Returns:
+        An ``ipywidgets`` box.
+    """
+    import ipywidgets
+
+    sliders = {
+        name: ipywidgets.FloatSlider(
+            value=first, min=least, max=greatest, step=(greatest - least) / 40, description=name.replace("_", " "),
+            readout_format=".2f", style={"description_width": "90px"},
+        )
+        for name, (least, first, greatest) in ranges.items()
+    }  # fmt: skip
+    picture = ipywidgets.Image(format="png")
+
+    def update(_: Any = None) -> None:
+        picture.value = redraw(**{name: slider.value for name, slider in sliders.items()})
+
+    for slider in sliders.values():
+        slider.observe(update, names="value")
+    update()
+    return ipywidgets.VBox(
+        [ipywidgets.GridBox([*sliders.values()], layout={"grid_template_columns": "1fr " * 3}), picture]
+    )
+
+
 def recipe(config: Config) -> HTML:
     """What differs from the preset, and folded below it every parameter with its meaning."""
     from IPython.display import HTML

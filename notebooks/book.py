@@ -1,6 +1,6 @@
-"""The notebooks as one book: links from each to its neighbours, the contents page, and pictures of a small size.
+"""The notebooks as one book: links from each to its neighbours, the contents page, small pictures with a description.
 
-``python notebooks/book.py`` writes all three and executes nothing. The contents page takes its words from the notebooks
+``python notebooks/book.py`` writes all of it and executes nothing. The contents page takes its words from the notebooks
 (question, answer and time from the first cell, the verdict from the last output) and the descriptions of its pictures
 from ``figures/README.md``, so that none of them is written twice; ``tests/test_notebooks.py`` compares.
 """
@@ -21,12 +21,14 @@ FOLDER = Path(__file__).resolve().parent
 FIGURES = FOLDER.parent / "figures"
 CONTENTS = FOLDER / "README.md"
 BEGIN, END = "<!-- contents -->\n", "<!-- /contents -->\n"
+# Of each picture in a notebook.
+COLOURS = 160
 # The picture of each notebook on the contents page, a name in figures/.
 PICTURES = {
-    "01_matching_loss": "06_two_heatmaps",
+    "01_matching_loss": "01_descent",
     "02_train": "02_first",
     "03_loss_vs_pckh": "03_fig2",
-    "04_ablation": "04_scores",
+    "04_ablation": "04_forest",
     "05_qualitative": "05_fig1",
     "06_theorem1": "06_two_heatmaps",
     "07_formulation": "07_cost",
@@ -82,16 +84,24 @@ def with_links(notebook: NotebookNode, line: str) -> None:
 
 
 def with_small_pictures(notebook: NotebookNode) -> None:
-    """Give the pictures of the outputs a palette of 256 colours: a third of the size, no difference to be seen."""
+    """Give the pictures of the outputs a palette: a third of the size, no difference to be seen."""
     for cell in notebook.cells:
         for output in cell.get("outputs", ()):
             if "image/png" not in output.get("data", {}):
                 continue
             picture = Image.open(io.BytesIO(base64.b64decode(output.data["image/png"])))
-            if picture.mode != "P":
+            if picture.mode != "P" or len(picture.getcolors() or ()) > COLOURS:
                 small = io.BytesIO()
-                picture.convert("RGB").quantize(256, dither=Image.Dither.NONE).save(small, "PNG", optimize=True)
+                picture.convert("RGB").quantize(COLOURS, dither=Image.Dither.NONE).save(small, "PNG", optimize=True)
                 output.data["image/png"] = base64.b64encode(small.getvalue()).decode()
+
+
+def with_descriptions(notebook: NotebookNode, shows: dict[str, str]) -> None:
+    """Describe the pictures that are known by their names, as the table of figures does."""
+    for cell in notebook.cells:
+        for output in cell.get("outputs", ()):
+            picture = output.get("metadata", {}).get("image/png", {})
+            picture.update({"alt": shows[picture["alt"]]} if picture.get("alt") in shows else {})
 
 
 def described_figures() -> dict[str, str]:
@@ -120,12 +130,14 @@ def contents_page(notebooks: dict[str, NotebookNode]) -> str:
 
 
 def bind() -> None:
-    """Write links, small pictures and the contents page."""
+    """Write links, small pictures with their descriptions, and the contents page."""
     notebooks = {path.stem: nbformat.read(path, as_version=4) for path in chapters()}
     titles = {name: title(notebook) for name, notebook in notebooks.items()}
+    shows = described_figures()
     for number, (name, notebook) in enumerate(notebooks.items()):
         with_links(notebook, links(number, titles))
         with_small_pictures(notebook)
+        with_descriptions(notebook, shows)
         nbformat.write(notebook, FOLDER / f"{name}.ipynb")
     CONTENTS.write_text(contents_page(notebooks))
 

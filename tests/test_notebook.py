@@ -13,7 +13,7 @@ from typer.testing import CliRunner
 from hdmlib import paths
 from hdmlib.cli import app, config_from
 from hdmlib.config import ConfigError, make_config
-from hdmlib.notebook import is_interactive, notebook_config, progress, recipe
+from hdmlib.notebook import is_interactive, notebook_config, progress, recipe, slider_panel
 from hdmlib.paths import PROJECT_ROOT, caller_folder, from_caller
 
 NOTEBOOK = PROJECT_ROOT / "notebooks" / "02_train.ipynb"
@@ -191,3 +191,18 @@ def test_the_parameters_are_listed():
     output = CliRunner().invoke(app, ["parameters"]).output
     assert "batch_size" in output
     assert "coco_w48_384x288" in output
+
+
+def test_a_moved_slider_redraws_the_picture_with_all_values():
+    seen = []
+
+    def redraw(epsilon, tau):
+        seen.append((epsilon, tau))
+        return f"{epsilon:g} {tau:g}".encode()
+
+    box = slider_panel(redraw, epsilon=(0.0, 0.5, 2.0), tau=(1.0, 4.0, 5.0))
+    grid, picture = box.children
+    assert picture.value == b"0.5 4"
+    grid.children[0].value = 1.0
+    assert picture.value == b"1 4"
+    assert seen == [(0.5, 4.0), (1.0, 4.0)]

@@ -22,7 +22,7 @@ STYLES: dict[str, dict[str, Any]] = {
     "matching, plain distance": {"color": "#e58a8d", "linestyle": (0, (3, 1)), "marker": "P"},
 }
 STYLES["the sum"] = {"color": "#7b1fa2", "linestyle": (0, (6, 1)), "marker": "*"}
-STYLES["the letter"] = {"color": "#f2b8ba", "linestyle": (0, (1, 1)), "marker": "X"}
+STYLES["the letter"] = {"color": "#a0616a", "linestyle": (0, (1, 1)), "marker": "X"}
 LABELS = {**LOSS_LABEL, "matching, plain distance": "matching, plain distance"}
 _TRUTH = {"marker": "+", "color": "#4cc9f0", "markersize": 10, "markeredgewidth": 1.8, "linestyle": "none"}
 TERM_NAMES = {

@@ -72,17 +72,24 @@ def _encoded(figure: Figure, kind: str, metadata: dict[str, None]) -> bytes:
     return buffer.getvalue()
 
 
+def figures_folder() -> Path | None:
+    """Where a notebook keeps its figures: ``$HDMLIB_FIGURES``."""
+    folder = os.environ.get("HDMLIB_FIGURES")
+    return Path(folder) if folder else None
+
+
 def present(figure: Figure, name: str = "", alt: str = "") -> None:
-    """Show a notebook's figure; if ``$HDMLIB_FIGURES`` names a folder, also save it there as PNG and PDF.
+    """Show a notebook's figure, and save it as PNG and PDF where it keeps its figures.
 
     Args:
         figure: Closed afterwards.
-        name: Its name in that folder; empty: it is not saved.
-        alt: What it shows, for readers who cannot see it; kept in the metadata of the cell's output.
+        name: Its name in :func:`figures_folder`; empty: it is not saved.
+        alt: What it shows, for readers who cannot see it, kept in the metadata of the cell's output. Empty: the name,
+            which ``notebooks/book.py`` replaces by its description in ``figures/README.md``.
     """
     from IPython.display import display  # figures are also drawn where there is no IPython
 
-    if name and (folder := os.environ.get("HDMLIB_FIGURES")):
-        save_figure(figure, Path(folder), name)
-    display(figure, metadata={"image/png": {"alt": alt}} if alt else None)
+    if name and (folder := figures_folder()):
+        save_figure(figure, folder, name)
+    display(figure, metadata={"image/png": {"alt": alt or name}})
     plt.close(figure)
