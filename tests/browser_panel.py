@@ -73,7 +73,7 @@ def main(shots: Path) -> None:
             page.locator(".widget-slider .noUi-handle").first.focus()
             for _ in range(8):
                 page.keyboard.press("ArrowRight")
-            for _ in range(100):
+            for _ in range(900):  # the kernel may be busy with the cells below
                 if picture.get_attribute("src") != before:
                     break
                 time.sleep(0.1)
