@@ -4,6 +4,7 @@ import os
 import subprocess
 import sys
 import types
+import zipfile
 from contextlib import suppress
 
 import numpy as np
@@ -14,6 +15,7 @@ from safetensors.torch import load_file, save_file
 from torch import nn
 from torch.optim.swa_utils import AveragedModel
 
+from hdmlib.experiments.record import peak_memory
 from hdmlib.models.checkpoints import CheckpointError, export_hrnet, load_weights, save_weights
 from hdmlib.models.hrnet import HRNet, HRNetSpec
 from hdmlib.models.registry import build_model
@@ -401,3 +403,20 @@ def test_the_checksum_does_not_depend_on_the_order_of_names_and_others_read_the_
 def test_missing_file(tmp_path):
     with pytest.raises(FileNotFoundError, match=r"absent\.pth: no such weights file"):
         load_weights(network(1), tmp_path / "absent.pth")
+
+
+def test_a_zip_bomb_is_refused_by_its_sizes(tmp_path):
+    plain, bomb, size = tmp_path / "plain.pth", tmp_path / "bomb.pth", 2**28
+    torch.save({"weight": torch.zeros(4)}, plain)
+    with zipfile.ZipFile(plain) as source, zipfile.ZipFile(bomb, "w", zipfile.ZIP_DEFLATED) as target:
+        for entry in source.namelist():
+            with source.open(entry) as small, target.open(entry, "w") as large:
+                large.write(small.read())
+                if entry.endswith("data/0"):
+                    for _ in range(size // 2**20):
+                        large.write(bytes(2**20))
+    assert bomb.stat().st_size < 2**20
+    before = peak_memory() or 0.0
+    with pytest.raises(CheckpointError, match=r"bomb\.pth: refused, its \d+ bytes unpack to \d+"):
+        load_weights(torch.nn.Linear(2, 2), bomb)
+    assert (peak_memory() or 0.0) - before < size / 4 / 2**30
