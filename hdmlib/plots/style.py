@@ -15,7 +15,7 @@ from hdmlib.files import write_atomically
 # A numpy array, or a torch tensor on the CPU: figures take both, and import no torch.
 Array = Any
 
-# Lightness decreases along the list, and each has its own dash and marker, so that grey prints stay readable.
+# Each has its own dash and marker, so that grey prints stay readable.
 LOSS_STYLE: dict[str, dict[str, Any]] = {
     "matching": {"color": "#c1272d", "linestyle": "-", "marker": "o"},
     "gaussian_mse": {"color": "#0072b2", "linestyle": "--", "marker": "s"},
