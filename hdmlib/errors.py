@@ -1,13 +1,14 @@
 """Which errors a user can mend, and in which line, for command line and notebooks alike; a bug keeps its traceback.
 
-The project's own errors are known by their module, and a ``ValueError`` is a message to the
-user where this package raises it, but a bug where numpy or torch does.
+The project's own errors are known by their module. A ``ValueError`` is a message to the user where this package raises
+it, and a bug where numpy or torch does.
 """
 
 from __future__ import annotations
 
 import re
 import signal
+import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from traceback import walk_tb
@@ -64,7 +65,13 @@ def _is_own(error: BaseException) -> bool:
 
 @contextmanager
 def interrupted_by_sigterm() -> Iterator[None]:
-    """A context in which SIGTERM raises :class:`Interrupted`, as Ctrl-C raises ``KeyboardInterrupt``."""
+    """A context in which SIGTERM raises :class:`Interrupted`, as Ctrl-C raises ``KeyboardInterrupt``.
+
+    Outside the main thread, where signals cannot be handled, it changes nothing.
+    """
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
     usual = signal.signal(signal.SIGTERM, _interrupt)
     try:
         yield

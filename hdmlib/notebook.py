@@ -176,9 +176,11 @@ def live_figure(draw: Callable[[list[Epoch]], Figure]) -> Iterator[Callable[[Epo
         if show:
             show(draw(epochs))
 
-    yield report
-    if show:
-        show(None)
+    try:
+        yield report
+    finally:
+        if show:
+            show(None)
 
 
 def _place_for_a_figure() -> Callable[[Figure | None], None]:

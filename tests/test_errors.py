@@ -1,10 +1,10 @@
 """Which errors are one line: those of the user's input and machine; a bug keeps its traceback."""
 
 import os
-import resource
 import signal
 import subprocess
 import sys
+import threading
 from dataclasses import replace
 
 import numpy as np
@@ -67,6 +67,7 @@ def test_too_little_memory_is_a_line_with_the_remedy(allocate):
 
 @pytest.mark.skipif(sys.platform != "linux", reason="limits of Linux")
 def test_too_little_shared_memory_is_a_line_with_the_remedy():
+    resource = pytest.importorskip("resource", reason="not on Windows")
     before = resource.getrlimit(resource.RLIMIT_FSIZE)
     handler = signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
     try:
@@ -144,3 +145,20 @@ def test_it_is_refused_before_a_picture_is_drawn(words, message, tmp_path):
     assert message in done.stderr
     assert len(done.stderr.splitlines()) == 1
     assert not (tmp_path / "cache").exists()
+
+
+def test_outside_the_main_thread_signals_are_left_alone():
+    before, failures = signal.getsignal(signal.SIGTERM), []
+
+    def enter():
+        try:
+            with interrupted_by_sigterm():
+                pass
+        except ValueError as error:
+            failures.append(error)
+
+    thread = threading.Thread(target=enter)
+    thread.start()
+    thread.join()
+    assert not failures
+    assert signal.getsignal(signal.SIGTERM) is before
