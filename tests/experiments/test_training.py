@@ -3,7 +3,6 @@
 import io
 import json
 import os
-import resource
 import signal
 import subprocess
 import sys
@@ -527,6 +526,7 @@ def test_best_and_last_are_kept_apart(data, tmp_path):
 def test_a_disk_that_fills_up_leaves_the_last_good_checkpoint(data, tmp_path):
     config = smoke(tmp_path, epochs=3)
     whole = fit(config, data, tmp_path / "whole")[1]
+    resource = pytest.importorskip("resource", reason="not on Windows")
     before = resource.getrlimit(resource.RLIMIT_FSIZE)
 
     def fill_up(line):
