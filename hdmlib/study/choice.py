@@ -6,7 +6,7 @@ from collections.abc import Iterable, Iterator
 from typing import NamedTuple
 
 from hdmlib.experiments.record import Record
-from hdmlib.study.rules import BEST, CHOSEN_BY, LETTER, Setting
+from hdmlib.study.rules import BEST, CHOSEN_BY, LETTER, PLAIN, Setting
 
 TIE = "PCKh@0.1"
 
@@ -42,11 +42,14 @@ def read_as_chosen(record: Record, chosen: Choice) -> dict[str, float]:
     return (record.by_decoder if chosen.confidence == "own" else record.other_confidence)[chosen.decoder]
 
 
-# As the committed trials of stage second_tuning have it for the finalists; a test chooses again.
+# As the committed trials of stage second_tuning have it; a test chooses again.
 CHOSEN = {
     "gaussian_mse": Choice(("gaussian_mse", {"sigma": 0.75}, {"lr": 4e-3}), "dark", "own"),
     "cross_entropy": Choice(("cross_entropy", {}, {"lr": 1.2e-2}), "barycentre", "own"),
     "matching": Choice(("matching", {**BEST, "epsilon": 0.05}, {"lr": 1.2e-2}), "barycentre", "own"),
     "the sum": Choice(("matching", {**BEST, "epsilon": 0.05, "likelihood": 0.1}, {"lr": 4.8e-2}), "barycentre", "own"),
     "the letter": Choice(("matching", {**LETTER, "epsilon": 1.0}, {"initial_bias": 0.01, "lr": 1.2e-2}), "dark", "own"),
+    "matching, plain distance": Choice(("matching", {**PLAIN, "epsilon": 0.25}, {"lr": 1.2e-2}), "dark", "own"),
+    "soft_argmax": Choice(("soft_argmax", {}, {"lr": 3e-3}), "mean", "other"),
+    "dot_mse": Choice(("dot_mse", {}, {"lr": 1.2e-2}), "dark", "other"),
 }

@@ -12,6 +12,8 @@
     second_tuning the study again by rules fixed in advance (rules.py): twelve to eighteen trials a loss, new people
     second_finals what that tuning chose (choice.py), five seeds, on people that nobody has looked at
     second_fig2   Fig. 2 in the paper's regime: a constant rate, ten seeds
+    second_photo_tuning, second_face_tuning
+                  its finalists around those settings on photos of people and on faces (data_root, as below)
     gpu_demo      HRNet-W32 with each loss, for one large GPU; on photos with dataset=coco data_root=DIR epochs=25
 
 ``python -m hdmlib study STAGE`` trains the runs that have no record yet.
@@ -224,6 +226,25 @@ def second_fig2(seeds: Sequence[int] = rules.FIG2_SEEDS, **values: Any) -> Itera
         yield _trial(label, loss, options, people=rules.TEST_PEOPLE, **{**constant, **values})
 
 
+def second_photo_tuning(**values: Any) -> Iterator[Trial]:
+    """The finalists on photos of people, around what the embedded people chose."""
+    yield from _around_chosen(rules.PHOTOS_TUNING, **values)
+
+
+def second_face_tuning(**values: Any) -> Iterator[Trial]:
+    """The finalists on faces, likewise."""
+    yield from _around_chosen(rules.FACES_TUNING, **values)
+
+
+def _around_chosen(people: dict[str, Any], **values: Any) -> Iterator[Trial]:
+    for label in rules.FINALISTS:
+        loss, options, fields = CHOSEN[label].setting
+        for width, factor in product(rules.WIDTHS.get(label, [{}]), rules.RATE_FACTORS):
+            changed = {**fields, "lr": factor * fields["lr"]}
+            words = ", ".join(f"{name} {value:g}" for name, value in {**changed, **width}.items())
+            yield _trial(f"{label}: {words}", loss, {**options, **width}, people=people, **{**changed, **values})
+
+
 def _under(
     cases: dict[str, dict[str, Any]], labels: Sequence[str], seeds: Sequence[int], **values: Any
 ) -> Iterator[Trial]:
@@ -237,6 +258,7 @@ STAGES = {
     "formulation": formulation, "cost": cost, "tuning": tuning, "finals": finals, "photo_tuning": photo_tuning,
     "photos": photos, "conditions": conditions, "larger": larger, "gpu_demo": gpu_demo,
     "second_tuning": second_tuning, "second_finals": second_finals, "second_fig2": second_fig2,
+    "second_photo_tuning": second_photo_tuning, "second_face_tuning": second_face_tuning,
 }  # fmt: skip
 RENAMED_STAGES = {"joint": "cost"}  # earlier name -> name
 
