@@ -25,6 +25,7 @@ from hdmlib.models.registry import OTHERS, is_known
 from hdmlib.models.vitpose import PREFIX as VITPOSE
 from hdmlib.models.vitpose import vitpose_weights
 from hdmlib.presets import IMAGENET, LEARNING_RATES, PRESETS
+from hdmlib.skeletons import KNOWN_REFERENCES, REFERENCES
 
 LossName = Literal["matching", "gaussian_mse", "dot_mse", "cross_entropy", "soft_argmax"]
 DatasetName = Literal["synthetic", "coco", "mpii"]
@@ -85,7 +86,9 @@ class Config(BaseModel):
         description="the network: hrnet_nano, hrnet_w32, hrnet_w48, lite0, vitpose:NAME, or package.module:function",
     )
     pretrained: str | None = Field(
-        None, description="weights of the backbone to start from: a file, hub:OWNER/NAME, or none, from scratch"
+        None,
+        description="weights of the backbone to start from: a file, hub:OWNER/NAME, pip:efficientnet-lite0, or none, "
+        "from scratch",
     )
 
     # --- data
@@ -105,8 +108,9 @@ class Config(BaseModel):
     )
     image_size: int = Field(256, ge=64, le=1024, description="synthetic: side of a picture in pixels")
     data_seed: int = Field(0, ge=0, le=LARGEST_SEED, description="synthetic: seed of the generator")
-    pck_reference: Literal["head", "torso", "box"] | None = Field(
-        None, description="reference length of PCK; None: head where the data has one, else box"
+    pck_reference: str | None = Field(
+        None,
+        description=f"reference length of PCK: {KNOWN_REFERENCES}; None: head where the data has one, else box",
     )
 
     # --- crop and augmentation
@@ -218,6 +222,13 @@ class Config(BaseModel):
     def _known_model(cls, value: str) -> str:
         if not is_known(value):
             raise ValueError(unknown_name(value, [*MODELS, *OTHERS]))
+        return value
+
+    @field_validator("pck_reference")
+    @classmethod
+    def _known_reference(cls, value: str | None) -> str | None:
+        if value is not None and value not in REFERENCES and value.count(":") != 1:
+            raise ValueError(f"is unknown; known: {KNOWN_REFERENCES}")
         return value
 
     @field_validator("lr", "weight_decay", "rotation", mode="after")

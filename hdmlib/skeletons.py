@@ -11,6 +11,9 @@ from dataclasses import dataclass
 
 # OKS constant of a joint for which none is known: the mean of COCO's seventeen, rounded.
 DEFAULT_SIGMA = 0.062
+# Lengths that PCK's thresholds are fractions of, besides the distance of two joints, "left_eye:right_eye".
+REFERENCES = ("head", "torso", "box")
+KNOWN_REFERENCES = f"{', '.join(REFERENCES)}, or two joints such as left_hip:right_shoulder"
 
 
 @dataclass(frozen=True)
@@ -61,6 +64,16 @@ class Skeleton:
         for left, right in self.flip_pairs:
             order[left], order[right] = right, left
         return tuple(order)
+
+    def index(self, joint: str) -> int:
+        """The place of a joint by its name, in any case and with blanks for underscores.
+
+        Raises:
+            ValueError: No joint has this name.
+        """
+        if plain_name(joint) not in self.joints:
+            raise ValueError(f"{self.name} has no joint {joint!r}; its joints are {', '.join(self.joints)}")
+        return self.joints.index(plain_name(joint))
 
 
 COCO_17 = Skeleton(

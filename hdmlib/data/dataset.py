@@ -11,7 +11,7 @@ from pathlib import Path
 
 import numpy as np
 
-from hdmlib.skeletons import Skeleton
+from hdmlib.skeletons import KNOWN_REFERENCES, Skeleton
 
 
 class DataError(ValueError):
@@ -123,16 +123,17 @@ class PoseDataset:
 
         ``head``: the annotated head size; in a dataset without any, the distance of the skeleton's two head joints,
         which is *longer* than MPII's head size (by about 4/3 there), so scores by the two do not compare. ``torso``:
-        the distance of the skeleton's two torso joints. ``box``: the longer side of the person's box.
+        the distance of the skeleton's two torso joints. ``box``: the longer side of the person's box. Two joints, such
+        as ``left_eye:right_eye``: their distance, as faces and animals are measured.
 
         Args:
-            kind: ``head``, ``torso`` or ``box``.
+            kind: ``head``, ``torso``, ``box`` or the names of two joints with a colon between them.
 
         Returns:
             (N,) lengths, NaN where a person has none; such a person cannot be scored.
 
         Raises:
-            DataError: If ``kind`` is unknown or nobody in the dataset has such a length.
+            DataError: If ``kind`` or a joint is unknown, or nobody in the dataset has such a length.
         """
         if kind == "box":
             lengths = self.boxes[:, 2:].max(axis=1)
@@ -141,13 +142,22 @@ class PoseDataset:
         elif kind == "head":
             annotated = np.isfinite(self.head_sizes).any()
             lengths = self.head_sizes if annotated else self._joint_distances(self.skeleton.head)
+        elif kind.count(":") == 1:
+            lengths = self._joint_distances(self._pair(kind))
         else:
-            raise DataError(f"unknown PCK reference {kind!r}; known: head, torso, box")
+            raise DataError(f"unknown PCK reference {kind!r}; known: {KNOWN_REFERENCES}")
         if not np.isfinite(lengths).any():
             raise DataError(
-                f"{self.name}: nobody has a {kind} length for PCK; set pck_reference to another of head, torso, box"
+                f"{self.name}: nobody has a {kind} length for PCK; set pck_reference to another of {KNOWN_REFERENCES}"
             )
         return lengths
+
+    def _pair(self, names: str) -> tuple[int, int]:
+        try:
+            first, second = map(self.skeleton.index, names.split(":"))
+        except ValueError as error:
+            raise DataError(f"{self.name}: PCK reference {names!r}: {error}") from None
+        return first, second
 
     def _joint_distances(self, pair: tuple[int, int] | None) -> np.ndarray:
         """(N,) distance of two joints, NaN where one of them is unlabelled or the skeleton names none."""

@@ -122,6 +122,7 @@ def run(
         before = progress = report = None
         warnings.simplefilter("ignore", DataWarning)
     data = open_data(config, progress)
+    PCKReference.of(data.val, config.pck_reference)  # a length that nobody has is reported before anything is trained
     name = config.run_name(data.fingerprint)
     if engine:
         check_agreement(engine, store.runs, name)

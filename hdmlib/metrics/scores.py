@@ -19,8 +19,10 @@ from hdmlib.metrics.pck import localisation_error, pck_report
 
 # Tab. 1's columns of COCO's evaluation.
 COCO_COLUMNS = ("AP", "AP50", "AP75", "APM", "APL", "AR")
-# A coarse and a fine threshold for each length; MPII's for the head, the usual ones for torso and box.
+# A coarse and a fine threshold for each length; MPII's for the head, the usual ones for torso and box, and for the
+# distance of two joints those at which faces are counted as found.
 THRESHOLDS = {"head": (0.5, 0.1), "torso": (0.2, 0.05), "box": (0.2, 0.05)}
+OF_JOINTS = (0.1, 0.05)
 
 
 @dataclass(frozen=True)
@@ -28,7 +30,7 @@ class PCKReference:
     """The length that PCK's thresholds are fractions of.
 
     Attributes:
-        kind: ``head``, ``torso`` or ``box``.
+        kind: ``head``, ``torso``, ``box`` or two joints, as :meth:`PoseDataset.reference_lengths` takes it.
         lengths: (N,) pixels of the photo, NaN for people without one.
     """
 
@@ -40,7 +42,7 @@ class PCKReference:
         """The reference lengths of a dataset; ``None`` is :meth:`PoseDataset.default_reference`.
 
         Raises:
-            DataError: The dataset has no such length.
+            DataError: The dataset has no such length or joint.
         """
         kind = kind or people.default_reference()
         return cls(kind, people.reference_lengths(kind))
@@ -49,7 +51,7 @@ class PCKReference:
     def labels(self) -> dict[str, float]:
         """Name of each metric and its threshold, coarse first: ``PCKh@0.5``, or ``PCK(box)@0.2``."""
         metric = "PCKh" if self.kind == "head" else f"PCK({self.kind})"
-        return {f"{metric}@{threshold:g}": threshold for threshold in THRESHOLDS[self.kind]}
+        return {f"{metric}@{threshold:g}": threshold for threshold in THRESHOLDS.get(self.kind, OF_JOINTS)}
 
 
 @dataclass(frozen=True)
@@ -60,7 +62,8 @@ class Scores:
         metrics: PCK at both thresholds in percent (joints weighted by how often they are labelled); ``mean error`` and
             ``median error`` in pixels of the network's input; ``AP``, ``AP50``, ``AP75``, ``APM``, ``APL`` and ``AR``
             in percent with ground-truth boxes; ``AUROC`` in percent, how well the confidence separates joints found at
-            the coarse threshold from missed ones; ``ECE`` in percent, how far it is from the share found.
+            the coarse threshold from missed ones; ``ECE`` in percent, how far it is from the share found; where the
+            reference is the distance of two joints, ``NME``: the mean error in percent of it.
         per_joint: PCK of each joint at both thresholds in percent, (K,), NaN where it is never labelled.
     """
 
@@ -105,15 +108,31 @@ def score(
         **_average_precision(people, joints, confidence),
         **_of_confidence(confidence, joints, people, reference),
     }
+    if reference.kind not in THRESHOLDS:
+        metrics["NME"] = 100 * _normalised_error(joints, people, reference)
     return Scores(metrics, {label: report.values for label, report in reports.items()})
+
+
+def _normalised_error(joints: NDArray[np.float64], people: PoseDataset, reference: PCKReference) -> float:
+    """Mean over people of their joints' mean error in reference lengths, as face alignment states it."""
+    distance, scored = _distances(joints, people, reference)
+    counted = scored.any(axis=1)
+    return float(np.mean(distance[counted], axis=1, where=scored[counted]).mean())
+
+
+def _distances(
+    joints: NDArray[np.float64], people: PoseDataset, reference: PCKReference
+) -> tuple[NDArray[np.float64], NDArray[np.bool_]]:
+    """(N, K) errors in reference lengths, and which of them count: of labelled joints of people who have that length."""
+    distance = np.linalg.norm(joints - people.joints, axis=2) / reference.lengths[:, None]
+    return distance, (people.visibility > 0) & np.isfinite(distance)
 
 
 def _of_confidence(
     confidence: NDArray[np.float64], joints: NDArray[np.float64], people: PoseDataset, reference: PCKReference
 ) -> dict[str, float]:
     """What the confidence says of which joints are found, in percent: ``AUROC`` and ``ECE``."""
-    distance = np.linalg.norm(joints - people.joints, axis=2) / reference.lengths[:, None]
-    scored = (people.visibility > 0) & np.isfinite(distance)
+    distance, scored = _distances(joints, people, reference)
     found = distance[scored] <= next(iter(reference.labels.values()))
     if not found.size:
         return {}

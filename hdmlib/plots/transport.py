@@ -5,7 +5,7 @@ A map is an (H, W) array or tensor whose cell in row i, column j is centred on (
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 
 import matplotlib.pyplot as plt
 import numpy as np
@@ -117,12 +117,13 @@ def plans(suppliers: Array, flows: Mapping[str, Array], points: Array) -> Figure
     return figure
 
 
-def signed_maps(panels: Mapping[str, Array], joint: Array) -> Figure:
+def signed_maps(panels: Mapping[str, Array], joint: Array, downhill: Collection[str] = ()) -> Figure:
     """Maps of both signs in a row, red above zero and blue below, with the annotation on each.
 
     Args:
         panels: Title -> (H, W); NaN where there is nothing to show.
         joint: (2,) annotation.
+        downhill: Titles of the maps over which arrows show where each cell's steepest way down leads.
     """
     width = min(3.7, 12 / len(panels))
     figure, row = plt.subplots(
@@ -131,6 +132,10 @@ def signed_maps(panels: Mapping[str, Array], joint: Array) -> Figure:
     for axes, (title, values) in zip(row[0], panels.items(), strict=True):
         show_map(axes, values, title, signed=True)
         axes.plot(*joint, **ON_LIGHT)
+        if title in downhill:
+            down, right = np.gradient(-np.asarray(values))
+            # in units of the cells: the steepest arrow is as long as a cell is wide
+            axes.quiver(right, down, angles="xy", scale_units="xy", scale=np.hypot(right, down).max(), width=0.006)
     return figure
 
 

@@ -110,7 +110,7 @@ EXTENSIONS: dict[str, list[Setting]] = {
 }
 # Those that go on to photos and faces.
 FINALISTS = ("gaussian_mse", "cross_entropy", "matching", "the sum", "the letter")
-# There each is tuned around what it was given on embedded people: factors of its rate, and for whoever has a width, these.
+# There each is tuned around what it was given on embedded people: factors of its rate, widths where it has one.
 RATE_FACTORS = (0.5, 1.0, 2.0)
 WIDTHS: dict[str, list[dict[str, float]]] = {
     "gaussian_mse": [{"sigma": s} for s in (0.5, 0.75, 1.0)],

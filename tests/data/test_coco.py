@@ -87,8 +87,17 @@ def test_reference_lengths(tmp_path):
     np.testing.assert_array_equal(people.reference_lengths("box"), [37, 37])
     with pytest.raises(DataError, match="nobody has a torso length"):
         people.reference_lengths("torso")
-    with pytest.raises(DataError, match="unknown PCK reference 'hip'; known: head, torso, box"):
+    with pytest.raises(DataError, match="unknown PCK reference 'hip'; known: head, torso, box, or two joints"):
         people.reference_lengths("hip")
+
+
+def test_a_reference_length_is_the_distance_of_any_two_joints_by_their_names(tmp_path):
+    people = read_coco(write(tmp_path, [annotation(1), annotation(2)]), "train")
+    names, joints = people.skeleton.joints, people.joints
+    expected = np.linalg.norm(joints[:, 0] - joints[:, 1], axis=1)
+    np.testing.assert_array_equal(people.reference_lengths(f"{names[0]}:{names[1].upper()}"), expected)
+    with pytest.raises(DataError, match=f"no joint 'tail'; its joints are {names[0]}"):
+        people.reference_lengths(f"{names[0]}:tail")
 
 
 def test_subset_keeps_what_belongs_together(tmp_path):

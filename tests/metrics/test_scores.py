@@ -37,3 +37,12 @@ def test_ece_is_the_distance_of_the_confidence_from_the_share_found(people):
     share = 1 - missed[labelled].mean()
     assert judged(people, np.full(missed.shape, 0.95), missed)["ECE"] == pytest.approx(100 * (0.95 - share), abs=1e-9)
     assert judged(people, np.where(missed, 0.0, 1.0), missed)["ECE"] == 0
+
+
+def test_nme_is_the_mean_error_in_distances_of_two_joints(people):
+    reference = PCKReference.of(people, "left_shoulder:right_shoulder")
+    off = reference.lengths[:, None] * [0.07, 0.0]  # 7 % to the right, wherever the length is known
+    scores = score(people, people.joints + off[:, None], people.visibility * 1.0, (64, 64), reference).known
+    assert scores["NME"] == pytest.approx(7)
+    assert scores["PCK(left_shoulder:right_shoulder)@0.1"] == 100
+    assert scores["PCK(left_shoulder:right_shoulder)@0.05"] == 0
