@@ -123,7 +123,7 @@ def _normalised_error(joints: NDArray[np.float64], people: PoseDataset, referenc
 def _distances(
     joints: NDArray[np.float64], people: PoseDataset, reference: PCKReference
 ) -> tuple[NDArray[np.float64], NDArray[np.bool_]]:
-    """(N, K) errors in reference lengths, and which of them count: of labelled joints of people who have that length."""
+    """(N, K) errors in reference lengths, and which count: those of labelled joints of people who have that length."""
     distance = np.linalg.norm(joints - people.joints, axis=2) / reference.lengths[:, None]
     return distance, (people.visibility > 0) & np.isfinite(distance)
 
