@@ -231,6 +231,42 @@ def failed_people(
     return figure
 
 
+# Of a joint's dot, by its confidence: light where it is sure, dark where it is not.
+CONFIDENCE = "viridis"
+
+
+def people_by_confidence(
+    pictures: np.ndarray, poses: Mapping[str, tuple[np.ndarray, np.ndarray, np.ndarray]], skeleton: Skeleton
+) -> Figure:
+    """The same people, a row per loss: each joint's dot is as light and as large as the network is sure of it.
+
+    Args:
+        pictures: (N, H, W, 3) uint8.
+        poses: Title -> joints (N, K, 2) in pixels of the crops, confidence (N, K) from 0 to 1, and missed (N, K), truthy
+            for the joints that are not where the annotation is: squares instead of circles.
+        skeleton: The joints.
+    """
+    count = len(pictures)
+    figure, grid = plt.subplots(
+        len(poses), count, figsize=(1.75 * count + 0.9, 1.85 * len(poses)), squeeze=False, layout="constrained"
+    )
+    dots = None
+    for row, (title, (joints, confidence, missed)) in zip(grid, poses.items(), strict=True):
+        for axes, picture, person, sure, off in zip(row, pictures, joints, confidence, missed, strict=True):
+            show_picture(axes, (picture * 0.6).astype(np.uint8))
+            limbs = [person[[a, b]] for a, b in skeleton.limbs]
+            axes.add_collection(LineCollection(limbs, colors="white", linewidths=0.7, alpha=0.6))
+            for marker, these in (("o", np.asarray(off) == 0), ("s", np.asarray(off) != 0)):
+                dots = axes.scatter(
+                    *person[these].T, c=sure[these], s=10 + 34 * sure[these], marker=marker, cmap=CONFIDENCE, vmin=0,
+                    vmax=1, edgecolors="black", linewidths=0.6, zorder=3,
+                )  # fmt: skip
+        row[0].set_title(title, loc="left", fontsize=9)
+    if dots is not None:
+        figure.colorbar(dots, ax=grid, shrink=0.8, pad=0.01, label="confidence").ax.tick_params(labelsize=7)
+    return figure
+
+
 def people_on_photo(
     photo: np.ndarray,
     boxes: np.ndarray,

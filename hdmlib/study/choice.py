@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from typing import NamedTuple
 
 from hdmlib.experiments.record import Record
 from hdmlib.study.rules import BEST, CHOSEN_BY, LETTER, PLAIN, Setting
-
-TIE = "PCKh@0.1"
 
 
 class Choice(NamedTuple):
@@ -25,16 +23,24 @@ class Choice(NamedTuple):
     confidence: str
 
 
-def choose(trials: Iterable[tuple[Setting, Record]]) -> Choice:
-    """The best of one label's trials by :data:`~hdmlib.study.rules.CHOSEN_BY`, ties by :data:`TIE`."""
-    return max(_scored(trials), key=lambda scored: scored[0])[1]
+def choose(trials: Iterable[tuple[Setting, Record]], by: Mapping[str, int] = CHOSEN_BY) -> Choice:
+    """The best of one label's trials.
+
+    Args:
+        trials: Settings with their records.
+        by: What decides, then what ties go to -> 1 if larger is better, -1 if smaller is.
+    """
+    return max(_scored(trials, by), key=lambda scored: scored[0])[1]
 
 
-def _scored(trials: Iterable[tuple[Setting, Record]]) -> Iterator[tuple[tuple[float, float], Choice]]:
+def _scored(
+    trials: Iterable[tuple[Setting, Record]], by: Mapping[str, int]
+) -> Iterator[tuple[tuple[float, ...], Choice]]:
     for setting, record in trials:
         for confidence, scores in {"own": record.by_decoder, "other": record.other_confidence}.items():
             for decoder, metrics in scores.items():
-                yield (metrics[CHOSEN_BY], metrics[TIE]), Choice(setting, decoder, confidence)
+                score = tuple(sign * metrics[name] for name, sign in by.items())
+                yield score, Choice(setting, decoder, confidence)
 
 
 def read_as_chosen(record: Record, chosen: Choice) -> dict[str, float]:
