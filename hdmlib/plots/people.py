@@ -242,8 +242,8 @@ def people_by_confidence(
 
     Args:
         pictures: (N, H, W, 3) uint8.
-        poses: Title -> joints (N, K, 2) in pixels of the crops, confidence (N, K) from 0 to 1, and missed (N, K), truthy
-            for the joints that are not where the annotation is: squares instead of circles.
+        poses: Title -> joints (N, K, 2) in pixels of the crops, confidence (N, K) from 0 to 1, and (N, K) truthy for
+            the joints that are not where the annotation is: squares instead of circles.
         skeleton: The joints.
     """
     count = len(pictures)
