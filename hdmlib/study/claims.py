@@ -214,6 +214,6 @@ def _has_same(metrics: Mapping[str, int]) -> bool:
 
 def difference_cell(found: pd.Series, metric: str) -> str:
     """A difference with its interval and outcome, in words for a table."""
-    digits = 2 if "error" in metric or "map" in metric else 1
+    digits = 2 if "error" in metric or "map" in metric or metric == "NME" else 1
     low, high = (f"{found[name]:+.{digits}f}" for name in ("low", "high"))
     return f"{found['difference']:+.{digits}f} ({low} to {high}): {found['outcome']}"

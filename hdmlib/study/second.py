@@ -5,22 +5,31 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from itertools import product
+from typing import Any
 
 import pandas as pd
 
 from hdmlib.experiments.record import Record
 from hdmlib.losses.registry import LOSSES
-from hdmlib.study.choice import CHOSEN, Choice, read_as_chosen
+from hdmlib.study.choice import CHOSEN, CHOSEN_ON_FACES, CHOSEN_ON_PHOTOS, Choice, read_as_chosen
 from hdmlib.study.claims import FIGURE_1, claim_lines, difference_cell, differences
 from hdmlib.study.results import published_of
-from hdmlib.study.rules import AXES, METRICS, SAME_CONFIDENCE, SAME_DECODER, SUBJECTS, sum_is_better
-from hdmlib.study.stages import second_fig2, second_finals
+from hdmlib.study.rules import (
+    AXES,
+    FACES_METRICS,
+    FACES_SUM_METRICS,
+    METRICS,
+    SAME_CONFIDENCE,
+    SAME_DECODER,
+    SUBJECTS,
+    SUM_METRICS,
+    sum_is_better,
+)
+from hdmlib.study.stages import Trial, second_faces, second_fig2, second_finals, second_photos
 
-# The rules' calibration is the expected calibration error.
-JUDGED = {**METRICS, "ECE": -1}
-SHOWN = ("AP", "PCKh@0.5", "PCKh@0.1", "mean error", "ECE")
 # What is compared with what: label -> references.
 COMPARED = {
     "the letter": ("gaussian_mse",),
@@ -29,23 +38,53 @@ COMPARED = {
 }
 
 
-def views(records: Mapping[str, Sequence[Record]]) -> dict[str, pd.DataFrame]:
-    """The scores of each run as it is read ``own`` and ``same``.
+@dataclass(frozen=True)
+class Ground:
+    """People on whom the losses are compared.
 
-    Args:
-        records: Label of :data:`~hdmlib.study.choice.CHOSEN` -> runs that differ in the seed.
-
-    Returns:
-        View -> one row a run: ``label``, ``seed``, the metrics and, for ``own`` alone, the measures of the heatmaps.
+    Attributes:
+        name: Who they are, for a heading.
+        finals: The stage of its finals.
+        chosen: Label -> what its tuning chose.
+        metrics: What is judged -> 1 if larger is better, -1 if smaller is; the rules' calibration is ``ECE``.
+        sum_metrics: What is judged -> what it is to the rule about the sum.
     """
-    rows = {"own": [], "same": []}
-    for label, runs in records.items():
-        for record in runs:
-            run = {"label": label, "seed": record.identity["seed"]}
-            measures = {f"map: {name}": value for name, value in record.final.measures.items()}
-            rows["own"].append(run | read_as_chosen(record, CHOSEN[label]) | measures)
-            rows["same"].append(run | _read_as_all(record))
-    return {view: pd.DataFrame(found) for view, found in rows.items()}
+
+    name: str
+    finals: Callable[..., Iterator[Trial]]
+    chosen: Mapping[str, Choice]
+    metrics: Mapping[str, int]
+    sum_metrics: Mapping[str, str]
+
+    def views(self, records: Mapping[str, Sequence[Record]]) -> dict[str, pd.DataFrame]:
+        """The scores of each run as it is read ``own`` and ``same``.
+
+        Args:
+            records: Label of ``chosen`` -> runs that differ in the seed.
+
+        Returns:
+            View -> one row a run: ``label``, ``seed``, the metrics and, for ``own`` alone, the heatmaps' measures.
+        """
+        rows: dict[str, list[dict[str, Any]]] = {"own": [], "same": []}
+        for label, runs in records.items():
+            for record in runs:
+                run = {"label": label, "seed": record.identity["seed"]}
+                measures = {f"map: {name}": value for name, value in record.final.measures.items()}
+                rows["own"].append(run | read_as_chosen(record, self.chosen[label]) | measures)
+                rows["same"].append(run | _read_as_all(record))
+        return {view: pd.DataFrame(found) for view, found in rows.items()}
+
+    def less(self, records: Mapping[str, Sequence[Record]], reference: str) -> pd.DataFrame:
+        """:func:`~hdmlib.study.claims.differences` of every label from a reference, in what is judged here."""
+        return differences(records, self.metrics, reference, self.views)
+
+
+CALIBRATION = {"ECE": -1}
+PEOPLE = Ground("500 embedded people", second_finals, CHOSEN, METRICS | CALIBRATION, SUM_METRICS)
+PHOTOS = Ground(
+    "250 photos of people (LSP Extended)", second_photos, CHOSEN_ON_PHOTOS, METRICS | CALIBRATION, SUM_METRICS
+)
+FACES = Ground("482 faces (68 points)", second_faces, CHOSEN_ON_FACES, FACES_METRICS | CALIBRATION, FACES_SUM_METRICS)
 
 
 def _read_as_all(record: Record) -> dict[str, float]:
@@ -53,46 +92,54 @@ def _read_as_all(record: Record) -> dict[str, float]:
     return (record.by_decoder if own else record.other_confidence)[SAME_DECODER]
 
 
-def verdict(records: Mapping[str, Sequence[Record]]) -> tuple[bool, list[str]]:
+def verdict(records: Mapping[str, Sequence[Record]], ground: Ground = PEOPLE) -> tuple[bool, list[str]]:
     """Whether the sum is better than every other loss, as the rules ask.
 
     Returns:
-        The verdict, and each comparison on the bad side: ``calibration against cross_entropy (own)``.
+        The verdict, and each comparison on the bad side: ``ECE against cross_entropy (own)``.
     """
     label, others = "the sum", COMPARED["the sum"]
-    found: dict[tuple[str, str, str], str] = {}
+    found, bad = {}, []
     for other in others:
-        judged = differences(records, JUDGED, other, views).xs(label, level="label").reset_index()
-        for row in judged.to_dict("records"):
-            name = "calibration" if row["metric"] == "ECE" else row["metric"]
-            found[other, row["view"], name] = row["outcome"]
-    bad = [f"{metric} against {other} ({view})" for (other, view, metric), one in found.items() if one == "fails"]
+        outcomes = ground.less(records, other)["outcome"].to_dict()
+        for view, (metric, role) in product(("own", "same"), ground.sum_metrics.items()):
+            found[other, view, role] = outcomes[view, label, metric]
+            bad += [f"{metric} against {other} ({view})"] if found[other, view, role] == "fails" else []
     return sum_is_better(found, others), bad
 
 
 def second_text() -> str:
     """README's tables of the second study in Markdown, from the committed records alone."""
-    records = published_of(second_finals())
-    judged = differences(records, {**METRICS, **FIGURE_1}, views=views)
+    people = published_of(second_finals())
+    judged = differences(people, {**METRICS, **FIGURE_1}, views=PEOPLE.views)
     lines = [*claim_lines(judged, published_of(second_fig2()), SUBJECTS), ""]
-    lines += [f"| loss, mean over {_seeds(records)} seeds | chosen | {' | '.join(SHOWN)} |"]
-    lines += ["| --- | --- |" + " --- |" * len(SHOWN)]
-    lines += [_score_line(str(label), part) for label, part in views(records)["own"].groupby("label", sort=False)]
-    better, bad = verdict(records)
+    for ground in (PEOPLE, PHOTOS, FACES):
+        try:
+            lines += [*_ground_lines(ground, published_of(ground.finals())), ""]
+        except ValueError:
+            lines += [f"{ground.name}: tuned, but the finals have not been run.", ""]
+    return "\n".join(lines)
+
+
+def _ground_lines(ground: Ground, records: Mapping[str, Sequence[Record]]) -> list[str]:
+    """The scores, the verdict about the sum and every difference on one ground."""
+    seeds, shown = min(map(len, records.values())), list(ground.sum_metrics)
+    better, bad = verdict(records, ground)
     why = f"; on the bad side: {', '.join(bad)}" if bad else ""
-    lines += [
+    scores = ground.views(records)["own"].groupby("label", sort=False)
+    lines = [
+        f"| {ground.name}, mean over {seeds} seeds | chosen | {' | '.join(shown)} |",
+        "| --- | --- |" + " --- |" * len(shown),
+        *(_score_line(str(label), ground.chosen[str(label)], part[shown].mean().to_dict()) for label, part in scores),
         "",
         f"Is the sum better than each, by the rule fixed in advance? **{'Yes' if better else 'No'}**{why}.",
         "",
+        f"<details><summary>Every difference on {ground.name}, with its 95 % interval over {seeds} seeds</summary>",
+        "",
     ]
-    lines += [f"<details><summary>Every difference, with its 95 % interval over {_seeds(records)} seeds</summary>", ""]
     for label, references in COMPARED.items():
-        lines += [*_difference_lines(records, label, references), ""]
-    return "\n".join([*lines, "</details>"])
-
-
-def _seeds(records: Mapping[str, Sequence[Record]]) -> int:
-    return min(map(len, records.values()))
+        lines += [*_difference_lines(ground, records, label, references), ""]
+    return [*lines, "</details>"]
 
 
 def chosen_words(choice: Choice) -> str:
@@ -103,18 +150,20 @@ def chosen_words(choice: Choice) -> str:
     return ", ".join(words if confidence == "own" else [*words, "other confidence"])
 
 
-def _score_line(label: str, part: pd.DataFrame) -> str:
-    means = (f"{part[metric].mean():.{2 if 'error' in metric else 1}f}" for metric in SHOWN)
-    return f"| {label} | {chosen_words(CHOSEN[label])} | {' | '.join(means)} |"
+def _score_line(label: str, choice: Choice, means: Mapping[Any, float]) -> str:
+    cells = (f"{value:.{2 if metric in ('mean error', 'NME') else 1}f}" for metric, value in means.items())
+    return f"| {label} | {chosen_words(choice)} | {' | '.join(cells)} |"
 
 
-def _difference_lines(records: Mapping[str, Sequence[Record]], label: str, references: Sequence[str]) -> list[str]:
+def _difference_lines(
+    ground: Ground, records: Mapping[str, Sequence[Record]], label: str, references: Sequence[str]
+) -> list[str]:
     """A Markdown table of one label: a row a metric, for each reference own and same."""
-    tables = {reference: differences(records, JUDGED, reference, views) for reference in references}
+    tables = {reference: ground.less(records, reference) for reference in references}
     columns = list(product(references, ("own", "same")))
     lines = [f"| {label}, less | {' | '.join(f'{reference}, {view}' for reference, view in columns)} |"]
     lines.append("| --- |" + " --- |" * len(columns))
-    for metric in JUDGED:
+    for metric in ground.metrics:
         cells = (difference_cell(tables[reference].loc[(view, label, metric)], metric) for reference, view in columns)
         lines.append(f"| {metric} | {' | '.join(cells)} |")
     return lines

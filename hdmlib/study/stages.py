@@ -13,7 +13,9 @@
     second_finals what that tuning chose (choice.py), five seeds, on people that nobody has looked at
     second_fig2   Fig. 2 in the paper's regime: a constant rate, ten seeds
     second_photo_tuning, second_face_tuning
-                  its finalists around those settings on photos of people and on faces (data_root, as below)
+                  its finalists around those settings on photos of people and on faces (both need data_root)
+    second_photos, second_faces
+                  what that chose, five seeds, on the other half of the validation people
     gpu_demo      HRNet-W32 with each loss, for one large GPU; on photos with dataset=coco data_root=DIR epochs=25
 
 ``python -m hdmlib study STAGE`` trains the runs that have no record yet.
@@ -21,7 +23,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import product
 from typing import Any
@@ -29,7 +31,7 @@ from typing import Any
 from hdmlib.config import Config, make_config
 from hdmlib.presets import LEARNING_RATES
 from hdmlib.study import rules
-from hdmlib.study.choice import CHOSEN
+from hdmlib.study.choice import CHOSEN, CHOSEN_ON_FACES, CHOSEN_ON_PHOTOS, Choice
 
 SEEDS = (0, 1, 2, 3, 4)
 # Tuning and formulation: half the epochs, and people that are not reported on.
@@ -200,17 +202,20 @@ def gpu_demo(**values: Any) -> Iterator[Trial]:
 def second_tuning(**values: Any) -> Iterator[Trial]:
     """The grids of the second study's rules, and what they grew by."""
     for label, grid in rules.GRIDS.items():
-        for loss, options, fields in (*grid, *rules.EXTENSIONS.get(label, ())):
-            axes = {**fields, **{name: options[name] for name in rules.AXES if name in options}}
-            words = ", ".join(f"{name} {value:g}" for name, value in axes.items())
-            yield _trial(f"{label}: {words}", loss, options, people=rules.TUNING_PEOPLE, **{**fields, **values})
+        yield from _tried(label, [*grid, *rules.EXTENSIONS.get(label, ())], rules.TUNING_PEOPLE, **values)
 
 
 def second_finals(seeds: Sequence[int] = rules.SEEDS, **values: Any) -> Iterator[Trial]:
     """What the second tuning chose, on the people that are reported."""
-    for seed, (label, chosen) in product(seeds, CHOSEN.items()):
+    yield from _as_chosen(CHOSEN, rules.TEST_PEOPLE, seeds, **values)
+
+
+def _as_chosen(
+    choices: Mapping[str, Choice], people: dict[str, Any], seeds: Sequence[int], **values: Any
+) -> Iterator[Trial]:
+    for seed, (label, chosen) in product(seeds, choices.items()):
         loss, options, fields = chosen.setting
-        yield _trial(label, loss, options, people=rules.TEST_PEOPLE, **{**fields, "seed": seed, **values})
+        yield _trial(label, loss, options, people=people, **{**fields, "seed": seed, **values})
 
 
 # Fig. 2's regime: a constant rate from the first step, no warm-up and no annealing.
@@ -220,29 +225,48 @@ FIG2_LABELS = ("gaussian_mse", "matching", "the letter")
 
 def second_fig2(seeds: Sequence[int] = rules.FIG2_SEEDS, **values: Any) -> Iterator[Trial]:
     """What the second tuning chose, at the rate that it chose, which stays constant."""
-    for seed, label in product(seeds, FIG2_LABELS):
-        loss, options, fields = CHOSEN[label].setting
-        constant = {**fields, **CONSTANT_RATE, "seed": seed}
-        yield _trial(label, loss, options, people=rules.TEST_PEOPLE, **{**constant, **values})
+    shown = {label: CHOSEN[label] for label in FIG2_LABELS}
+    yield from _as_chosen(shown, rules.TEST_PEOPLE, seeds, **{**CONSTANT_RATE, **values})
 
 
 def second_photo_tuning(**values: Any) -> Iterator[Trial]:
     """The finalists on photos of people, around what the embedded people chose."""
-    yield from _around_chosen(rules.PHOTOS_TUNING, **values)
+    yield from _around_chosen(rules.PHOTOS_TUNING, rules.PHOTOS_EXTENSIONS, **values)
 
 
 def second_face_tuning(**values: Any) -> Iterator[Trial]:
     """The finalists on faces, likewise."""
-    yield from _around_chosen(rules.FACES_TUNING, **values)
+    yield from _around_chosen(rules.FACES_TUNING, rules.FACES_EXTENSIONS, **values)
 
 
-def _around_chosen(people: dict[str, Any], **values: Any) -> Iterator[Trial]:
+def second_photos(seeds: Sequence[int] = rules.SEEDS, **values: Any) -> Iterator[Trial]:
+    """What the tuning on photos chose, on the other half of their validation people."""
+    yield from _as_chosen(CHOSEN_ON_PHOTOS, rules.PHOTOS_TEST, seeds, **values)
+
+
+def second_faces(seeds: Sequence[int] = rules.SEEDS, **values: Any) -> Iterator[Trial]:
+    """What the tuning on faces chose, likewise."""
+    yield from _as_chosen(CHOSEN_ON_FACES, rules.FACES_TEST, seeds, **values)
+
+
+def _around_chosen(
+    people: dict[str, Any], extensions: Mapping[str, list[rules.Setting]], **values: Any
+) -> Iterator[Trial]:
     for label in rules.FINALISTS:
         loss, options, fields = CHOSEN[label].setting
-        for width, factor in product(rules.WIDTHS.get(label, [{}]), rules.RATE_FACTORS):
-            changed = {**fields, "lr": factor * fields["lr"]}
-            words = ", ".join(f"{name} {value:g}" for name, value in {**changed, **width}.items())
-            yield _trial(f"{label}: {words}", loss, {**options, **width}, people=people, **{**changed, **values})
+        grid = [
+            (loss, {**options, **width}, {**fields, "lr": factor * fields["lr"]})
+            for width, factor in product(rules.WIDTHS.get(label, [{}]), rules.RATE_FACTORS)
+        ]
+        yield from _tried(label, [*grid, *extensions.get(label, ())], people, **values)
+
+
+def _tried(label: str, settings: list[rules.Setting], people: dict[str, Any], **values: Any) -> Iterator[Trial]:
+    """A trial of each setting, labelled by what the grids vary."""
+    for loss, options, fields in settings:
+        axes = {**fields, **{name: options[name] for name in rules.AXES if name in options}}
+        words = ", ".join(f"{name} {value:g}" for name, value in axes.items())
+        yield _trial(f"{label}: {words}", loss, options, people=people, **{**fields, **values})
 
 
 def _under(
@@ -259,6 +283,7 @@ STAGES = {
     "photos": photos, "conditions": conditions, "larger": larger, "gpu_demo": gpu_demo,
     "second_tuning": second_tuning, "second_finals": second_finals, "second_fig2": second_fig2,
     "second_photo_tuning": second_photo_tuning, "second_face_tuning": second_face_tuning,
+    "second_photos": second_photos, "second_faces": second_faces,
 }  # fmt: skip
 RENAMED_STAGES = {"joint": "cost"}  # earlier name -> name
 

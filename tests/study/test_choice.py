@@ -2,10 +2,19 @@
 
 import pytest
 
-from hdmlib.study.choice import CHOSEN, Choice, choose, read_as_chosen
+from hdmlib.study.choice import CHOSEN, CHOSEN_ON_FACES, CHOSEN_ON_PHOTOS, Choice, choose, read_as_chosen
 from hdmlib.study.results import published_of
-from hdmlib.study.rules import AXES, EXTENSIONS, GRIDS, MOST_TRIALS, TEST_PEOPLE, TUNING_PEOPLE
-from hdmlib.study.stages import second_finals, second_tuning
+from hdmlib.study.rules import (
+    AXES,
+    CHOSEN_BY,
+    EXTENSIONS,
+    FACES_CHOSEN_BY,
+    GRIDS,
+    MOST_TRIALS,
+    TEST_PEOPLE,
+    TUNING_PEOPLE,
+)
+from hdmlib.study.stages import second_face_tuning, second_finals, second_photo_tuning, second_tuning
 
 
 @pytest.fixture(scope="module")
@@ -21,6 +30,21 @@ def trials():
 
 def test_the_committed_trials_choose_what_the_finals_train(trials):
     assert {label: choose(trials[label]) for label in CHOSEN} == CHOSEN
+
+
+@pytest.mark.parametrize(
+    ("stage", "chosen", "by"),
+    [(second_photo_tuning, CHOSEN_ON_PHOTOS, CHOSEN_BY), (second_face_tuning, CHOSEN_ON_FACES, FACES_CHOSEN_BY)],
+)
+def test_the_committed_trials_on_photos_and_faces_choose_what_their_finals_train(stage, chosen, by):
+    found = {}
+    for trial in stage():
+        label = trial.label.partition(":")[0]
+        fields = {name: getattr(trial.config, name) for name in CHOSEN[label].setting[2]}
+        [record] = published_of([trial])[trial.label]
+        found.setdefault(label, []).append(((trial.config.loss, trial.config.loss_options, fields), record))
+    assert {label: choose(tried, by) for label, tried in found.items()} == chosen
+    assert all(len(tried) <= MOST_TRIALS for tried in found.values())
 
 
 def test_a_choice_is_the_best_score_of_any_trial_decoder_and_confidence(trials):

@@ -6,10 +6,9 @@ from pathlib import Path
 import pytest
 
 from hdmlib.study.choice import CHOSEN
-from hdmlib.study.claims import differences
 from hdmlib.study.results import published_of
-from hdmlib.study.rules import METRICS, SEEDS
-from hdmlib.study.second import COMPARED, JUDGED, second_text, verdict, views
+from hdmlib.study.rules import SEEDS
+from hdmlib.study.second import COMPARED, PEOPLE, second_text, verdict
 from hdmlib.study.stages import second_finals
 
 README = Path(__file__).resolve().parents[2] / "README.md"
@@ -29,25 +28,25 @@ def test_every_final_has_every_seed_and_metric(records):
     assert list(records) == list(CHOSEN)
     for runs in records.values():
         assert [record.identity["seed"] for record in runs] == list(SEEDS)
-    for view in views(records).values():
-        assert not view[[*JUDGED]].isna().any(axis=None)
+    for view in PEOPLE.views(records).values():
+        assert not view[[*PEOPLE.metrics]].isna().any(axis=None)
 
 
 def test_same_reads_every_loss_by_one_decoder_and_one_confidence(records):
-    same = views(records)["same"].set_index(["label", "seed"])
+    same = PEOPLE.views(records)["same"].set_index(["label", "seed"])
     peak, mass = records["gaussian_mse"][0], records["matching"][0]
     assert same.loc[("gaussian_mse", 0), "AP"] == peak.other_confidence["barycentre"]["AP"]
     assert same.loc[("matching", 0), "AP"] == mass.by_decoder["barycentre"]["AP"]
 
 
 def test_own_reads_a_loss_as_it_was_chosen(records):
-    own = views(records)["own"].set_index(["label", "seed"])
+    own = PEOPLE.views(records)["own"].set_index(["label", "seed"])
     assert own.loc[("gaussian_mse", 0), "AP"] == records["gaussian_mse"][0].by_decoder["dark"]["AP"]
 
 
 def test_the_verdict_asks_every_difference_of_the_sum(records):
     label, others = "the sum", COMPARED["the sum"]
-    found = {other: differences(records, JUDGED, other, views)["outcome"] for other in others}
+    found = {other: PEOPLE.less(records, other)["outcome"] for other in others}
     better = all(
         found[other][view, label, metric] == "holds"
         for other, view, metric in itertools.product(others, ("own", "same"), ("AP", "PCKh@0.1"))
@@ -58,7 +57,5 @@ def test_the_verdict_asks_every_difference_of_the_sum(records):
     )
     verdict_found, bad = verdict(records)
     assert verdict_found == (better and not worse)
-    assert len(bad) == sum(
-        int((found[other][view, label] == "fails").sum()) for other, view in itertools.product(others, ("own", "same"))
-    )
-    assert set(METRICS) < set(JUDGED)
+    every = itertools.product(others, ("own", "same"), PEOPLE.sum_metrics)
+    assert len(bad) == sum(found[other][view, label, metric] == "fails" for other, view, metric in every)
