@@ -7,6 +7,9 @@ import nbformat
 import papermill
 import pytest
 
+from hdmlib.config import make_config
+from hdmlib.data.sources import embedded_folder
+
 NOTEBOOKS = Path(__file__).resolve().parents[2] / "notebooks"
 
 
@@ -28,6 +31,8 @@ def runs(tmp_path_factory):
     ],
 )
 def test_smoke(name, parameters, runs, tmp_path, monkeypatch):
+    if name == "05_qualitative":  # the embedded people as if they were somebody's photos
+        parameters = {**parameters, "data_root": str(embedded_folder(make_config("smoke")))}
     for variable, value in {"HDMLIB_RUNS": runs, "OMP_NUM_THREADS": 1, "PYTHONWARNINGS": "ignore"}.items():
         monkeypatch.setenv(variable, str(value))
     monkeypatch.delenv("MPLBACKEND", raising=False)
