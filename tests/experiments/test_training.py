@@ -19,6 +19,7 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 
 from hdmlib import reader
 from hdmlib.config import ConfigError, make_config
+from hdmlib.data.dataset import DataError
 from hdmlib.data.sources import open_data
 from hdmlib.decoding import METHODS
 from hdmlib.errors import Interrupted
@@ -551,6 +552,12 @@ def test_a_run_folder_that_cannot_be_written(tmp_path):
     (tmp_path / "runs").write_text("a file where the folder should be")
     with pytest.raises(ConfigError, match=r"run_dir: cannot write in .*runs"):
         run(smoke(tmp_path))
+
+
+def test_a_length_of_a_joint_that_is_not_there_stops_before_the_training(tmp_path):
+    with pytest.raises(DataError, match=r"'left_eye:tail': .*no joint 'tail'"):
+        run(make_config("smoke", run_dir=tmp_path, pck_reference="left_eye:tail"))
+    assert not list(tmp_path.iterdir())
 
 
 def test_a_wrong_loss_option_stops_before_the_data_is_read(tmp_path):

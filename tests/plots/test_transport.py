@@ -7,6 +7,7 @@ import pytest
 import torch
 from matplotlib.collections import LineCollection
 from matplotlib.colors import to_rgb
+from matplotlib.quiver import Quiver
 
 from hdmlib.plots import transport as draw
 
@@ -75,3 +76,15 @@ def test_the_demanders_in_the_close_up_are_labelled_with_their_shares():
     assert list(labels.values()) == ["0.28", "0.12", "0.42", "0.18"]
     # upper demanders are labelled above themselves; rows count downwards
     assert [y < 1.5 for _, y in labels] == [True, True, False, False]
+
+
+def test_arrows_lead_down_the_maps_that_are_named():
+    x, y = np.meshgrid(np.arange(8.0), np.arange(6.0))
+    bowl = np.hypot(x - 3, y - 2)
+    figure = draw.signed_maps({"bowl": bowl, "plain": bowl}, np.array([3.0, 2.0]), downhill=["bowl"])
+    named, other = (axes for axes in figure.axes if axes.get_title())
+    [arrows] = [found for found in named.collections if isinstance(found, Quiver)]
+    assert not [found for found in other.collections if isinstance(found, Quiver)]
+    towards = (3 - x.ravel()) * arrows.U + (2 - y.ravel()) * arrows.V
+    assert (towards[np.hypot(x - 3, y - 2).ravel() > 1] > 0).all()
+    assert np.hypot(arrows.U, arrows.V).max() == pytest.approx(arrows.scale)

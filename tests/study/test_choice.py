@@ -7,9 +7,7 @@ from hdmlib.study.results import published_of
 from hdmlib.study.rules import (
     AXES,
     CHOSEN_BY,
-    EXTENSIONS,
     FACES_CHOSEN_BY,
-    GRIDS,
     MOST_TRIALS,
     TEST_PEOPLE,
     TUNING_PEOPLE,
@@ -17,34 +15,34 @@ from hdmlib.study.rules import (
 from hdmlib.study.stages import second_face_tuning, second_finals, second_photo_tuning, second_tuning
 
 
-@pytest.fixture(scope="module")
-def trials():
-    """Label -> settings with their committed records, in the order of the grids."""
-    settings = [(label, setting) for label, grid in GRIDS.items() for setting in (*grid, *EXTENSIONS.get(label, ()))]
-    found = {}
-    for (label, setting), trial in zip(settings, second_tuning(), strict=True):
-        [record] = published_of([trial])[trial.label]
-        found.setdefault(label, []).append((setting, record))
-    return found
-
-
-def test_the_committed_trials_choose_what_the_finals_train(trials):
-    assert {label: choose(trials[label]) for label in CHOSEN} == CHOSEN
-
-
-@pytest.mark.parametrize(
-    ("stage", "chosen", "by"),
-    [(second_photo_tuning, CHOSEN_ON_PHOTOS, CHOSEN_BY), (second_face_tuning, CHOSEN_ON_FACES, FACES_CHOSEN_BY)],
-)
-def test_the_committed_trials_on_photos_and_faces_choose_what_their_finals_train(stage, chosen, by):
+def tried(stage):
+    """Label -> the settings of a stage's trials with their committed records, in order."""
     found = {}
     for trial in stage():
         label = trial.label.partition(":")[0]
         fields = {name: getattr(trial.config, name) for name in CHOSEN[label].setting[2]}
         [record] = published_of([trial])[trial.label]
         found.setdefault(label, []).append(((trial.config.loss, trial.config.loss_options, fields), record))
-    assert {label: choose(tried, by) for label, tried in found.items()} == chosen
-    assert all(len(tried) <= MOST_TRIALS for tried in found.values())
+    return found
+
+
+@pytest.fixture(scope="module")
+def trials():
+    return tried(second_tuning)
+
+
+@pytest.mark.parametrize(
+    ("stage", "chosen", "by"),
+    [
+        (second_tuning, CHOSEN, CHOSEN_BY),
+        (second_photo_tuning, CHOSEN_ON_PHOTOS, CHOSEN_BY),
+        (second_face_tuning, CHOSEN_ON_FACES, FACES_CHOSEN_BY),
+    ],
+)
+def test_the_committed_trials_choose_what_the_finals_train(stage, chosen, by):
+    found = tried(stage)
+    assert {label: choose(settings, by) for label, settings in found.items()} == chosen
+    assert all(len(settings) <= MOST_TRIALS for settings in found.values())
 
 
 def test_a_choice_is_the_best_score_of_any_trial_decoder_and_confidence(trials):

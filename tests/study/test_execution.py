@@ -55,10 +55,13 @@ def test_jobs_share_the_cores(monkeypatch):
 def test_ctrl_c_stops_a_study_at_once(tmp_path):
     environment = os.environ | {"HDMLIB_RUNS": str(tmp_path)}
     words = ["study", "finals", "preset=smoke", "epochs=40", "--jobs", "1"]
+    # what a shell has started in the background ignores the signal, and so would its children
+    usual = signal.signal(signal.SIGINT, signal.default_int_handler)
     process = subprocess.Popen(
         [sys.executable, "-m", "hdmlib", *words], env=environment, stderr=subprocess.PIPE, stdout=subprocess.PIPE,
         text=True, start_new_session=True,
     )  # fmt: skip
+    signal.signal(signal.SIGINT, usual)
     deadline = time.monotonic() + 120
     while not list(tmp_path.glob("*/last.pt")) and time.monotonic() < deadline:
         time.sleep(0.2)
