@@ -21,7 +21,7 @@ from hdmlib.data.lspet import convert_lspet
 from hdmlib.data.samples import fetch_samples
 from hdmlib.data.sources import Data
 from hdmlib.errors import interrupted_by_sigterm, line_for_user
-from hdmlib.experiments.engine import is_main_process
+from hdmlib.experiments.engine import is_main_process, leave_process_group
 from hdmlib.experiments.estimate import estimate
 from hdmlib.experiments.examples import predict_examples
 from hdmlib.experiments.runs import Run, run
@@ -325,10 +325,12 @@ def _run(values: list[str]) -> Run:
             if config.model != "hrnet_nano":  # hours to days
                 typer.echo(estimate(config, data))
 
-        return run(
+        result = run(
             config, weights=True, before=print_estimate, progress=progress,
             report=lambda line: typer.echo(epoch_line(line)),
         )  # fmt: skip
+        leave_process_group()
+        return result
 
 
 @app.command("study")

@@ -123,6 +123,16 @@ def is_main_process() -> bool:
     return int(os.environ.get("RANK", "0")) == 0
 
 
+def leave_process_group() -> None:
+    """Leave the process group that torchrun's processes form; called once by each of them, when all is done.
+
+    A process that ends while it is a member may abort, since gloo's threads outlive the interpreter.
+    """
+    if torch.distributed.is_available() and torch.distributed.is_initialized():
+        torch.distributed.barrier()
+        torch.distributed.destroy_process_group()
+
+
 def check_agreement(engine: Accelerator, runs: Path, name: str) -> None:
     """Refuse a training whose processes, perhaps on several machines, do not mean the same run in the same folder.
 

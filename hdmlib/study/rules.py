@@ -135,12 +135,19 @@ WIDTHS: dict[str, list[dict[str, float]]] = {
     "the sum": [{"likelihood": w} for w in (0.05, 0.1, 0.2)],
     "the letter": [{"epsilon": e} for e in (0.5, 1.0, 2.0)],
 }
-# Where the best of these lay at the end of an axis, a step more: on photos the Gaussian at the largest sigma, others
-# at the lowest rate; on faces the Gaussian at the largest sigma and lowest rate, cross-entropy at the highest rate. Not
-# run yet are the steps of matching, the sum and the letter, which also lie at ends: they come before the finals do.
+# Where the best of these lay at the end of an axis, a step more: on photos the Gaussian at the largest sigma, matching
+# at the lowest rate and the least epsilon, the letter at the least epsilon, others at the lowest rate; on faces the
+# Gaussian at the largest sigma and lowest rate, cross-entropy and the sum at the highest rate, the letter at the lowest
+# rate and the least epsilon.
 PHOTOS_EXTENSIONS: dict[str, list[Setting]] = {
     "gaussian_mse": _grid("gaussian_mse", (2e-3, 4e-3, 8e-3), [{"sigma": 1.5}]),
     "cross_entropy": _grid("cross_entropy", (3e-3,), [{}]),
+    "matching": [
+        *_grid("matching", (3e-3,), [{**BEST, "epsilon": e} for e in (0.03, 0.05, 0.1)]),
+        *_grid("matching", (3e-3, 6e-3, 1.2e-2), [{**BEST, "epsilon": 0.02}]),
+    ],
+    "the sum": _grid("matching", (1.2e-2,), [{**BEST, "epsilon": 0.05, "likelihood": w} for w in (0.05, 0.1, 0.2)]),
+    "the letter": _grid("matching", (6e-3, 1.2e-2, 2.4e-2), [{**LETTER, "epsilon": 0.25}], initial_bias=0.01),
 }
 FACES_EXTENSIONS: dict[str, list[Setting]] = {
     "gaussian_mse": [
@@ -149,6 +156,11 @@ FACES_EXTENSIONS: dict[str, list[Setting]] = {
         *_grid("gaussian_mse", (4e-3, 8e-3), [{"sigma": 3.0}]),
     ],
     "cross_entropy": _grid("cross_entropy", (4.8e-2,), [{}]),
+    "the sum": _grid("matching", (0.192,), [{**BEST, "epsilon": 0.05, "likelihood": w} for w in (0.05, 0.1, 0.2)]),
+    "the letter": [
+        *_grid("matching", (3e-3,), [{**LETTER, "epsilon": e} for e in (0.5, 1.0, 2.0)], initial_bias=0.01),
+        *_grid("matching", (3e-3, 6e-3, 1.2e-2), [{**LETTER, "epsilon": 0.25}], initial_bias=0.01),
+    ],
 }
 # A claim about the matching loss is judged for two subjects.
 SUBJECTS = {"the supplement to the letter": "the letter", "the best variant": "matching"}

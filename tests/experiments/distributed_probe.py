@@ -16,6 +16,7 @@ from hdmlib.experiments.engine import (
     build_losses,
     build_reader,
     evaluation_loader,
+    leave_process_group,
     share_weight,
     start_engine,
     training_loader,
@@ -55,3 +56,4 @@ def probe(train_people: int, batch_size: int, val_people: int, parts: int) -> No
 
 for case in sys.argv[1:]:
     probe(*map(int, case.split("-")))
+leave_process_group()

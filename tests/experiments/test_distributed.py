@@ -86,6 +86,19 @@ def test_a_run_of_two_processes_is_written_and_printed_once(tmp_path):
     assert json.loads((folder / "record.json").read_text())["people"] == {"train": 21, "val": 32}
 
 
+def test_a_finished_command_has_left_the_process_group(tmp_path):
+    script = tmp_path / "train.py"
+    script.write_text(
+        "import sys, torch\n"
+        "from hdmlib.cli import app\n"
+        "app(sys.argv[1:], standalone_mode=False)\n"
+        "print('member' if torch.distributed.is_initialized() else 'left')\n"
+    )
+    words = ("train", "preset=smoke", "device=cpu", "epochs=1", f"run_dir={tmp_path}", "train_people=8", "val_people=4")
+    printed = start(*launched(2, str(script), *words)).stdout.splitlines()
+    assert printed.count("left") == 2
+
+
 @pytest.mark.parametrize("preset", PRESETS)
 def test_a_config_survives_the_command_line(preset):
     for values in ({}, {"loss_options": {"epsilon": 0.5}, "milestones": (3, 5), "dataset": "coco", "resume": False}):
