@@ -145,15 +145,16 @@ def _line(execution_count: int) -> _CellLine:
     return _CellLine()
 
 
-_LESSER_METRICS = frozenset({"AP50", "AP75", "APM", "APL", "AR", "AUROC", "ECE"})
+# Left out of an epoch's line, which then fits a page of JupyterLab: they are in metrics.csv and in the record.
+_LESSER_METRICS = frozenset({"median error", "AP50", "AP75", "APM", "APL", "AR", "AUROC", "ECE"})
 
 
 def epoch_line(line: Epoch) -> str:
-    """One epoch in one line of text: the losses and the foremost metrics, PCK, errors and AP."""
+    """One epoch in one line of text: the training loss and, of the validation people, PCK, mean error and AP."""
     metrics = line.validation.metrics
     scores = "  ".join(f"{name} {value:5.1f}" for name, value in metrics.items() if name not in _LESSER_METRICS)
     loss = " " * 8 if line.train_loss is None else f"{line.train_loss:8.4f}"
-    return f"epoch {line.epoch:3d}  training loss {loss}  validation: {scores}"
+    return f"epoch {line.epoch:3d}  loss {loss}  validation: {scores}"
 
 
 @contextmanager

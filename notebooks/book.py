@@ -49,7 +49,9 @@ def title(notebook: NotebookNode) -> str:
 
 def opening(notebook: NotebookNode, word: str) -> str:
     """The sentence after a word in bold, ``Question``, ``Answer`` or ``Time``, in its first cell; empty if missing."""
-    found = re.search(rf"^\*\*{word}\.\*\* (.+?)(?:<br>)?$", notebook.cells[0].source, flags=re.M)
+    found = re.search(
+        rf"^\*\*{word}\.\*\* (.+?)(?:<br>)?$", notebook.cells[0].source, flags=re.M
+    )
     return found.group(1) if found else ""
 
 
@@ -57,7 +59,7 @@ def verdict(notebook: NotebookNode) -> str:
     """The outcome that its last code cell printed; several outcomes are counted."""
     last = [cell for cell in notebook.cells if cell.cell_type == "code"][-1]
     printed = "".join(output.get("text", "") for output in last.outputs)
-    outcomes = Counter(re.findall(r"^ *verdict[^:\n]*: (?:part \d+ )?(.+?)[;.]?$", printed, flags=re.M))
+    outcomes = Counter(re.findall(r"\bverdict[^:\n]*: (.+?)[;.]?$", printed, flags=re.M))
     if sum(outcomes.values()) == 1:
         return next(iter(outcomes))
     return ", ".join(f"{outcome} {count}" for outcome, count in outcomes.most_common())
@@ -68,18 +70,29 @@ def links(number: int, titles: dict[str, str]) -> str:
     names = list(titles)
     line = ["[Contents](README.md)"]
     if number > 0:
-        line.insert(0, f"[← {titles[names[number - 1]]}]({names[number - 1]}.ipynb)")
+        line.insert(
+            0,
+            f"[←\N{NO-BREAK SPACE}{titles[names[number - 1]]}]({names[number - 1]}.ipynb)",
+        )
     if number + 1 < len(names):
-        line.append(f"[{titles[names[number + 1]]} →]({names[number + 1]}.ipynb)")
+        line.append(
+            f"[{titles[names[number + 1]]}\N{NO-BREAK SPACE}→]({names[number + 1]}.ipynb)"
+        )
     return " | ".join(line)
 
 
 def with_links(notebook: NotebookNode, line: str) -> None:
     """Put the line of links first in the first cell, and alone in the last."""
     first = notebook.cells[0]
-    first.source = line + "\n\n" + re.sub(r"\A[^\n]*\[Contents\]\(README\.md\)[^\n]*\n+", "", first.source)
+    first.source = (
+        line
+        + "\n\n"
+        + re.sub(r"\A[^\n]*\[Contents\]\(README\.md\)[^\n]*\n+", "", first.source)
+    )
     if "[Contents](README.md)" not in notebook.cells[-1].source:
-        notebook.cells.append(nbformat.v4.new_markdown_cell(id=f"cell-{len(notebook.cells):02d}"))
+        notebook.cells.append(
+            nbformat.v4.new_markdown_cell(id=f"cell-{len(notebook.cells):02d}")
+        )
     notebook.cells[-1].source = line
 
 
@@ -92,7 +105,9 @@ def with_small_pictures(notebook: NotebookNode) -> None:
             picture = Image.open(io.BytesIO(base64.b64decode(output.data["image/png"])))
             if picture.mode != "P" or len(picture.getcolors() or ()) > COLOURS:
                 small = io.BytesIO()
-                picture.convert("RGB").quantize(COLOURS, dither=Image.Dither.NONE).save(small, "PNG", optimize=True)
+                picture.convert("RGB").quantize(COLOURS, dither=Image.Dither.NONE).save(
+                    small, "PNG", optimize=True
+                )
                 output.data["image/png"] = base64.b64encode(small.getvalue()).decode()
 
 
@@ -101,13 +116,19 @@ def with_descriptions(notebook: NotebookNode, shows: dict[str, str]) -> None:
     for cell in notebook.cells:
         for output in cell.get("outputs", ()):
             picture = output.get("metadata", {}).get("image/png", {})
-            picture.update({"alt": shows[picture["alt"]]} if picture.get("alt") in shows else {})
+            picture.update(
+                {"alt": shows[picture["alt"]]} if picture.get("alt") in shows else {}
+            )
 
 
 def described_figures() -> dict[str, str]:
     """Name of a figure -> what it shows, from the table of ``figures/README.md``."""
-    rows = re.findall(r"^\| (\[.+?) \| (.+?) \|", (FIGURES / "README.md").read_text(), flags=re.M)
-    return {name: shown for names, shown in rows for name in re.findall(r"\[(\w+)\]", names)}
+    rows = re.findall(
+        r"^\| (\[.+?) \| (.+?) \|", (FIGURES / "README.md").read_text(), flags=re.M
+    )
+    return {
+        name: shown for names, shown in rows for name in re.findall(r"\[(\w+)\]", names)
+    }
 
 
 def contents_table(notebooks: dict[str, NotebookNode]) -> str:
@@ -117,7 +138,9 @@ def contents_table(notebooks: dict[str, NotebookNode]) -> str:
     for name, notebook in notebooks.items():
         picture = PICTURES[name]
         image = f'<img src="../figures/{picture}.png" width="220" alt="{shows[picture]}">'
-        question, answer, time = (opening(notebook, word) for word in ("Question", "Answer", "Time"))
+        question, answer, time = (
+            opening(notebook, word) for word in ("Question", "Answer", "Time")
+        )
         words = f"**[{title(notebook)}]({name}.ipynb)**<br>{question} {answer}"
         rows.append(f"| [{image}]({name}.ipynb) | {words} | {verdict(notebook)} | {time} |")
     return "\n".join(rows) + "\n"

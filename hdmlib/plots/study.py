@@ -23,8 +23,8 @@ STYLES: dict[str, dict[str, Any]] = {
 }
 STYLES["the sum"] = {"color": "#7b1fa2", "linestyle": (0, (6, 1)), "marker": "*"}
 STYLES["the letter"] = {"color": "#a0616a", "linestyle": (0, (1, 1)), "marker": "X"}
-LABELS = {**LOSS_LABEL, "matching, plain distance": "matching, plain distance"}
-_TRUTH = {"marker": "+", "color": "#4cc9f0", "markersize": 10, "markeredgewidth": 1.8, "linestyle": "none"}
+LABELS = {**LOSS_LABEL, **{name: name for name in ("matching, plain distance", "the sum", "the letter")}}
+_TRUTH = {"marker": "+", "color": "#4cc9f0", "markersize": 9, "markeredgewidth": 1.2, "linestyle": "none"}
 TERM_NAMES = {
     "map: gaussian_mse": (r"$\|H - G\|^2$: the loss, summed over cells", "black", "-"),
     "map: dot_mse": (r"$\|H - d\|^2$: the dot is missed", "#0b3c5d", "--"),
@@ -152,7 +152,7 @@ def forest(table: pd.DataFrame, metrics: Sequence[str]) -> Figure:
             axes.plot([found["low"], found["high"]], [row, row], color=colour, linewidth=2)
             axes.plot(found["difference"], row, marker=marker, color=colour, fillstyle=fill, markersize=7)
         axes.axvline(0, color="#555555", linewidth=1)
-        direction = "less" if metric.endswith("error") or metric == "ECE" else "more"
+        direction = "less" if metric.endswith("error") or metric in ("ECE", "NME") else "more"
         axes.set(title=metric, xlabel=f"{direction} is better", ylim=(len(order) - 0.5, -0.5))
         axes.grid(visible=False, axis="y")
     panels[0, 0].set_yticks(range(len(order)), order)
@@ -335,7 +335,7 @@ def heatmaps_by_loss(
             name = f"{LABELS[label]}\n" if i == 0 else ""
             overlay(axes, pictures[i], np.maximum(maps[label][i], 0), f"{name}{off:.1f} px off")
             axes.plot(*truth[i], **_TRUTH)
-            axes.plot(*predicted[label][i], marker="x", color="white", markersize=7, markeredgewidth=1.8)
+            axes.plot(*predicted[label][i], marker="x", color="white", markersize=5, markeredgewidth=1.1)
     return figure
 
 

@@ -214,6 +214,23 @@ def _has_same(metrics: Mapping[str, int]) -> bool:
 
 def difference_cell(found: pd.Series, metric: str) -> str:
     """A difference with its interval and outcome, in words for a table."""
+    return f"{_difference(found, metric)}: {found['outcome']}"
+
+
+def outcome_lines(table: pd.DataFrame, testable: bool = True) -> Iterator[str]:
+    """A line a metric, as a notebook prints its verdict: the difference, its interval and the outcome.
+
+    Args:
+        table: Index metric, columns as :func:`differences` has them.
+        testable: Whether the runs are large enough for an outcome.
+    """
+    names = [NAMES.get(str(metric), str(metric)) for metric in table.index]
+    for (metric, found), name in zip(table.iterrows(), names, strict=True):
+        said = found["outcome"] if testable else "not testable at this scale"
+        yield f"  {name:{max(map(len, names))}}  measured {_difference(found, str(metric)):28} verdict: {said}"
+
+
+def _difference(found: pd.Series, metric: str) -> str:
     digits = 2 if "error" in metric or "map" in metric or metric == "NME" else 1
     low, high = (f"{found[name]:+.{digits}f}" for name in ("low", "high"))
-    return f"{found['difference']:+.{digits}f} ({low} to {high}): {found['outcome']}"
+    return f"{found['difference']:+.{digits}f} ({low} to {high})"
