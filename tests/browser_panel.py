@@ -35,6 +35,9 @@ def jupyter_lab(folder: Path) -> Iterator[tuple[str, str]]:
         sys.executable, "-m", "jupyter", "lab", "--no-browser", "--allow-root", f"--ServerApp.port={port}",
         f"--IdentityProvider.token={token}", f"--ServerApp.root_dir={folder}", "--LabApp.news_url=None",
     ]  # fmt: skip
+    news = Path(settings, "@jupyterlab", "apputils-extension", "notification.jupyterlab-settings")
+    news.parent.mkdir(parents=True)
+    news.write_text('{"fetchNews": "false", "checkForUpdates": false}')  # else it asks, over the page
     places = {"JUPYTERLAB_SETTINGS_DIR": settings, "JUPYTERLAB_WORKSPACES_DIR": settings}
     server = subprocess.Popen(command, env=os.environ | places, stderr=subprocess.DEVNULL)
     try:

@@ -42,11 +42,6 @@ def published_of(trials: Iterable[Trial]) -> dict[str, list[Record]]:
     return records
 
 
-def published_stages() -> frozenset[str]:
-    """Names of the stages that have reference records of their own."""
-    return frozenset(Store(Path("runs")).stages())
-
-
 def publish(stage: str, config: Config, keep: Sequence[str] = (), results: Path = RESULTS) -> None:
     """Copy the finished run of a config to the reference runs, and write the tables of the stages it belongs to.
 

@@ -5,6 +5,7 @@ from pathlib import Path
 
 import pytest
 
+from hdmlib.study import second
 from hdmlib.study.choice import CHOSEN
 from hdmlib.study.results import published_of
 from hdmlib.study.rules import SEEDS
@@ -30,6 +31,19 @@ def test_every_final_has_every_seed_and_metric(records):
         assert [record.identity["seed"] for record in runs] == list(SEEDS)
     for view in PEOPLE.views(records).values():
         assert not view[[*PEOPLE.metrics]].isna().any(axis=None)
+
+
+def test_a_ground_counts_the_seeds_that_every_loss_has(records, monkeypatch):
+    assert PEOPLE.finals() == records
+    monkeypatch.setattr(second, "SEEDS", (0, 1, 99))  # nobody has trained seed 99
+    found = PEOPLE.finals()
+    assert {label: [run.identity["seed"] for run in runs] for label, runs in found.items()} == {
+        label: [0, 1] for label in CHOSEN
+    }
+    text = "\n".join(second._ground_lines(PEOPLE, found))
+    assert "mean over 2 seeds" in text
+    assert "ask for 3 seeds; 2 have been run, and there is no verdict yet" in text
+    assert "Is the sum better" not in text
 
 
 def test_same_reads_every_loss_by_one_decoder_and_one_confidence(records):
