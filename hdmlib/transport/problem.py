@@ -46,6 +46,8 @@ TOLERANCE = {torch.float32: 5e-7, torch.float64: 5e-11}
 MOST_DEMANDERS = 16
 # Up to this spread of the costs, in units of epsilon, Newton's method needs no stages; 0.07 cells for the distance.
 MOST_SPREAD = 20.0
+# Up to this one most maps need none: it pays to try them in the compiled loops and to stage the rest.
+MOST_SPREAD_WORTH_A_TRY = 80.0
 # Cells solved together, so that what belongs to them stays in a core's cache.
 CELLS_AT_ONCE = {"cpu": 110_000, "cuda": 5_000_000}
 CPU_LOOPS = "hdmlib.transport.cpu_loops"
@@ -293,7 +295,8 @@ def maps_at_once(maps: Tensor) -> int:
 def _fits_cpu_loops(maps: Tensor, problem: Problem) -> bool:
     """Whether the compiled loops serve blocks of demanders on these maps."""
     size = maps.shape[-2], maps.shape[-1]
-    return maps.device.type == "cpu" and problem.is_easy(size) and accelerator(CPU_LOOPS) is not None
+    worth_a_try = problem.cost.spread(size) <= MOST_SPREAD_WORTH_A_TRY * problem.epsilon
+    return maps.device.type == "cpu" and worth_a_try and accelerator(CPU_LOOPS) is not None
 
 
 def _solve_in_loops(maps: Tensor, corners: Tensor, weights: Tensor, problem: Problem, tolerance: float) -> Solution:

@@ -51,18 +51,29 @@ def test_the_squared_cost_goes_through_the_loops_where_epsilon_is_large(monkeypa
     torch.testing.assert_close(quick.gradient, slow.gradient, rtol=1e-8, atol=1e-8)
 
 
-def test_maps_that_the_loops_lose_are_solved_all_the_same(monkeypatch):
-    """With two evaluations hardly any map settles; the general method takes them over."""
-    supply, joints = maps(3.0, torch.float32), torch.tensor(JOINTS)
-    asked = []
-    real = problem.maximise
+@pytest.fixture
+def staged(monkeypatch):
+    """Numbers of maps that are solved by stages."""
+    asked, real = [], problem.maximise
     monkeypatch.setattr(
         problem, "maximise", lambda costs, weights, *rest: asked.append(len(weights)) or real(costs, weights, *rest)
     )
-    monkeypatch.setattr(problem, "MOST_SPREAD", 1e9)  # the squared cost without stages: too much for them
+    return asked
+
+
+def test_maps_that_the_loops_lose_are_solved_all_the_same(monkeypatch, staged):
+    supply, joints = maps(3.0, torch.float32), torch.tensor(JOINTS)
+    monkeypatch.setattr(problem, "MOST_SPREAD_WORTH_A_TRY", 1e9)  # the squared cost without stages: too much for them
     solution = solve(supply, *demanders(joints, SIZE), 0.5, cost="sqeuclidean")
     assert solution.error.max() <= 1e-6
-    assert sum(asked) > 0
+    assert sum(staged) > 0
+
+
+@pytest.mark.parametrize(("cost", "epsilon"), [("saturating", 0.02), ("saturating", 0.03), ("euclidean", 0.05)])
+def test_the_epsilons_of_trainings_need_no_stages(staged, cost, epsilon):
+    solution = solve(maps(3.0, torch.float64), *demanders(torch.tensor(JOINTS), SIZE), epsilon, cost=cost, tau=1.0)
+    assert solution.error.max() <= 1e-10
+    assert staged == []
 
 
 def test_a_map_does_not_depend_on_its_company():

@@ -13,7 +13,9 @@ from hypothesis import strategies as st
 from hdmlib import transport
 from hdmlib.heatmaps import demanders
 from hdmlib.transport import COSTS, REGULARISERS, TransportWarning
-from hdmlib.transport.newton import MAX_EVALUATIONS
+from hdmlib.transport.cost import Cost, block_corners
+from hdmlib.transport.newton import MAX_EVALUATIONS, maximise
+from hdmlib.transport.semidual import semi_dual
 
 # The setting of the tests that name no other.
 solve = partial(transport.solve, cost="euclidean", tau=2.0)
@@ -456,6 +458,27 @@ def test_a_map_near_its_own_demanders_is_left_by_a_step_that_leads_upwards():
     for (x, y), share in cells.items():
         supply[y, x] = share
     joint = torch.tensor([12.1, 11.182])
-    found = solve(supply, *demanders(joint, (24, 24)), 0.03, cost="saturating", tau=1.0)
-    assert found.error <= 1e-6
-    assert found.evaluations <= 15
+    points, weights = demanders(joint, (24, 24))
+    cost, epsilon = Cost("saturating", 1.0), 0.03
+    corners = block_corners(points[None].double(), (24, 24))
+    dual = semi_dual(supply[None], points[None].double(), corners, cost, epsilon)
+    _, error, evaluations = maximise(dual, weights[None].double(), epsilon, 1e-6)
+    assert error <= 1e-6
+    assert evaluations <= 15
+    assert solve(supply, points, weights, epsilon, cost=cost.kind, tau=cost.tau).error <= 1e-6
+
+
+@pytest.mark.parametrize(("kind", "epsilon"), [("saturating", 0.03), ("saturating", 0.01), ("euclidean", 0.02)])
+def test_compiled_loops_with_a_small_epsilon_find_what_the_stages_find(kind, epsilon):
+    maps, (points, weights) = random_maps(), random_points("subpixel")
+    found = solve(maps, points, weights, epsilon, cost=kind, tau=1.0)
+    cost = Cost(kind, 1.0)
+    dual = semi_dual(maps, points, block_corners(points, SIZE), cost, epsilon)
+    _, error, _ = maximise(dual, weights, epsilon, 1e-10)
+    assert max(error.max(), found.error.max()) <= 1e-10
+    staged = dual.potential(entropy=True).view_as(maps)
+
+    def centred(potential):
+        return potential - (potential * maps).sum(dim=(1, 2), keepdim=True)
+
+    torch.testing.assert_close(centred(found.gradient), centred(staged), atol=1e-8, rtol=0)
