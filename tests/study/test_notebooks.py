@@ -43,7 +43,7 @@ def test_smoke(name, parameters, runs, tmp_path, monkeypatch):
     notebook = nbformat.read(out, as_version=4)
     last = [cell for cell in notebook.cells if cell.cell_type == "code"][-1]
     printed = "".join(output.get("text", "") for output in last.outputs)
-    assert re.search(r"measured -?\d|measured nan", printed)
+    assert re.search(r"measured [-+]?\d|measured [-+]?nan", printed)
     if name != "06_theorem1":  # what holds of every heatmap holds of tiny networks' too
         assert set(
             re.findall(r"\bverdict\b.*?(not testable at this scale|reproduced|holds|fails|undecided)", printed)
