@@ -11,9 +11,8 @@ for name in ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS"):
     os.environ[name] = "1"
 os.environ["PYTHONWARNINGS"] = "ignore"  # warnings print paths and process numbers
 os.environ.pop("MPLBACKEND", None)  # Agg would take the inline figures away
-os.environ.setdefault(
-    "HDMLIB_RUNS", tempfile.mkdtemp(prefix="hdmlib-runs-")
-)  # train for real, whatever lies in runs/
+# Train for real, whatever lies in runs/.
+os.environ.setdefault("HDMLIB_RUNS", tempfile.mkdtemp(prefix="hdmlib-runs-"))
 
 
 def pytest_configure(config: pytest.Config) -> None:

@@ -19,9 +19,8 @@ for name in ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS"):
     os.environ[name] = "1"
 os.environ["PYTHONWARNINGS"] = "ignore"
 os.environ.pop("MPLBACKEND", None)
-os.environ["HDMLIB_FIGURES"] = str(
-    FOLDER.parent / "figures"
-)  # figures that the gallery shows are kept there
+# Figures that the gallery shows are kept there.
+os.environ["HDMLIB_FIGURES"] = str(FOLDER.parent / "figures")
 os.environ.setdefault("HDMLIB_RUNS", tempfile.mkdtemp(prefix="hdmlib-runs-"))
 
 
@@ -44,9 +43,8 @@ def refresh(path: Path) -> None:
         tags = cell.metadata.get("tags")
         cell.metadata = {"tags": tags} if tags else {}
     nbformat.write(notebook, path)
-    print(
-        f"{path.name}: {sum(cell.cell_type == 'code' for cell in notebook.cells)} code cells"
-    )
+    count = sum(cell.cell_type == "code" for cell in notebook.cells)
+    print(f"{path.name}: {count} code cells")
 
 
 def refresh_readme(path: Path) -> None:

@@ -51,7 +51,7 @@ def test_it_ends_in_a_verdict_that_was_computed(notebook):
     last = _code(notebook)[-1]
     printed = "".join(output.get("text", "") for output in last.outputs)
     assert re.search(r"\bverdict[^:\n]*: ", printed)
-    assert re.search(r"measured -?\d", printed)
+    assert re.search(r"measured [-+]?\d", printed)
     assert "nbval-ignore-output" not in last.metadata.get("tags", ())
 
 

@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from itertools import product
@@ -46,6 +47,7 @@ class Ground:
 
     Attributes:
         name: Who they are, for a heading.
+        tuning: The stage of its tuning.
         stage: The stage of its finals.
         chosen: Label -> what its tuning chose.
         metrics: What is judged -> 1 if larger is better, -1 if smaller is; the rules' calibration is ``ECE``.
@@ -53,10 +55,15 @@ class Ground:
     """
 
     name: str
+    tuning: str
     stage: str
     chosen: Mapping[str, Choice]
     metrics: Mapping[str, int]
     sum_metrics: Mapping[str, str]
+
+    def trials(self) -> Counter[str]:
+        """Label -> how many trials its tuning had."""
+        return Counter(trial.label.partition(":")[0] for trial in STAGES[self.tuning]())
 
     def finals(self) -> dict[str, list[Record]]:
         """Label -> its published finals, of the seeds that every label has; empty before the first such seed."""
@@ -94,11 +101,15 @@ class Ground:
 
 
 CALIBRATION = {"ECE": -1}
-PEOPLE = Ground("500 embedded people", "second_finals", CHOSEN, METRICS | CALIBRATION, SUM_METRICS)
+PEOPLE = Ground("500 embedded people", "second_tuning", "second_finals", CHOSEN, METRICS | CALIBRATION, SUM_METRICS)
 PHOTOS = Ground(
-    "250 photos of people (LSP Extended)", "second_photos", CHOSEN_ON_PHOTOS, METRICS | CALIBRATION, SUM_METRICS
-)
-FACES = Ground("482 faces (68 points)", "second_faces", CHOSEN_ON_FACES, FACES_METRICS | CALIBRATION, FACES_SUM_METRICS)
+    "250 photos of people (LSP Extended)", "second_photo_tuning", "second_photos", CHOSEN_ON_PHOTOS,
+    METRICS | CALIBRATION, SUM_METRICS,
+)  # fmt: skip
+FACES = Ground(
+    "482 faces (68 automatic points)", "second_face_tuning", "second_faces", CHOSEN_ON_FACES,
+    FACES_METRICS | CALIBRATION, FACES_SUM_METRICS,
+)  # fmt: skip
 GROUNDS = (PEOPLE, PHOTOS, FACES)
 
 
@@ -137,12 +148,15 @@ def _ground_lines(ground: Ground, records: Mapping[str, Sequence[Record]]) -> li
     """The scores and, with all seeds, the verdict about the sum and every difference on one ground."""
     if not records:
         return [f"{ground.name}: tuned, but the finals have not been run."]
-    seeds, shown = min(map(len, records.values())), list(ground.sum_metrics)
+    seeds, shown, trials = min(map(len, records.values())), list(ground.sum_metrics), ground.trials()
     scores = ground.views(records)["own"].groupby("label", sort=False)
     table = [
-        f"| {ground.name}, mean over {seeds} seeds | chosen | {' | '.join(shown)} |",
-        "| --- | --- |" + " --- |" * len(shown),
-        *(_score_line(str(label), ground.chosen[str(label)], part[shown].mean().to_dict()) for label, part in scores),
+        f"| {ground.name}, mean over {seeds} seeds | trials | chosen | {' | '.join(shown)} |",
+        "| --- | --- | --- |" + " --- |" * len(shown),
+        *(
+            _score_line(str(label), trials[str(label)], ground.chosen[str(label)], part[shown].mean().to_dict())
+            for label, part in scores
+        ),
         "",
     ]
     if seeds < len(SEEDS):
@@ -169,9 +183,9 @@ def chosen_words(choice: Choice) -> str:
     return ", ".join(words if confidence == "own" else [*words, "other confidence"])
 
 
-def _score_line(label: str, choice: Choice, means: Mapping[Any, float]) -> str:
+def _score_line(label: str, trials: int, choice: Choice, means: Mapping[Any, float]) -> str:
     cells = (f"{value:.{2 if metric in ('mean error', 'NME') else 1}f}" for metric, value in means.items())
-    return f"| {label} | {chosen_words(choice)} | {' | '.join(cells)} |"
+    return f"| {label} | {trials} | {chosen_words(choice)} | {' | '.join(cells)} |"
 
 
 def _difference_lines(
