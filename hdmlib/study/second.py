@@ -52,6 +52,7 @@ class Ground:
         chosen: Label -> what its tuning chose.
         metrics: What is judged -> 1 if larger is better, -1 if smaller is; the rules' calibration is ``ECE``.
         sum_metrics: What is judged -> what it is to the rule about the sum.
+        seeds: Of its finals.
     """
 
     name: str
@@ -60,6 +61,7 @@ class Ground:
     chosen: Mapping[str, Choice]
     metrics: Mapping[str, int]
     sum_metrics: Mapping[str, str]
+    seeds: Sequence[int] = SEEDS
 
     def trials(self) -> Counter[str]:
         """Label -> how many trials its tuning had."""
@@ -68,7 +70,7 @@ class Ground:
     def finals(self) -> dict[str, list[Record]]:
         """Label -> its published finals, of the seeds that every label has; empty before the first such seed."""
         complete: dict[str, list[Record]] = {}
-        for seed in SEEDS:
+        for seed in self.seeds:
             trials = list(STAGES[self.stage]([seed]))
             runs = [Store.of(trial.config).find_published(trial.config) for trial in trials]
             found = {trial.label: run.record for trial, run in zip(trials, runs, strict=True) if run is not None}
@@ -159,8 +161,9 @@ def _ground_lines(ground: Ground, records: Mapping[str, Sequence[Record]]) -> li
         ),
         "",
     ]
-    if seeds < len(SEEDS):
-        return [*table, f"The rules ask for {len(SEEDS)} seeds; {seeds} have been run, and there is no verdict yet."]
+    if seeds < len(ground.seeds):
+        asked = len(ground.seeds)
+        return [*table, f"The rules ask for {asked} seeds; {seeds} have been run, and there is no verdict yet."]
     better, bad = verdict(records, ground)
     why = f"; on the bad side: {', '.join(bad)}" if bad else ""
     lines = [

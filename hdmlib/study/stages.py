@@ -229,6 +229,26 @@ def second_fig2(seeds: Sequence[int] = rules.FIG2_SEEDS, **values: Any) -> Itera
     yield from _as_chosen(shown, rules.TEST_PEOPLE, seeds, **{**CONSTANT_RATE, **values})
 
 
+def second_fig2_rates(seeds: Sequence[int] = rules.FIG2_RATE_SEEDS, **values: Any) -> Iterator[Trial]:
+    """The same at lower and higher constant rates, at which either curve may wobble less or more."""
+    for seed, label, factor in product(seeds, FIG2_LABELS, rules.FIG2_RATE_FACTORS):
+        loss, options, fields = CHOSEN[label].setting
+        changed = {**fields, **CONSTANT_RATE, "lr": factor * fields["lr"], "seed": seed, **values}
+        yield _trial(f"{label}, {factor:g} x the rate", loss, options, people=rules.TEST_PEOPLE, **changed)
+
+
+def second_long(seeds: Sequence[int] = rules.COSTLY_SEEDS, **values: Any) -> Iterator[Trial]:
+    """The finalists with three times the training."""
+    chosen = {label: CHOSEN[label] for label in rules.FINALISTS}
+    yield from _as_chosen(chosen, rules.LONG_TEST, seeds, **values)
+
+
+def second_large(seeds: Sequence[int] = rules.COSTLY_SEEDS, **values: Any) -> Iterator[Trial]:
+    """The better of them with four times the cells."""
+    chosen = {label: CHOSEN[label] for label in rules.LARGE_FINALISTS}
+    yield from _as_chosen(chosen, rules.LARGE_TEST, seeds, **values)
+
+
 def second_photo_tuning(**values: Any) -> Iterator[Trial]:
     """The finalists on photos of people, around what the embedded people chose."""
     yield from _around_chosen(rules.PHOTOS_TUNING, rules.PHOTOS_EXTENSIONS, **values)
@@ -283,7 +303,8 @@ STAGES = {
     "photos": photos, "conditions": conditions, "larger": larger, "gpu_demo": gpu_demo,
     "second_tuning": second_tuning, "second_finals": second_finals, "second_fig2": second_fig2,
     "second_photo_tuning": second_photo_tuning, "second_face_tuning": second_face_tuning,
-    "second_photos": second_photos, "second_faces": second_faces,
+    "second_photos": second_photos, "second_faces": second_faces, "second_fig2_rates": second_fig2_rates,
+    "second_long": second_long, "second_large": second_large,
 }  # fmt: skip
 RENAMED_STAGES = {"joint": "cost"}  # earlier name -> name
 

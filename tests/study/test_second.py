@@ -1,6 +1,7 @@
 """The second study's tables are those of its committed records, judged by the rules."""
 
 import itertools
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -33,14 +34,14 @@ def test_every_final_has_every_seed_and_metric(records):
         assert not view[[*PEOPLE.metrics]].isna().any(axis=None)
 
 
-def test_a_ground_counts_the_seeds_that_every_loss_has(records, monkeypatch):
+def test_a_ground_counts_the_seeds_that_every_loss_has(records):
     assert PEOPLE.finals() == records
-    monkeypatch.setattr(second, "SEEDS", (0, 1, 99))  # nobody has trained seed 99
-    found = PEOPLE.finals()
+    ground = replace(PEOPLE, seeds=(0, 1, 99))  # nobody has trained seed 99
+    found = ground.finals()
     assert {label: [run.identity["seed"] for run in runs] for label, runs in found.items()} == {
         label: [0, 1] for label in CHOSEN
     }
-    text = "\n".join(second._ground_lines(PEOPLE, found))
+    text = "\n".join(second._ground_lines(ground, found))
     assert "mean over 2 seeds" in text
     assert "ask for 3 seeds; 2 have been run, and there is no verdict yet" in text
     assert "Is the sum better" not in text
