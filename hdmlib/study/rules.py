@@ -145,8 +145,8 @@ WIDTHS: dict[str, list[dict[str, float]]] = {
     "the letter": [{"epsilon": e} for e in (0.5, 1.0, 2.0)],
 }
 # Where the best of these lay at the end of an axis, a step more: on photos the Gaussian at the largest sigma, matching
-# at the lowest rate (twice) and the least epsilon, cross-entropy and the sum at the lowest rate, the letter at the
-# least epsilon; on faces the Gaussian at the largest sigma and lowest rate, cross-entropy and the sum at the highest
+# at the lowest rate (twice) and the least epsilon, cross-entropy at the lowest rate, the sum at the lowest rate (twice)
+# and the most likelihood, the letter at the least epsilon; on faces the Gaussian at the largest sigma and lowest rate, cross-entropy and the sum at the highest
 # rate, the letter at the lowest rate and the least epsilon.
 PHOTOS_EXTENSIONS: dict[str, list[Setting]] = {
     "gaussian_mse": _grid("gaussian_mse", (2e-3, 4e-3, 8e-3), [{"sigma": 1.5}]),
@@ -156,7 +156,11 @@ PHOTOS_EXTENSIONS: dict[str, list[Setting]] = {
         *_grid("matching", (3e-3, 6e-3), [{**BEST, "epsilon": 0.02}]),
         *_grid("matching", (1.5e-3,), [{**BEST, "epsilon": e} for e in (0.02, 0.03, 0.05)]),
     ],
-    "the sum": _grid("matching", (1.2e-2,), [{**BEST, "epsilon": 0.05, "likelihood": w} for w in (0.05, 0.1, 0.2)]),
+    "the sum": [
+        *_grid("matching", (1.2e-2,), [{**BEST, "epsilon": 0.05, "likelihood": w} for w in (0.05, 0.1, 0.2)]),
+        *_grid("matching", (6e-3,), [{**BEST, "epsilon": 0.05, "likelihood": w} for w in (0.1, 0.2, 0.4)]),
+        *_grid("matching", (1.2e-2,), [{**BEST, "epsilon": 0.05, "likelihood": 0.4}]),
+    ],
     "the letter": _grid("matching", (6e-3, 1.2e-2, 2.4e-2), [{**LETTER, "epsilon": 0.25}], initial_bias=0.01),
 }
 FACES_EXTENSIONS: dict[str, list[Setting]] = {
