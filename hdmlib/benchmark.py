@@ -56,7 +56,7 @@ from hdmlib.data.coco_files import find_coco
 from hdmlib.data.crops import Frame
 from hdmlib.data.dataset import DataError, PoseDataset
 from hdmlib.data.detections import read_detections
-from hdmlib.data.mpii import read_mpii
+from hdmlib.data.mpii import find_mpii, read_mpii
 from hdmlib.data.sources import check_folder
 from hdmlib.experiments.engine import build_losses, check_engine
 from hdmlib.experiments.prediction import predict_people
@@ -205,11 +205,12 @@ def evaluate_mpii(
         DataError: Annotations, photos or head sizes are missing.
         CheckpointError, FileNotFoundError: The checkpoint does not fit or is not there.
     """
-    people = read_mpii(_required(config, "data_root"), config.val_split)
+    root = _required(config, "data_root")
+    people = read_mpii(root, config.val_split)
     if not np.isfinite(people.head_sizes).any():
-        raise DataError(
-            f"{people.name}: nobody has a head size; put gt_{config.val_split}.mat, which holds them, beside that file"
-        )
+        annotations, _ = find_mpii(root, config.val_split)
+        truth = annotations.with_name(f"gt_{annotations.stem}.mat")
+        raise DataError(f"{annotations}: nobody has a head size; put {truth.name}, which holds them, beside that file")
     model = _network(config, people) if model is None else model
     prediction = predict_people(config, model, people, progress=progress)
     whole = len(people) == MPII_VAL_PEOPLE

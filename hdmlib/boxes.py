@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 
 from hdmlib.data.dataset import DataError
 from hdmlib.data.intake import as_floats, id_key, load_json
+from hdmlib.data.photos import common_end
 from hdmlib.inference import check_boxes, upright_size
 
 ImageId = int | str
@@ -60,7 +61,7 @@ class BoxFile:
             DataError: Several names end as the path does.
         """
         path = _parts(str(photo.absolute()))
-        ends = [(_common_end(path, parts), key) for parts, key in self.names.get(path[-1], ())]
+        ends = [(common_end(path, parts), key) for parts, key in self.names.get(path[-1], ())]
         longest = max((length for length, _ in ends), default=0)
         best = [key for length, key in ends if length == longest]
         if len(best) > 1:
@@ -154,11 +155,6 @@ def _names(entries: Iterable[tuple[ImageId | None, Mapping[str, Any]]]) -> dict[
 def _parts(name: str) -> tuple[str, ...]:
     """Folders and file of a path of any system; accents as single characters, which macOS takes apart."""
     return tuple(unicodedata.normalize("NFC", name).replace("\\", "/").strip("/").split("/"))
-
-
-def _common_end(first: Sequence[str], second: Sequence[str]) -> int:
-    pairs = zip(reversed(first), reversed(second), strict=False)
-    return next((i for i, (a, b) in enumerate(pairs) if a != b), min(len(first), len(second)))
 
 
 def boxes_on(photos: Sequence[Path], file: BoxFile) -> list[PhotoBoxes]:

@@ -80,19 +80,27 @@ def gallery(
     values: Annotated[
         list[str] | None, typer.Argument(metavar="[NAME=VALUE]...", help="the run, as for `train`")
     ] = None,
-    count: Annotated[int, typer.Option(help="how many people")] = 4,
+    count: Annotated[int, typer.Option(min=1, help="how many people")] = 4,
+    overwrite: Annotated[bool, typer.Option("--overwrite", help="replace files that exist")] = False,
 ) -> None:
     """Draw a run's predictions for the first validation people; trains the run first if need be."""
     with one_line_errors():
         check_ending("to", to, FIGURE_ENDINGS)
+        check_outputs(_figure_files(to), [], overwrite=overwrite)
         result = _run(values or [])
         shown = predict_examples(result.config, result.model(), result.data.val, count)
         use_style()
         figure = people.prediction_gallery(
-            shown.pictures, shown.maps, shown.predicted, shown.joints, shown.weights, result.data.val.skeleton,
-            shown.close_ups,
+            shown.pictures, shown.maps, shown.predicted, shown.joints, shown.cells, shown.weights,
+            result.data.val.skeleton, shown.close_ups,
         )  # fmt: skip
         save_figure(figure, to.parent, to.stem)
+        plt.close(figure)
+
+
+def _figure_files(to: Path) -> list[Path]:
+    """What :func:`save_figure` writes."""
+    return [to.with_suffix(ending) for ending in FIGURE_ENDINGS]
 
 
 class _SeveralBoxes(TyperCommand):
@@ -135,7 +143,7 @@ def predict_photo(
             check_ending("to", to, FIGURE_ENDINGS)
         names = photo_names(photos)
         drawings = {} if draw is None else dict(zip(photos, drawing_paths(names, draw), strict=True))
-        figure_files = [] if to is None else [to.with_suffix(ending) for ending in FIGURE_ENDINGS]
+        figure_files = [] if to is None else _figure_files(to)
         written = [path for path in (csv, json, *drawings.values(), *figure_files) if path is not None]
         check_outputs(written, [*photos, *([boxes] if boxes else [])], overwrite=overwrite)
         people_of = _people_on(photos, image_ids(names), box or (), boxes, category)
@@ -211,13 +219,18 @@ def evaluate_checkpoint(
         list[str], typer.Argument(metavar="NAME=VALUE...", help="preset, checkpoint, data_root, loss, boxes, ...")
     ],
     to: Annotated[Path | None, typer.Option(help="COCO: write the results here, in COCO's submission format")] = None,
+    overwrite: Annotated[bool, typer.Option("--overwrite", help="replace a file that exists")] = False,
 ) -> None:
     """Evaluate a checkpoint as COCO or MPII does, beside the published row of its setting.
 
     Give loss=gaussian_mse for the checkpoints of HRNet and mmpose: the loss decides how heatmaps are read.
     """
     with one_line_errors():
-        report = evaluate(config_from(values), to=None if to is None else from_caller(to), progress=progress)
+        config = config_from(values)
+        if to is not None:
+            to = from_caller(to)
+            check_outputs([to], [path for path in (config.boxes, config.checkpoint) if path], overwrite=overwrite)
+        report = evaluate(config, to=to, progress=progress)
     typer.echo(report)
 
 

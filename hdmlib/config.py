@@ -1,7 +1,7 @@
 """What a run is: every number of a recipe in one checked, frozen object.
 
 In: the name of a preset and the values that the user sets (notebook parameters, ``NAME=VALUE`` on the command line).
-Out: a :class:`Config`. Nothing is read from disk here; two equal configs are the same experiment.
+Out: a :class:`Config`. Nothing is read from disk here but, for a run's name, a file of pretrained weights.
 """
 
 from __future__ import annotations
@@ -17,9 +17,9 @@ from typing import Any, Literal, get_args
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
 
+from hdmlib.coordinates import Rule
 from hdmlib.models.hrnet import MODELS
-from hdmlib.models.hub import LITE0 as LITE0_WEIGHTS
-from hdmlib.models.hub import NONE, PREFIX
+from hdmlib.models.hub import LITE0_WEIGHTS, NONE, PREFIX, named_by_content
 from hdmlib.models.lite import NAME as LITE0
 from hdmlib.models.registry import OTHERS, is_known
 from hdmlib.models.vitpose import PREFIX as VITPOSE
@@ -55,7 +55,9 @@ MACHINE_FIELDS = frozenset(
 EVALUATION_FIELDS = frozenset({"boxes", "checkpoint"})
 # Added after the first records were committed: left out of a run's identity while they have their default, so that a
 # new field does not rename earlier runs.
-ADDED_FIELDS = frozenset({"category", "colour_jitter", "blur", "cutout", "accumulate", "sync_batchnorm"})
+ADDED_FIELDS = frozenset(
+    {"category", "colour_jitter", "blur", "cutout", "accumulate", "sync_batchnorm", "warm_start_lr"}
+)
 PATH_FIELDS = frozenset({"data_root", "run_dir", "pretrained"}) | EVALUATION_FIELDS
 
 
@@ -116,7 +118,7 @@ class Config(BaseModel):
     # --- crop and augmentation
     input_width: int = Field(128, ge=32, le=8192, multiple_of=32)
     input_height: int = Field(128, ge=32, le=8192, multiple_of=32)
-    coordinates: Literal["center", "hrnet", "udp"] = Field("center", description="how pixels map to heatmap cells")
+    coordinates: Rule = Field("center", description="how pixels map to heatmap cells")
     scale_factor: float = Field(0.25, ge=0, lt=1, description="random scaling, HRNet's f")
     rotation: float = Field(30.0, ge=0, le=180, description="random rotation in degrees, HRNet's f")
     rotation_probability: float = Field(0.6, ge=0, le=1)
@@ -157,7 +159,10 @@ class Config(BaseModel):
     )
     clip_norm: float | None = Field(None, gt=0, description="largest norm of the gradient")
     warm_start_epochs: int = Field(
-        0, ge=0, le=MOST, description="number of first epochs that are trained with the Gaussian MSE at its own rate"
+        0, ge=0, le=MOST, description="number of first epochs that are trained with the Gaussian MSE"
+    )
+    warm_start_lr: float | None = Field(
+        None, gt=0, lt=1, description="peak learning rate of these epochs; None: the Gaussian's for a small network"
     )
     initial_bias: float = Field(0.0, ge=-100, le=100, description="value of every heatmap before training")
     precision: Literal["float32", "bf16"] = Field("float32", description="bf16: autocast, on a GPU only")
@@ -231,7 +236,7 @@ class Config(BaseModel):
             raise ValueError(f"is unknown; known: {KNOWN_REFERENCES}")
         return value
 
-    @field_validator("lr", "weight_decay", "rotation", mode="after")
+    @field_validator("lr", "weight_decay", "rotation", "warmup_epochs", mode="after")
     @classmethod
     def _finite(cls, value: float | None) -> float | None:
         if value is not None and not math.isfinite(value):
@@ -256,10 +261,14 @@ class Config(BaseModel):
 
         Args:
             data: Fingerprint of the dataset: it stays the same when a folder moves and changes with an annotation.
+
+        Pretrained weights of a file enter by its name and content, for the same reason.
         """
         fields = self.model_dump(mode="json", exclude={*MACHINE_FIELDS, *EVALUATION_FIELDS, "preset"})
         defaults = Config.model_construct().model_dump(mode="json")
         fields = {name: value for name, value in fields.items() if name not in ADDED_FIELDS or value != defaults[name]}
+        if self.pretrained is not None and is_path(self.pretrained):
+            fields["pretrained"] = named_by_content(self.pretrained)
         return {**fields, "data": data, "recipe": RECIPE_VERSION}
 
     def run_name(self, data: str) -> str:
@@ -280,7 +289,7 @@ def make_config(preset: str = "laptop", **values: Any) -> Config:
     Raises:
         ConfigError: Unknown preset, unknown field, or a value of the wrong type or out of range; all of them at once.
     """
-    if preset not in PRESETS:
+    if not isinstance(preset, str) or preset not in PRESETS:
         raise ConfigError(f"preset: {unknown_name(str(preset), PRESETS)}")
     given = {name: value for name, value in values.items() if value is not None}
     unknown = [name for name in given if name not in Config.model_fields]
@@ -289,12 +298,15 @@ def make_config(preset: str = "laptop", **values: Any) -> Config:
     fields = {**PRESETS[preset], "preset": preset, **given}
     if fields.get("dataset", "synthetic") != "synthetic":  # a preset's counts are of people to draw
         fields |= {name: given.get(name) for name in ("train_people", "val_people")}
-    loss = fields.get("loss", Config.model_fields["loss"].default)
+    loss = str(fields.get("loss", Config.model_fields["loss"].default))
     if "lr" not in given:  # a preset holds one rate, rates by the loss, or none
         rate = fields.get("lr", LEARNING_RATES)
         fields["lr"] = rate.get(loss) if isinstance(rate, dict) else rate
-    if "pretrained" not in given and fields.get("model") != PRESETS[preset].get("model"):
-        fields["pretrained"] = _weights_for(fields.get("model"), fields.get("pretrained"))
+    weights = PRESETS[preset].get("pretrained")
+    if fields.get("model") != PRESETS[preset].get("model"):
+        weights = _weights_for(fields.get("model"), weights)
+    if (weights is None and fields.get("pretrained") == NONE) or "pretrained" not in given:
+        fields["pretrained"] = weights  # `none` and None are two words for from scratch, and should name one run
     if "loss_options" not in given:  # a preset holds the options of several losses, by name
         by_loss = fields.get("loss_options", {})
         fields["loss_options"] = by_loss.get(loss, {})
@@ -335,4 +347,4 @@ def _explain(detail: Any) -> str:
             str(k) for option in (get_args(field) or ()) for k in (get_args(option) or (option,)) if isinstance(k, str)
         ]
         return f"{name}: {unknown_name(str(detail['input']), known)}"
-    return f"{name}: {detail['msg']} (given: {reprlib.repr(detail['input'])})"
+    return f"{name}: {detail['msg'].removeprefix('Value error, ')} (given: {reprlib.repr(detail['input'])})"

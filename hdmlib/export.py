@@ -13,6 +13,7 @@ from hdmlib.experiments.record import Record, load_record
 from hdmlib.experiments.store import RECORD
 from hdmlib.files import write_atomically
 from hdmlib.inference import Network, open_network
+from hdmlib.models.hub import NONE
 from hdmlib.reader import IMAGENET_MEAN, IMAGENET_STD, Decoded
 
 # Decoders whose operations ONNX has; the geometric median is an iteration that ends when it has converged.
@@ -70,8 +71,9 @@ def model_card(run: Path, file: str, decoder: str | None = None) -> str:
 
 def _card(network: Network, record: Record, file: str, decoder: str) -> str:
     config, (width, height) = network.config, network.config.input_size
+    weights = None if config.pretrained in (None, NONE) else Path(config.pretrained).name
     recipe = f"{config.epochs} epochs, batches of {config.batch_size}, {config.optimiser}, learning rate {config.lr:g}"
-    scores = "\n".join(f"| {name} | {value:.1f} |" for name, value in record.final.metrics.items())
+    scores = "\n".join(f"| {name} | {value:.1f} |" for name, value in record.by_decoder[decoder].items())
     joints = "\n".join(f"{number}. {name}" for number, name in enumerate(record.joints))
     pairs = ", ".join(f"{record.joints[a]} and {record.joints[b]}" for a, b in network.skeleton.flip_pairs) or "none"
     stride = frame_of(config).stride
@@ -79,7 +81,7 @@ def _card(network: Network, record: Record, file: str, decoder: str) -> str:
     return f"""# {record.name}
 
 A pose network, `{config.model}`, trained by hdmlib with `{config.loss}` (options: {config.loss_options or "defaults"}):
-{recipe}, seed {config.seed}{f", from the weights `{Path(config.pretrained).name}`" if config.pretrained else ""}.
+{recipe}, seed {config.seed}{f", from the weights `{weights}`" if weights else ""}.
 
 * **Data**: {config.dataset}, fingerprint `{record.identity["data"]}`; {record.people["train"]} people to train on,
   {record.people["val"]} to validate on. The data's licence decides what the weights may be used for.

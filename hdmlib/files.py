@@ -6,6 +6,7 @@ import os
 import platform
 import re
 import secrets
+import shutil
 import time
 from contextlib import suppress
 from pathlib import Path
@@ -41,16 +42,14 @@ def write_atomically(path: Path, data: bytes, *, earlier: int = 0) -> None:
             file.write(data)
             file.flush()
             os.fsync(file.fileno())
-        for number in range(earlier, 0, -1):
-            if (newer := _version(path, number - 1)).exists():
-                os.replace(newer, _version(path, number))
+        _keep_earlier(path, earlier)
         os.replace(temporary, path)
-        _sync_folder(path.parent)
     except BaseException as error:
         temporary.unlink(missing_ok=True)
         if isinstance(error, OSError):
             raise OSError(f"could not finish {path}: {error.strerror}; an earlier file there is untouched") from error
         raise
+    _sync_folder(path.parent)
 
 
 def versions(path: Path) -> list[Path]:
@@ -67,17 +66,31 @@ def _version(path: Path, number: int) -> Path:
     return path.with_name(f"{path.stem}.{number}{path.suffix}") if number else path
 
 
+def _keep_earlier(path: Path, count: int) -> None:
+    """Move the earlier versions on by one; the latest gets its number and keeps its name until it is replaced."""
+    for number in range(count, 1, -1):
+        if (newer := _version(path, number - 1)).exists():
+            os.replace(newer, _version(path, number))
+    if count and path.exists():
+        second_name = path.with_name(f".{path.name}.{_UNFINISHED}{writer()}")
+        try:
+            os.link(path, second_name)
+        except OSError:  # a file system without links
+            shutil.copyfile(path, second_name)
+        os.replace(second_name, _version(path, 1))
+        second_name.unlink(missing_ok=True)  # left where both are names of one file, after a write that failed here
+
+
 def _sync_folder(folder: Path) -> None:
     """Bring a folder's entries, new names included, to the disk; Windows does so itself and opens no folders."""
     if os.name == "nt":
         return
-    handle = os.open(folder, os.O_RDONLY)
-    try:
-        os.fsync(handle)
-    except OSError:
-        pass  # some network file systems sync no folders
-    finally:
-        os.close(handle)
+    with suppress(OSError):  # some network file systems sync no folders
+        handle = os.open(folder, os.O_RDONLY)
+        try:
+            os.fsync(handle)
+        finally:
+            os.close(handle)
 
 
 def writer() -> str:
@@ -91,6 +104,9 @@ def is_abandoned(ending: str, changed: float) -> bool:
     Args:
         ending: As :func:`writer` gave it.
         changed: When it was changed last, in seconds since the epoch; decides for a process of another machine.
+
+    Returns:
+        Whether no process of this machine has its number, or another machine has not changed it for an hour.
     """
     host, _, process = ending.rpartition("-")[0].rpartition("-")
     if os.name == "posix" and host == _HOST and process.isdecimal():
@@ -99,7 +115,8 @@ def is_abandoned(ending: str, changed: float) -> bool:
         except (ProcessLookupError, OverflowError):
             return True
         except PermissionError:
-            pass  # another user's
+            pass  # another user's, which runs
+        return False
     return time.time() - changed > _ABANDONED
 
 

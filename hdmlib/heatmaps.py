@@ -42,14 +42,15 @@ def gaussian_map(joints: Tensor, size: tuple[int, int], sigma: float, *, rounded
         joints: (..., K, 2) in cells.
         size: Height and width of the map.
         sigma: Width of the bump in cells.
-        rounded: HRNet's form: centred on the nearest cell (halves upwards) and cut off at 3 sigma in x and in y.
+        rounded: HRNet's form: centred on the nearest cell, which its ``int(x + 0.5)`` finds, and cut off at 3 sigma in
+            x and in y.
 
     Returns:
         (..., K, H, W) on the joints' device.
     """
     height, width = size
     if rounded:
-        joints = (joints + 0.5).floor()
+        joints = (joints + 0.5).trunc()
     x = torch.arange(width, dtype=joints.dtype, device=joints.device) - joints[..., 0, None]
     y = torch.arange(height, dtype=joints.dtype, device=joints.device) - joints[..., 1, None]
     # exp(-(x^2 + y^2)) is a product: H + W exponentials instead of H W
@@ -71,7 +72,7 @@ def gaussian_reaches(joints: Tensor, size: tuple[int, int], sigma: float) -> Ten
         (...) bool; a coordinate that is not finite does not reach.
     """
     height, width = size
-    # HRNet: mu = int(x + 0.5), which truncates towards 0; the patch covers mu - 3 sigma .. mu + 3 sigma
+    # the patch covers mu - 3 sigma .. mu + 3 sigma
     x, y = (joints + 0.5).trunc().unbind(dim=-1)
     reach = 3 * sigma
     return (x - reach < width) & (x + reach + 1 >= 0) & (y - reach < height) & (y + reach + 1 >= 0)
@@ -88,7 +89,7 @@ def dot_map(joints: Tensor, size: tuple[int, int]) -> Tensor:
         (..., K, H, W) on the joints' device.
     """
     height, width = size
-    nearest = _on_map(joints, size).round()
+    nearest = _nearest_cell(_on_map(joints, size))
     x = torch.arange(width, device=joints.device) == nearest[..., 0, None]
     y = torch.arange(height, device=joints.device) == nearest[..., 1, None]
     dots = y[..., :, None] & x[..., None, :] & inside(joints, size)[..., None, None]
@@ -118,7 +119,7 @@ def demanders(joints: Tensor, size: tuple[int, int], kind: str = "subpixel") -> 
         raise ValueError(f"unknown demanders {kind!r}; known: {', '.join(DEMANDERS)}")
     joints = _on_map(joints, size)
     if kind == "naive":
-        return joints.round()[..., None, :], torch.ones_like(joints[..., :1])
+        return _nearest_cell(joints)[..., None, :], torch.ones_like(joints[..., :1])
     height, width = size
     x, y = joints.unbind(dim=-1)
     # the block's upper left cell, one short of the border so that the whole block is on the map
@@ -128,6 +129,11 @@ def demanders(joints: Tensor, size: tuple[int, int], kind: str = "subpixel") -> 
     next_x, next_y = (left + 1).clamp(max=width - 1), (top + 1).clamp(max=height - 1)
     cells = torch.stack([left, top, next_x, top, left, next_y, next_x, next_y], dim=-1)
     return cells.unflatten(-1, (4, 2)), weights
+
+
+def _nearest_cell(joints: Tensor) -> Tensor:
+    """The cell that contains each joint; halves go up."""
+    return (joints + 0.5).floor()
 
 
 def _on_map(joints: Tensor, size: tuple[int, int]) -> Tensor:

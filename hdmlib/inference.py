@@ -240,13 +240,17 @@ def predict(
 
 
 def photos_of(name: str) -> list[Path]:
-    """The photo files that a path, a folder or a pattern with ``*`` or ``?`` stands for, in the order of their names.
+    """The photo files that a path, a folder or a pattern with ``*``, ``?`` or ``[]`` stands for, in the order of names.
+
+    A name that is there is no pattern.
 
     Raises:
         FileNotFoundError: Nothing is there.
         ValueError: A file is no photo that can be read, or the name is a web address.
     """
-    matches = sorted(glob.glob(str(expanded(name)), recursive=True)) if set("*?[") & set(name) else []
+    path = expanded(name)
+    pattern = set("*?[") & set(name) and not path.exists()
+    matches = sorted(glob.glob(str(path), recursive=True)) if pattern else []
     if not matches:
         return [photo for photo in _photos(name) if isinstance(photo, Path)]
     return [photo for match in matches for photo in _photos(match) if isinstance(photo, Path)]

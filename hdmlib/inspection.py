@@ -140,7 +140,7 @@ def inspect_dataset(config: Config, splits: Sequence[str] = ()) -> Inspection:
         warnings.simplefilter("always")
         try:
             training_loader(config, open_data(config).train)  # warns where mirrored crops would teach left as right
-        except (DataError, ValueError) as error:
+        except DataError as error:
             problem = str(error)
     of_splits = {remark for report in reports for remark in report.remarks}
     together = dict.fromkeys(str(one.message) for one in caught)

@@ -43,7 +43,7 @@ def check_parameters(namespace: Mapping[str, Any], known: Iterable[str]) -> None
         ConfigError: A name is not known; the message lists those that are.
     """
     _show_errors_as_lines()
-    cells = [source for source in namespace.get("In", []) if source.lstrip().lower().startswith("# parameters")]
+    cells = _parameter_cells(namespace)
     for name in _assigned_names(cells[-1]) if cells else ():
         if name not in known:
             raise ConfigError(f"parameter {unknown_name(name, known)}")
@@ -78,15 +78,24 @@ def notebook_config(namespace: Mapping[str, Any]) -> Config:
     Relative paths start in the folder where the user typed the command.
 
     Args:
-        namespace: The notebook's ``globals()``.
+        namespace: The notebook's ``globals()``; only names that a parameters cell assigns are taken, all where there is
+            no such cell.
 
     Raises:
         ConfigError: A name or a value is wrong; the message lists what is known.
     """
     check_parameters(namespace, Config.model_fields)
-    values = {name: namespace[name] for name in Config.model_fields if namespace.get(name) is not None}
+    # a later cell may use a parameter's name for a variable of its own
+    cells = _parameter_cells(namespace)
+    names = {name for cell in cells for name in _assigned_names(cell)} if cells else namespace
+    values = {name: namespace[name] for name in Config.model_fields if name in names and namespace[name] is not None}
     paths = {name: from_caller(values[name]) for name in PATH_FIELDS & values.keys() if is_path(values[name])}
     return make_config(**{**values, **paths})
+
+
+def _parameter_cells(namespace: Mapping[str, Any]) -> list[str]:
+    """The sources of the parameters cells that were run: the notebook's own and, last, the one that was injected."""
+    return [source for source in namespace.get("In", []) if source.lstrip().lower().startswith("# parameters")]
 
 
 def _assigned_names(source: str) -> list[str]:

@@ -38,7 +38,7 @@ LEARNING_RATES: dict[str, float] = {
 
 _HRNET = {
     "coordinates": "hrnet", "rotation_probability": 0.6, "flip_probability": 0.5,
-    "optimiser": "adam", "lr": 1e-3, "epochs": 210, "schedule": "step", "milestones": (170, 200),
+    "optimiser": "adam", "lr": 1e-3, "warm_start_lr": 1e-3, "epochs": 210, "schedule": "step", "milestones": (170, 200),
     "weight_decay": 1e-4, "apply_weight_decay": False, "warmup_epochs": 0.0, "precision": "float32", "flip_test": True,
 }  # fmt: skip
 _COCO = {
@@ -89,7 +89,7 @@ PRESETS: dict[str, dict[str, Any]] = {
         "model": "hrnet_w32", "train_people": 20000, "val_people": 1000, "input_width": 256, "input_height": 256,
         "epochs": 10, "batch_size": 128, "precision": "bf16",
         # a quarter of the small network's rates, which gives the Gaussian HRNet's 1e-3
-        "lr": {loss: rate / 4 for loss, rate in LEARNING_RATES.items()},
+        "lr": {loss: rate / 4 for loss, rate in LEARNING_RATES.items()}, "warm_start_lr": 1e-3,
     },
     # HRNet's recipes, named as their files: height x width.
     "coco_w32_256x192": {**_COCO, **_SMALL, **_W32, "batch_size": 128},

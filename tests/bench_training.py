@@ -17,6 +17,7 @@ from hdmlib.config import make_config
 from hdmlib.data.loader import make_loader
 from hdmlib.data.photos import read_image
 from hdmlib.data.sources import open_data
+from hdmlib.experiments.engine import augmentation_of, frame_of
 from hdmlib.losses.registry import LOSSES, build_loss
 from hdmlib.models.registry import build_model
 from hdmlib.synthetic.dataset import embedded_dataset
@@ -75,7 +76,8 @@ def people_of(name, request, tmp_path_factory):
 @pytest.mark.parametrize("name", ["embedded", "lspet_crops", "coco_subset"])
 def test_crops(benchmark, request, tmp_path_factory, name, what):
     people = people_of(name, request, tmp_path_factory)
-    loader = make_loader(people, (192, 256), augmentation="coco", batch_size=32)
+    recipe = make_config("coco_w32_256x192")
+    loader = make_loader(people, frame_of(recipe), augmentation=augmentation_of(recipe), batch_size=32)
     photos = [people.image_path(i) for i in range(len(people))]
 
     def whole():

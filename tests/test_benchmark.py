@@ -306,3 +306,18 @@ def test_a_report_is_a_table_with_ours_first(mpii):
     frame = dataclasses.replace(report, rows=(hrnet,)).table()
     assert frame["method"].tolist() == ["this network", "HRNet"]
     assert frame["PCKh@0.5"].tolist() == [100, 90.3]
+
+
+def test_results_replace_neither_the_boxes_nor_earlier_results(coco, tmp_path):
+    boxes, weights = tmp_path / "boxes.json", checkpoint(tmp_path / "nano.safetensors", 17)
+    boxes.write_text("[]")
+    words = ["preset=coco_w32_256x192", f"data_root={coco}", f"checkpoint={weights}", f"boxes={boxes}"]
+    for more, told in ([], "is read by this command"), (["--overwrite"], "is read by this command"):
+        result = CliRunner().invoke(app, ["evaluate", *words, "--to", str(boxes), *more])
+        assert result.exit_code == 2
+        assert told in result.output
+    earlier = tmp_path / "results.json"
+    earlier.write_text("[]")
+    result = CliRunner().invoke(app, ["evaluate", *words, "--to", str(earlier)])
+    assert "--overwrite" in result.output
+    assert boxes.read_text() == earlier.read_text() == "[]"

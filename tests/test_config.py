@@ -73,7 +73,10 @@ def test_a_value_beside_the_preset_wins_and_none_does_not():
         ({"lr": 0}, ["lr:", "greater than 0"]),
         ({"input_width": 100}, ["input_width:", "multiple of 32"]),
         ({"resume": "maybe"}, ["resume:", "'maybe'"]),
-        ({"milestones": [20, 10]}, ["milestones:", "increase"]),
+        ({"milestones": [20, 10]}, ["milestones: must increase"]),
+        ({"warmup_epochs": float("inf")}, ["warmup_epochs: must be a finite number"]),
+        ({"loss": ["matching"]}, ["loss:", "soft_argmax"]),
+        ({"preset": ["laptop"]}, ["preset:", "smoke"]),
         ({"loss_options": "epsilon=1"}, ["loss_options:", "JSON"]),
     ],
 )
@@ -111,6 +114,28 @@ def test_a_run_is_named_by_what_its_numbers_depend_on():
     assert name != make_config(seed=1, loss_options={"epsilon": 9.0}).run_name("data")
     assert name != make_config(seed=1).run_name("other data")
     assert "matching" in name
+
+
+def test_weights_of_a_file_name_a_run_by_their_content(tmp_path):
+    def named(path):
+        return make_config(pretrained=str(path)).run_name("data")
+
+    path, elsewhere = tmp_path / "a" / "w.pth", tmp_path / "b" / "w.pth"
+    for file in (path, elsewhere):
+        file.parent.mkdir()
+        file.write_bytes(b"weights")
+    first = named(path)
+    assert named(elsewhere) == first
+    path.write_bytes(b"others, longer")
+    assert named(path) != first
+    assert make_config(pretrained=str(path)).identity("x")["pretrained"].startswith("w.pth@sha256:")
+
+
+def test_from_scratch_is_one_run_however_it_is_said():
+    assert make_config(pretrained="none").run_name("data") == make_config().run_name("data")
+    published = make_config("coco_w32_256x192", pretrained="none")
+    assert published.pretrained == "none"
+    assert make_config("coco_w32_256x192", model="hrnet_nano", pretrained="none").pretrained is None
 
 
 def test_a_field_that_was_added_later_does_not_rename_earlier_runs(monkeypatch):

@@ -44,6 +44,14 @@ def test_the_command_writes_the_file_and_its_card(smoke, tmp_path):
     assert "(B, 3, 64, 64)" in card
 
 
+def test_the_cards_scores_are_those_of_the_exported_decoder(smoke):
+    cards = {name: model_card(smoke.folder, "pose.onnx", name) for name in ("argmax", "mean")}
+    for name, card in cards.items():
+        assert f"decoded by `{name}`" in card
+        assert f"| mean error | {smoke.record.by_decoder[name]['mean error']:.1f} |" in card
+    assert cards["argmax"].partition("| metric |")[2] != cards["mean"].partition("| metric |")[2]
+
+
 NETWORK = """
 from torch import nn
 

@@ -7,12 +7,12 @@ import sys
 
 import pytest
 
-from hdmlib.files import remove_leftovers, versions, write_atomically
+from hdmlib.files import is_abandoned, remove_leftovers, versions, write_atomically, writer
 
 WRITE = """
 import os, sys
 from pathlib import Path
-from hdmlib.files import remove_leftovers, versions, write_atomically
+from hdmlib.files import write_atomically
 os.umask(int(sys.argv[2], 8))
 write_atomically(Path(sys.argv[1]), b"new")
 """
@@ -66,3 +66,35 @@ def test_a_name_that_is_a_folder_leaves_nothing_behind(tmp_path):
     with pytest.raises(OSError, match=r"could not finish .*taken"):
         write_atomically(tmp_path / "taken", b"new")
     assert os.listdir(tmp_path) == ["taken"]
+
+
+@pytest.mark.parametrize("links", [True, False])
+def test_a_write_that_fails_leaves_the_latest_version_where_it_was(links, tmp_path, monkeypatch):
+    path, rename = tmp_path / "last.pt", os.replace
+    for content in (b"1", b"2"):
+        write_atomically(path, content, earlier=2)
+
+    def full(source, to):
+        if to == path:
+            raise OSError(28, "No space left on device")
+        rename(source, to)
+
+    def unsupported(*_):
+        raise OSError(1, "Operation not permitted")
+
+    if not links:
+        monkeypatch.setattr(os, "link", unsupported)
+    monkeypatch.setattr(os, "replace", full)
+    for _ in range(2):
+        with pytest.raises(OSError, match=r"could not finish .*last\.pt.*an earlier file there is untouched"):
+            write_atomically(path, b"3", earlier=2)
+    monkeypatch.setattr(os, "replace", rename)
+    assert path.read_bytes() == b"2"
+    write_atomically(path, b"4", earlier=2)
+    assert [file.read_bytes() for file in versions(path)][:2] == [b"4", b"2"]
+    assert all(file.name.startswith("last") for file in tmp_path.iterdir())  # nothing unfinished
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="processes of POSIX")
+def test_what_a_running_process_writes_is_never_abandoned():
+    assert not is_abandoned(writer(), changed=0.0)

@@ -112,3 +112,17 @@ def test_batch_shapes_and_dtypes_pass_through():
     assert dot_map(joints, SIZE).dtype == torch.float32
     assert demanders(joints.double(), SIZE)[1].dtype == torch.float64
     assert inside(joints, SIZE).shape == (2, 3)
+
+
+def test_a_joint_between_two_cells_is_on_the_same_one_for_every_target():
+    joints, size = torch.tensor([[[2.5, 4.5]]]), (12, 10)
+    cell = (5, 3)  # halves go up
+    assert dot_map(joints, size)[0, 0][cell] == 1
+    assert gaussian_map(joints, size, 1.0, rounded=True)[0, 0][cell] == 1
+    assert demanders(joints, size, "naive")[0].flatten().tolist() == [3, 5]
+
+
+def test_a_joint_beyond_the_border_is_rounded_as_by_hrnet():
+    """``int(x / 4 + 0.5)`` truncates: from -1.5 to -0.5 it is the cell 0."""
+    target = gaussian_map(torch.tensor([[[-1.2, 4.0]]]), (12, 10), 2.0, rounded=True)[0, 0]
+    assert target[4, 0] == 1

@@ -41,6 +41,12 @@ def test_a_corrected_cell_is_not_held_to_its_earlier_mistake():
     assert notebook_config({"preset": "smoke", "loss": "dot_mse", "los": "x", "In": cells}).loss == "dot_mse"
 
 
+def test_a_later_variable_of_a_parameters_name_is_no_parameter():
+    cells = ["", "# parameters\npreset = 'smoke'\nseed = 3", "boxes = found.boxes"]
+    config = notebook_config({"preset": "smoke", "seed": 3, "boxes": [[0, 0, 1, 1]], "In": cells})
+    assert (config.seed, config.boxes) == (3, None)
+
+
 def test_relative_paths_start_where_the_command_was_typed(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)  # papermill: the kernel starts in the caller's folder
     monkeypatch.setenv("PWD", "/somewhere/else")

@@ -11,12 +11,11 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from typing import Literal
 
 import cv2
 import numpy as np
 
-from hdmlib.coordinates import ratio_and_offset
+from hdmlib.coordinates import Rule, ratio_and_offset
 
 # Input pixels per heatmap cell of HRNet.
 STRIDE = 4
@@ -64,7 +63,7 @@ class Frame:
     """
 
     input_size: tuple[int, int]
-    coordinates: Literal["center", "hrnet", "udp"] = "center"
+    coordinates: Rule = "center"
     stride: int = STRIDE
 
     def __post_init__(self) -> None:

@@ -13,7 +13,7 @@ import threading
 import warnings
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import cv2
 import numpy as np
@@ -21,7 +21,7 @@ import torch
 from torch.utils.data import BatchSampler, DataLoader, Dataset, Sampler
 
 from hdmlib.data.augmentation import Augmentation
-from hdmlib.data.crops import STRIDE, Frame, Region, float32_parts, transform
+from hdmlib.data.crops import Frame, Region, float32_parts, transform
 from hdmlib.data.dataset import PoseDataset
 from hdmlib.data.intake import DataWarning
 from hdmlib.data.photos import read_image
@@ -165,10 +165,8 @@ class CropLoader(DataLoader):
 
 def make_loader(
     people: PoseDataset,
-    input_size: tuple[int, int],
+    frame: Frame,
     *,
-    coordinates: Literal["center", "hrnet", "udp"] = "center",
-    stride: int = STRIDE,
     augmentation: Augmentation | None = None,
     batch_size: int = 32,
     shuffle: bool = False,
@@ -182,9 +180,7 @@ def make_loader(
 
     Args:
         people: The dataset.
-        input_size: Width and height of the crops in pixels, multiples of 4.
-        coordinates: ``center``, ``hrnet`` or ``udp``, see :class:`~hdmlib.data.crops.Frame`.
-        stride: Input pixels per heatmap cell of the network.
+        frame: Input and heatmap of the network.
         augmentation: How crops vary; ``None``: not at all.
         batch_size: People per batch; the last batch holds the rest.
         shuffle: Whether the order is a new random one each epoch.
@@ -213,13 +209,7 @@ def make_loader(
             stacklevel=2,
         )
     return CropLoader(
-        CropDataset(
-            people,
-            Frame((input_size[0], input_size[1]), coordinates, stride),
-            augmentation or Augmentation(),
-            seed=seed,
-            cache=cache,
-        ),
+        CropDataset(people, frame, augmentation or Augmentation(), seed=seed, cache=cache),
         batch_sampler=BatchShares(
             EpochSampler(len(people), shuffle=shuffle, seed=seed), batch_size, process, processes
         ),

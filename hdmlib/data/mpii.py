@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Collection, Iterator, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 from scipy.io import loadmat
@@ -87,39 +87,36 @@ def read_mpii(
     people, log, image_ids = [], IntakeLog(), {}
     for number, row in enumerate(rows):
         try:
-            people.append(_mpii_person(*row, number, image_ids, log))
+            people.append(_mpii_person(row, number, image_ids, log))
         except LeaveOut as fault:
             log.leave_out(fault, number)
     photos = PhotoFolder(Path(root), folder, path.parent, split)
     return assemble(f"MPII {path.name} {split}", MPII_16, photos, people, log, len(rows))
 
 
-# A person in both files: photo, position (2), scale, joints (16, 2), labelled (16), head size. Counted from 1.
-_Row = tuple[object, object, object, object, object, float]
+class _Row(NamedTuple):
+    """A person as both files have one, pixels counted from 1; all but the head size may be anything."""
+
+    photo: object
+    position: object  # (2,)
+    scale: object
+    joints: object  # (16, 2)
+    labelled: object  # (16,)
+    head_size: float
 
 
-def _mpii_person(
-    photo: object,
-    position: object,
-    scale: object,
-    joints: object,
-    labelled: object,
-    head_size: float,
-    number: int,
-    image_ids: dict[str, int],
-    log: IntakeLog,
-) -> Person:
+def _mpii_person(row: _Row, number: int, image_ids: dict[str, int], log: IntakeLog) -> Person:
     """One row as a person; ``image_ids`` numbers the photos as they come."""
-    if not isinstance(photo, str):
+    if not isinstance(row.photo, str):
         raise LeaveOut("malformed photo name", "image must be text")
-    image_id = image_ids.setdefault(photo, len(image_ids))
-    marks = numbers(labelled, (len(MPII_16),), "joint flags")
+    image_id = image_ids.setdefault(row.photo, len(image_ids))
+    marks = numbers(row.labelled, (len(MPII_16),), "joint flags")
     if not np.isin(marks, (0, 1)).all():
         raise LeaveOut("malformed joint flags", "joints_vis must be 0 or 1")
     shown = marks > 0
     if not shown.any():
         raise LeaveOut("no labelled joint")
-    points = as_floats(joints)
+    points = as_floats(row.joints)
     if points is None or points.shape != (len(MPII_16), 2):
         raise LeaveOut("malformed joints", f"joints must be {len(MPII_16)} pairs x, y")
     sound = np.all(np.abs(points) <= FARTHEST, axis=1)
@@ -129,13 +126,13 @@ def _mpii_person(
         log.mend("joint not finite or absurdly large: taken as unlabelled", number)
     shown &= sound
     points = np.where(shown[:, None], points, 0) - 1  # placeholders of unlabelled joints may be anything
-    centre = numbers(position, (2,), "position")
-    factor = float(numbers(scale, (), "scale"))
+    centre = numbers(row.position, (2,), "position")
+    factor = float(numbers(row.scale, (), "scale"))
     if factor <= 0 or centre[0] == -1:  # -1 is the format's "not annotated"
         raise LeaveOut("no position or scale", "center and scale must be positive")
     low, high = points[shown].min(axis=0), points[shown].max(axis=0)
     return Person(
-        file_name=photo,
+        file_name=row.photo,
         photo_size=None,
         joints=points,
         visibility=np.where(shown, 2, 0),
@@ -143,7 +140,7 @@ def _mpii_person(
         centre=centre + np.array([0, SHIFT_DOWN * factor]) - 1,
         size=np.full(2, PIXELS_PER_SCALE * GROWTH * factor),
         area=float(np.prod(high - low)),
-        head_size=head_size,
+        head_size=row.head_size,
         annotation_id=number,
         image_id=image_id,
     )
@@ -162,7 +159,7 @@ def _json_rows(path: Path) -> list[_Row]:
     if content and not any("joints" in entry for entry in content):
         raise DataError(f"{path} has no joints: it is a test split, whose joints are not public, or a detection file")
     heads = _head_sizes(path, content)
-    return [(*(entry.get(field) for field in fields), head) for entry, head in zip(content, heads, strict=True)]
+    return [_Row(*(entry.get(field) for field in fields), head) for entry, head in zip(content, heads, strict=True)]
 
 
 def _head_sizes(path: Path, content: Sequence[dict]) -> Sequence[float]:
@@ -241,7 +238,7 @@ def _rectangle_row(name: object, rectangle: dict) -> _Row | None:
     if all(np.size(rectangle.get(side, ())) == 1 for side in ("x1", "y1", "x2", "y2")):
         head_size = HEAD_BOX_FACTOR * np.hypot(rectangle["x2"] - rectangle["x1"], rectangle["y2"] - rectangle["y1"])
     place = [position.get("x"), position.get("y")]
-    return name, place, rectangle["scale"], joints, labelled, float(head_size) if head_size > 0 else float("nan")
+    return _Row(name, place, rectangle["scale"], joints, labelled, float(head_size) if head_size > 0 else np.nan)
 
 
 def _structs(value: object) -> Iterator[dict]:

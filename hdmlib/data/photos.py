@@ -11,6 +11,7 @@ import os
 import re
 import unicodedata
 import warnings
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from urllib.parse import parse_qs, unquote, urlsplit
@@ -173,7 +174,7 @@ class PhotoFolder:
                     return path
         best: list[Path] = []
         for parts in _last_parts(name):
-            found = [(_common_ending(path, parts), path) for path in self._named(parts[-1])]
+            found = [(common_end(path.parts, parts), path) for path in self._named(parts[-1])]
             found = [(length, path) for length, path in found if not self._of_another_split(path, length)]
             longest = max((length for length, _ in found), default=0)
             best = [path for length, path in found if length == longest]
@@ -232,10 +233,10 @@ def _last_parts(name: str) -> list[list[str]]:
     return [parts for i, parts in enumerate(cut) if parts and parts not in cut[:i]]
 
 
-def _common_ending(path: Path, parts: list[str]) -> int:
-    """How many of the last parts two paths share."""
-    pairs = zip(reversed(path.parts), reversed(parts), strict=False)
-    return next((i for i, (a, b) in enumerate(pairs) if _composed(a) != _composed(b)), min(len(path.parts), len(parts)))
+def common_end(first: Sequence[str], second: Sequence[str]) -> int:
+    """How many of the last parts two paths share; accents count as the same however they are written."""
+    pairs = zip(reversed(first), reversed(second), strict=False)
+    return next((i for i, (a, b) in enumerate(pairs) if _composed(a) != _composed(b)), min(len(first), len(second)))
 
 
 def _composed(name: str) -> str:

@@ -2,8 +2,8 @@
 
 from hdmlib.experiments.record import Record
 from hdmlib.experiments.runs import Run, model_of, predictions_of, record_of, run
+from hdmlib.experiments.steps import TrainingDiverged
 from hdmlib.experiments.store import REFERENCE_RECORDS, Store
-from hdmlib.experiments.training import TrainingDiverged
 
 __all__ = [
     "REFERENCE_RECORDS",

@@ -221,8 +221,7 @@ def training_loader(config: Config, people: PoseDataset, engine: Accelerator | N
     The config's batch is that of all processes together, so that a recipe takes the same steps on any number of them.
     """
     loader = make_loader(
-        people, config.input_size, coordinates=config.coordinates, stride=stride_of(config.model, config.input_size),
-        augmentation=augmentation_of(config), shuffle=True,
+        people, frame_of(config), augmentation=augmentation_of(config), shuffle=True,
         batch_size=config.batch_size, seed=config.seed, workers=_workers(config), cache=config.cache_photos,
         process=engine.process_index if engine else 0, processes=engine.num_processes if engine else 1,
     )  # fmt: skip
@@ -246,8 +245,7 @@ def evaluation_loader(config: Config, people: PoseDataset, engine: Accelerator |
     The parts may hold people twice; the engine's ``gather_for_metrics`` returns each once.
     """
     loader = make_loader(
-        people, config.input_size, coordinates=config.coordinates,
-        stride=stride_of(config.model, config.input_size),
+        people, frame_of(config),
         batch_size=math.ceil(config.batch_size / (engine.num_processes if engine else 1)), workers=_workers(config),
     )  # fmt: skip
     return engine.prepare(loader) if engine else loader

@@ -43,6 +43,7 @@ class PredictedExamples:
 
     Attributes:
         pictures, joints, weights: The crops and their annotation.
+        cells: (N, K, 2) the annotated joints in cells of the heatmaps.
         predicted: (N, K, 2) decoded joints in pixels of the crops.
         maps: (N, K, H/4, W/4) heatmaps as they are decoded.
         close_ups: Indices of a few joints to be shown one by one.
@@ -50,6 +51,7 @@ class PredictedExamples:
 
     pictures: NDArray[np.uint8]
     joints: NDArray[np.float64]
+    cells: NDArray[np.float32]
     weights: NDArray[np.float32]
     predicted: NDArray[np.float64]
     maps: NDArray[np.float32]
@@ -76,14 +78,14 @@ def predict_examples(config: Config, model: nn.Module, people: PoseDataset, coun
     pictures, pixels = _pictures(config, batch)
     predicted = frame_of(config).input_points(reading.cells.double().numpy())
     return PredictedExamples(
-        pictures, pixels, batch["weights"].numpy(), predicted, reading.maps.numpy(), _close_ups(people.skeleton)
-    )
+        pictures, pixels, batch["joints"].numpy(), batch["weights"].numpy(), predicted, reading.maps.numpy(),
+        _close_ups(people.skeleton),
+    )  # fmt: skip
 
 
 def _batch(config: Config, people: PoseDataset, count: int, *, augmented: bool) -> dict[str, Tensor]:
     loader = make_loader(
-        people.subset(range(min(count, len(people)))), config.input_size, coordinates=config.coordinates,
-        stride=frame_of(config).stride,
+        people.subset(range(min(count, len(people)))), frame_of(config),
         augmentation=augmentation_of(config) if augmented else None, batch_size=count, seed=config.seed,
     )  # fmt: skip
     batch = next(iter(loader))

@@ -7,6 +7,7 @@ used its GPU cannot be forked.
 from __future__ import annotations
 
 import json
+import re
 import signal
 import subprocess
 import sys
@@ -14,6 +15,9 @@ import tempfile
 from collections.abc import Callable
 
 from hdmlib.config import Config
+
+# Of the processes' stderr, in the message about a failure that they do not explain themselves.
+LAST_LINES = 30
 
 
 def words_of(config: Config) -> list[str]:
@@ -29,10 +33,10 @@ def train_in_processes(config: Config, report: Callable[[str], None]) -> None:
 
     Args:
         config: The run, with its ``run_dir``.
-        report: Called with each line they print.
+        report: Called with each line they print, and with their warnings at the end.
 
     Raises:
-        ChildProcessError: They failed; the message is their error line.
+        ChildProcessError: They failed; the message is their error line, else the end of what they wrote to stderr.
         KeyboardInterrupt: Finished steps are saved.
     """
     words = words_of(config.model_copy(update={"processes": None, "resume": True}))
@@ -50,8 +54,16 @@ def train_in_processes(config: Config, report: Callable[[str], None]) -> None:
             except KeyboardInterrupt:
                 processes.send_signal(signal.SIGINT)
                 raise
-        if processes.returncode:
-            errors.seek(0)
-            lines = [line for line in errors.read().splitlines() if line.startswith("error: ")]
-            reason = lines[0].removeprefix("error: ") if lines else f"exit status {processes.returncode}"
-            raise ChildProcessError(f"training in {config.processes} processes failed: {reason}")
+        errors.seek(0)
+        written = errors.read()
+    if processes.returncode:
+        told = re.search(r"^error: (.+)$", written, re.MULTILINE)
+        last = "\n".join([f"exit status {processes.returncode}", *written.splitlines()[-LAST_LINES:]])
+        raise ChildProcessError(f"training in {config.processes} processes failed: {told[1] if told else last}")
+    for warning in warnings_in(written):
+        report(warning)
+
+
+def warnings_in(written: str) -> list[str]:
+    """The warnings among what several processes wrote to stderr, each once: ``DataWarning: ...``."""
+    return list(dict.fromkeys(re.findall(r"^\S.*:\d+: (\w+Warning: .+)$", written, re.MULTILINE)))

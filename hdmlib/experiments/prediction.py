@@ -29,7 +29,7 @@ from hdmlib.reader import Reader, Reading
 from hdmlib.theory import theorem_terms
 
 # Method -> joints (N, K, 2) in pixels of each person's photo and confidence (N, K).
-Decoded = Mapping[str, tuple[NDArray[np.float64], NDArray[np.float64]]]
+DecodedPeople = Mapping[str, tuple[NDArray[np.float64], NDArray[np.float64]]]
 
 
 @dataclass(frozen=True)
@@ -52,8 +52,8 @@ class Prediction:
     losses: dict[str, float]
     measures: dict[str, NDArray[np.float64]]
     measured: NDArray[np.bool_]
-    by_decoder: Decoded
-    other_confidence: Decoded
+    by_decoder: DecodedPeople
+    other_confidence: DecodedPeople
 
 
 @torch.no_grad()

@@ -34,7 +34,7 @@ from hdmlib.experiments.engine import (
     started_processes,
 )
 from hdmlib.experiments.launch import train_in_processes
-from hdmlib.experiments.prediction import Decoded, Prediction, predict_people
+from hdmlib.experiments.prediction import DecodedPeople, Prediction, predict_people
 from hdmlib.experiments.record import Epoch, Record, load_record, machine, peak_memory
 from hdmlib.experiments.store import ARTEFACTS, RECORD, Store, StoredRun
 from hdmlib.experiments.training import check_start, fit
@@ -174,7 +174,7 @@ def _train(
 def _record(config: Config, data: Data, epochs: list[Epoch], prediction: Prediction, seconds: float | None) -> Record:
     reference = PCKReference.of(data.val, config.pck_reference)
 
-    def scores(decoded: Decoded) -> dict[str, dict[str, float]]:
+    def scores(decoded: DecodedPeople) -> dict[str, dict[str, float]]:
         return {
             method: score(data.val, joints, confidence, config.input_size, reference).known
             for method, (joints, confidence) in sorted(decoded.items())

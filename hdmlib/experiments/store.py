@@ -31,6 +31,7 @@ from typing import TypeVar
 
 import numpy as np
 from filelock import FileLock
+from torch import nn
 
 from hdmlib.config import Config, ConfigError
 from hdmlib.data.sources import embedded_fingerprint
@@ -39,8 +40,7 @@ from hdmlib.experiments.prediction import Prediction
 from hdmlib.experiments.record import Record, load_record, parse_record, record_line, save_record
 from hdmlib.files import versions, write_atomically
 from hdmlib.models.checkpoints import save_weights
-from hdmlib.models.hrnet import HRNet
-from hdmlib.paths import PROJECT_ROOT, caller_folder
+from hdmlib.paths import PROJECT_ROOT, from_caller
 
 REFERENCE_RECORDS = PROJECT_ROOT / "figures" / "records"
 RECORD = "record.json"
@@ -86,7 +86,7 @@ class Store:
         named = os.environ.get("HDMLIB_RUNS")
         if config.run_dir is None and named == "":
             raise ConfigError("HDMLIB_RUNS is set to nothing; unset it or name a folder")
-        return cls(config.run_dir or Path(named or caller_folder() / "runs"))
+        return cls(config.run_dir or from_caller(named or "runs"))
 
     def check_writable(self) -> None:
         """Create the folder of the runs and write into it, before anything long begins.
@@ -120,7 +120,7 @@ class Store:
         """Whether the user has begun this run and may resume it."""
         return bool(versions(self.folder(name) / CHECKPOINT))
 
-    def save(self, record: Record, model: HRNet, prediction: Prediction) -> None:
+    def save(self, record: Record, model: nn.Module, prediction: Prediction) -> None:
         """Finish a run of the user's: network, predictions and, last, the record."""
         folder = self.folder(record.name)
         save_weights(model, folder / ARTEFACTS["model"])

@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager, nullcontext
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -28,33 +28,23 @@ from hdmlib.experiments.engine import (
     build_losses,
     build_reader,
     evaluation_loader,
-    share_weight,
     start_engine,
     training_loader,
 )
 from hdmlib.experiments.prediction import validate
 from hdmlib.experiments.record import Epoch
+from hdmlib.experiments.steps import Steps, build_optimiser, learning_rate, loss_of
 from hdmlib.files import remove_leftovers, write_atomically
-from hdmlib.losses.base import HeatmapLoss
 from hdmlib.models.checkpoints import load_weights, save_weights
 from hdmlib.models.hrnet import HRNet
 from hdmlib.models.hub import NONE, weights_path
 from hdmlib.models.lite import Lite0
 from hdmlib.models.registry import build_model
-from hdmlib.presets import LEARNING_RATES
-from hdmlib.reader import normalise
 
 # The network of the epoch with the best validation score; records describe the last epoch's.
 BEST = "best.safetensors"
 # The curves as a table, written anew after each epoch.
 METRICS = "metrics.csv"
-
-# Steps between two checks that the loss is finite; each check makes the CPU wait for the GPU.
-CHECK_EVERY = 20
-
-
-class TrainingDiverged(RuntimeError):
-    """The loss is no longer a finite number. The last finished epoch is on disk."""
 
 
 def fit(
@@ -64,7 +54,7 @@ def fit(
     *,
     progress: Callable[..., Any] | None = None,
     report: Callable[[Epoch], None] | None = None,
-) -> tuple[HRNet, list[Epoch]]:
+) -> tuple[nn.Module, list[Epoch]]:
     """Train, validating before the first epoch and after each; resume from the folder's checkpoint if there is one.
 
     Args:
@@ -90,17 +80,16 @@ def fit(
     if engine.is_main_process:
         remove_leftovers(folder)
     bare = untrained_model(config, len(data.train.skeleton))
-    train_loader: Any = training_loader(config, data.train, engine)
-    val_loader = evaluation_loader(config, data.val, engine)
-    order = train_loader.batch_sampler.sampler
+    loader, val_loader = training_loader(config, data.train, engine), evaluation_loader(config, data.val, engine)
     if config.sync_batchnorm and engine.num_processes > 1:
         bare = nn.SyncBatchNorm.convert_sync_batchnorm(bare)
-    model, optimiser = engine.prepare(bare, _optimiser(config, bare))
+    model, optimiser = engine.prepare(bare, build_optimiser(config, bare))
     bare = engine.unwrap_model(model)
     if config.compile:
         model.compile()
     losses, reader = build_losses(config), build_reader(config, model, data.val.skeleton)
     checkpoints = Checkpoints(config, folder, bare, optimiser, engine)
+    steps = Steps(config, engine, model, optimiser, loader, checkpoints, progress)
     state = checkpoints.load()
     if report:
         for line in state.epochs:
@@ -108,16 +97,9 @@ def fit(
 
     with _tracking(config, engine, folder.name), checkpoints:
         for epoch in range(len(state.epochs), config.epochs + 1):  # epoch 0 only validates the untrained network
-            train_loader.set_epoch(epoch)
-            train_loss = None
-            if epoch > 0:
-                order.start = state.steps * config.batch_size
-                loss = losses["gaussian_mse" if epoch <= config.warm_start_epochs else config.loss]
-                train_loss = _train_epoch(
-                    config, model, loss, optimiser, train_loader, state, engine, checkpoints, progress
-                )
+            train_loss = steps.epoch(losses[loss_of(config, epoch)], state) if epoch > 0 else None
             validation = validate(config, reader, losses, val_loader, data.val, engine)
-            line = Epoch(epoch=epoch, lr=_rate(config, epoch), train_loss=train_loss, validation=validation)
+            line = Epoch(epoch=epoch, lr=learning_rate(config, epoch), train_loss=train_loss, validation=validation)
             best = _score(line) > max(map(_score, state.epochs), default=-math.inf)
             state = TrainingState([*state.epochs, line])
             if engine.is_main_process:
@@ -129,6 +111,8 @@ def fit(
                     report(line)
             if config.tracker:
                 engine.log(metrics_table([line]).iloc[0].dropna().to_dict(), step=epoch)
+        if checkpoints.due(waited=True) == "stop":  # no step has asked since the last epoch
+            raise checkpoints.interrupted("interrupted after the last epoch; the same call evaluates the network")
     return bare, state.epochs
 
 
@@ -158,75 +142,6 @@ def metrics_table(epochs: Sequence[Epoch]) -> pd.DataFrame:
     return pd.DataFrame(rows)
 
 
-def _train_epoch(
-    config: Config,
-    model: nn.Module,
-    loss: HeatmapLoss,
-    optimiser: Any,
-    loader: Any,
-    state: TrainingState,
-    engine: Accelerator,
-    checkpoints: Checkpoints,
-    progress: Callable[..., Any] | None,
-) -> float:
-    """Train from step ``state.steps`` of the current epoch to its end; returns the mean loss of all its steps.
-
-    Raises:
-        TrainingDiverged: The loss became infinite or NaN.
-        Interrupted: Ctrl-C or SIGTERM; the finished steps are saved.
-    """
-    model.train()
-    loss.train()
-    epoch, steps = len(state.epochs), len(loader)
-    batches = progress(loader, total=steps - state.steps, desc=f"epoch {epoch}") if progress else loader
-    total = torch.tensor(state.total, device=engine.device)
-    for step, batch in enumerate(batches, state.steps):
-        time = epoch - 1 + step / steps
-        for group in optimiser.param_groups:
-            group["lr"] = _rate(config, time)
-        loss.set_progress(time / config.epochs)
-        people = min(config.batch_size, loader.total_dataset_length - step * config.batch_size)
-        value = _backward(engine, model, loss, batch, config.accumulate, share_weight(engine, people))
-        if config.clip_norm is not None:
-            engine.clip_grad_norm_(model.parameters(), config.clip_norm)
-        optimiser.step()
-        optimiser.zero_grad(set_to_none=True)
-        total += value
-        looks = step == steps - 1 or step % CHECK_EVERY == 0
-        due = checkpoints.due(waited=looks)
-        if (looks or due) and not math.isfinite(total.item()):
-            raise TrainingDiverged(
-                f"the {config.loss} loss is {value.item()} in epoch {epoch}, at or before step {step + 1} of {steps}; "
-                f"lower lr (now {config.lr:g}) or set clip_norm; earlier epochs are saved"
-            )
-        if due:
-            mean: Any = engine.reduce(total, reduction="mean")
-            state.steps, state.total = step + 1, mean.item()
-            checkpoints.save(state)
-        if due == "stop":
-            raise checkpoints.interrupted(
-                f"interrupted after step {step + 1} of {steps} in epoch {epoch}; the same call resumes"
-            )
-    mean = engine.reduce(total, reduction="mean")
-    return mean.item() / steps
-
-
-def _backward(
-    engine: Accelerator, model: nn.Module, loss: HeatmapLoss, batch: Any, parts: int, weight: float
-) -> torch.Tensor:
-    """Add ``weight`` times the gradient of a batch's mean loss, computed in parts; returns that mean, weighted."""
-    pieces = list(zip(*(batch[name].chunk(parts) for name in ("image", "joints", "weights")), strict=True))
-    total = batch["weights"].new_zeros(())
-    for number, (images, joints, weights) in enumerate(pieces, 1):
-        # processes exchange gradients with the last part
-        with nullcontext() if number == len(pieces) else engine.no_sync(model):
-            share = len(images) / len(batch["image"])
-            value = weight * share * loss(model(normalise(images)), joints, weights)
-            engine.backward(value)
-        total += value.detach()
-    return total
-
-
 def check_start(config: Config) -> None:
     """Check that the network can be built and started as the config asks, before the data is read or drawn.
 
@@ -238,7 +153,7 @@ def check_start(config: Config) -> None:
             untrained_model(config, joints=3)  # any number: the last layer is not read
 
 
-def untrained_model(config: Config, joints: int) -> HRNet:
+def untrained_model(config: Config, joints: int) -> nn.Module:
     """The network before training, its weights drawn from the config's seed or, but for the head, pretrained."""
     torch.manual_seed(config.seed)
     model = build_model(config.model, num_joints=joints)
@@ -250,26 +165,6 @@ def untrained_model(config: Config, joints: int) -> HRNet:
     if config.pretrained not in (None, NONE):
         load_weights(model, weights_path(config.pretrained), backbone_only=True)
     return model.to(memory_format=torch.channels_last)  # type: ignore[call-overload]  # a fifth faster on a CPU
-
-
-def _optimiser(config: Config, model: nn.Module) -> torch.optim.Optimizer:
-    kind = {"adam": torch.optim.Adam, "adamw": torch.optim.AdamW}[config.optimiser]
-    weight_decay = config.weight_decay if config.apply_weight_decay else 0.0
-    # torch chooses foreach on a GPU alone; on a CPU it gives the same bits in three quarters of the time
-    return kind(model.parameters(), lr=config.lr, weight_decay=weight_decay, foreach=True)
-
-
-def _rate(config: Config, time: float) -> float:
-    """Learning rate after ``time`` epochs: a linear rise, then half a cosine to zero or tenfold drops at milestones."""
-    peak = LEARNING_RATES["gaussian_mse"] if time < config.warm_start_epochs else config.lr
-    assert peak is not None  # make_config has set it
-    if time < config.warmup_epochs:
-        return peak * (time + 0.01) / (config.warmup_epochs + 0.01)
-    if config.schedule == "step":
-        early = int(config.drop_one_epoch_early)
-        return peak * 0.1 ** sum(time >= milestone - early for milestone in config.milestones)
-    rest = max(config.epochs - config.warmup_epochs, 1e-9)
-    return peak * 0.5 * (1 + math.cos(math.pi * min(1.0, (time - config.warmup_epochs) / rest)))
 
 
 def _score(line: Epoch) -> float:

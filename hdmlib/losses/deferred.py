@@ -7,27 +7,41 @@ from torch import Tensor
 
 
 class DeferredFlags:
-    """One set of numbers on its way from a device to the host; at most one at a time.
+    """Counts on their way from a device to the host; none is lost.
 
-    On a CPU the numbers are there at once. On a GPU they are copied in the stream's order and read at a later call,
-    when the copy has arrived by itself.
+    On a CPU they are there at once. On a GPU they are copied in the stream's order and read at a later call, when the
+    copy has arrived by itself; what is posted meanwhile is added up and sent after it.
     """
 
     def __init__(self) -> None:
         self._copy: Tensor | None = None
         self._arrival: torch.cuda.Event | None = None
+        self._waiting: Tensor | None = None
 
     def post(self, flags: Tensor) -> None:
-        """Start to bring ``flags`` to the host, in place of any that are still under way."""
-        if flags.is_cuda:
-            self._copy, self._arrival = flags.to("cpu", non_blocking=True), torch.cuda.Event()
-            self._arrival.record()
+        """Start to bring counts, or flags to be counted, to the host."""
+        flags = flags.long()
+        if self._waiting is not None:
+            flags = flags + self._waiting.to(flags.device)
+        if self._copy is None:
+            self._send(flags)
         else:
-            self._copy, self._arrival = flags.cpu(), None
+            self._waiting = flags
 
     def arrived(self) -> Tensor | None:
-        """The posted numbers, once, if they have arrived; never waits for a GPU."""
+        """The counts that have arrived and were not read yet; never waits for a GPU."""
         if self._copy is None or (self._arrival is not None and not self._arrival.query()):
             return None
         copy, self._copy = self._copy, None
+        if self._waiting is not None:
+            self._send(self._waiting)
+            self._waiting = None
         return copy
+
+    def _send(self, flags: Tensor) -> None:
+        if flags.is_cuda:
+            with torch.cuda.device_of(flags):  # an event is recorded on the current device's stream
+                self._copy, self._arrival = flags.to("cpu", non_blocking=True), torch.cuda.Event()
+                self._arrival.record()
+        else:
+            self._copy, self._arrival = flags.cpu(), None

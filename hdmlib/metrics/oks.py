@@ -156,9 +156,10 @@ def oks_ap(
     categories = {c["id"] for c in dataset["categories"] if c.get("keypoints")} or {
         c["id"] for c in dataset["categories"]
     }
+    # Numbered anew from 1: of two annotations with one id pycocotools loses one, and it takes the id 0 for a miss.
     annotations = [
-        _truth_record(annotation, len(sigmas))
-        for annotation in dataset["annotations"]
+        _truth_record(number, annotation, len(sigmas))
+        for number, annotation in enumerate(dataset["annotations"], start=1)
         if annotation["category_id"] in categories
     ]
     detections = [
@@ -195,13 +196,13 @@ def _read_truth(truth: Mapping[str, Any] | str | Path) -> Mapping[str, Any]:
     return content
 
 
-def _truth_record(annotation: Mapping[str, Any], joints: int) -> dict[str, Any]:
-    """One annotation as pycocotools reads it, mended."""
+def _truth_record(number: int, annotation: Mapping[str, Any], joints: int) -> dict[str, Any]:
+    """One annotation as pycocotools reads it, mended and numbered."""
     try:
         one = mended(annotation, joints)
     except LeaveOut as fault:
         raise ValueError(f"annotation {annotation.get('id')}: {fault}: {fault.remedy}") from None
-    return one.as_truth(annotation["id"], annotation["image_id"], annotation["category_id"])
+    return one.as_truth(number, annotation["image_id"], annotation["category_id"])
 
 
 def _result_record(

@@ -12,6 +12,7 @@ import os
 import re
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
+from functools import lru_cache
 from pathlib import Path
 
 from hdmlib.models.checkpoints import CheckpointError
@@ -20,7 +21,7 @@ from hdmlib.paths import expanded
 
 NONE = "none"
 PREFIX = "hub:"
-LITE0 = "pip:efficientnet-lite0"
+LITE0_WEIGHTS = "pip:efficientnet-lite0"
 _NAME = re.compile(r"(?P<repo>[\w.-]+/[\w.-]+)(@(?P<revision>[\w.-]+))?(/(?P<file>[\w./-]+))?")
 # Looked for in this order where no file is named.
 FILES = ("model.safetensors", "pytorch_model.bin")
@@ -39,7 +40,7 @@ def weights_path(pretrained: str | Path) -> Path:
             be written; the message names the file, its origin, and the ways out.
     """
     name = str(pretrained)
-    if name == LITE0:
+    if name == LITE0_WEIGHTS:
         return imagenet_weights()
     if not name.startswith(PREFIX):
         path = expanded(name)
@@ -51,6 +52,23 @@ def weights_path(pretrained: str | Path) -> Path:
     except CheckpointError as error:
         ways = f"save the file yourself and give its path as pretrained, or train from scratch with pretrained={NONE}"
         raise CheckpointError(f"pretrained: {error}; {ways}") from None
+
+
+def named_by_content(path: str | Path) -> str:
+    """A file of weights by name and content, ``model.pth@sha256:0123456789abcdef``; its path if it is not there."""
+    file = expanded(path)
+    try:
+        state = file.stat()
+    except OSError:
+        return str(path)
+    return f"{file.name}@sha256:{_digest(file, state.st_mtime_ns, state.st_size)[:16]}"
+
+
+@lru_cache(maxsize=16)
+def _digest(file: Path, changed: int, size: int) -> str:
+    """SHA-256 of a file, read again when it was changed."""
+    with file.open("rb") as content:
+        return hashlib.file_digest(content, "sha256").hexdigest()
 
 
 def hub_file(name: str, *files: str) -> Path:

@@ -112,6 +112,7 @@ def prediction_gallery(
     maps: np.ndarray,
     predicted: np.ndarray,
     true: np.ndarray,
+    cells: np.ndarray,
     shown: np.ndarray,
     skeleton: Skeleton,
     close_ups: Sequence[int],
@@ -123,6 +124,7 @@ def prediction_gallery(
         maps: (N, K, h, w) readouts.
         predicted: (N, K, 2) in pixels of the crops.
         true: (N, K, 2) likewise.
+        cells: (N, K, 2) the truth in cells of the maps.
         shown: (N, K) truthy where the truth is labelled.
         skeleton: The joints.
         close_ups: Indices of the joints whose own maps are shown.
@@ -131,7 +133,6 @@ def prediction_gallery(
     figure, grid = plt.subplots(
         len(pictures), columns, figsize=(1.6 * columns, 1.65 * len(pictures)), squeeze=False, layout="constrained"
     )
-    stride = pictures.shape[2] / maps.shape[3]
     for i, row in enumerate(grid):
         first = i == 0
         show_picture(row[0], pictures[i], "predicted" if first else "")
@@ -142,8 +143,7 @@ def prediction_gallery(
         for axes, k in zip(row[3:], close_ups, strict=True):
             show_picture(axes, maps[i, k], skeleton.joints[k].replace("_", " ") if first else "")
             if shown[i, k]:
-                cell = (true[i, k] + 0.5) / stride - 0.5
-                axes.plot(*cell, marker="+", color="#4cc9f0", markersize=9, markeredgewidth=1.4)
+                axes.plot(*cells[i, k], marker="+", color="#4cc9f0", markersize=9, markeredgewidth=1.4)
     return figure
 
 

@@ -11,6 +11,7 @@ import matplotlib.pyplot as plt
 from matplotlib.figure import Figure
 
 from hdmlib.files import write_atomically
+from hdmlib.paths import from_caller
 
 # A numpy array, or a torch tensor on the CPU: figures take both, and import no torch.
 Array = Any
@@ -75,7 +76,7 @@ def _encoded(figure: Figure, kind: str, metadata: dict[str, None]) -> bytes:
 def figures_folder() -> Path | None:
     """Where a notebook keeps its figures: ``$HDMLIB_FIGURES``."""
     folder = os.environ.get("HDMLIB_FIGURES")
-    return Path(folder) if folder else None
+    return from_caller(folder) if folder else None
 
 
 def present(figure: Figure, name: str = "", alt: str = "") -> None:

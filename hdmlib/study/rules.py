@@ -146,8 +146,8 @@ WIDTHS: dict[str, list[dict[str, float]]] = {
 }
 # Where the best of these lay at the end of an axis, a step more: on photos the Gaussian at the largest sigma, matching
 # at the lowest rate (twice) and the least epsilon, cross-entropy at the lowest rate, the sum at the lowest rate (twice)
-# and the most likelihood, the letter at the least epsilon; on faces the Gaussian at the largest sigma and lowest rate, cross-entropy and the sum at the highest
-# rate, the letter at the lowest rate and the least epsilon.
+# and the most likelihood, the letter at the least epsilon; on faces the Gaussian at the largest sigma and lowest rate,
+# cross-entropy and the sum at the highest rate, the letter at the lowest rate and the least epsilon.
 PHOTOS_EXTENSIONS: dict[str, list[Setting]] = {
     "gaussian_mse": _grid("gaussian_mse", (2e-3, 4e-3, 8e-3), [{"sigma": 1.5}]),
     "cross_entropy": _grid("cross_entropy", (3e-3,), [{}]),

@@ -153,7 +153,7 @@ def _partial_folder(root: Path, recipe: _Recipe) -> Iterator[Path]:
         raise _cannot_write(root, error) from error
     except BrokenProcessPool as error:
         raise CacheError(
-            "a process that drew people was killed, usually because memory ran out; pass fewer workers"
+            "a process that drew people was killed, usually because memory ran out; free some and try again"
         ) from error
     finally:
         shutil.rmtree(partial, ignore_errors=True)
@@ -178,8 +178,8 @@ def _checked(recipe: _Recipe) -> _Recipe:
 
 def _cannot_write(root: Path, error: OSError) -> CacheError:
     return CacheError(
-        f"cannot write the embedded people to {root} ({error}); point the environment variable HDMLIB_CACHE, or the "
-        "cache parameter, to a folder that you can write to and that has room"
+        f"cannot write the embedded people to {root} ({error}); point the environment variable HDMLIB_CACHE to a "
+        "folder that you can write to and that has room"
     )
 
 

@@ -61,15 +61,15 @@ def self_potential(maps: Tensor, cost: Cost, epsilon: float, tolerance: float) -
     return potential, error
 
 
-def self_value(points: Tensor, weights: Tensor, cost: Cost, epsilon: float, tolerance: float) -> Tensor:
-    """E_kl(D, D) / 2 (G,) of weights D (G, M) on points (G, M, 2), float64."""
+def self_value(points: Tensor, weights: Tensor, cost: Cost, epsilon: float, tolerance: float) -> tuple[Tensor, Tensor]:
+    """E_kl(D, D) / 2 (G,) of weights D (G, M) on points (G, M, 2), and the marginal errors (G,), float64."""
     between = cost.of_squared((points[:, :, None] - points[:, None]).square().sum(dim=3)) / epsilon
 
     def log_sum(exponents: Tensor) -> Tensor:
         return (exponents[:, None] - between).logsumexp(dim=2)
 
-    potential, _ = _symmetric_sinkhorn(weights, log_sum, epsilon, tolerance)
-    return torch.linalg.vecdot(weights, potential)
+    potential, error = _symmetric_sinkhorn(weights, log_sum, epsilon, tolerance)
+    return torch.linalg.vecdot(weights, potential), error
 
 
 def _symmetric_sinkhorn(
@@ -87,7 +87,7 @@ def _symmetric_sinkhorn(
         target = -epsilon * log_sum(f / epsilon + mass.log())
         sent = torch.where(mass > 0, mass * torch.exp((f - target) / epsilon), 0.0)
         error = (sent - mass).abs().sum(dim=1)
-        if error.max() <= tolerance:
+        if (error <= tolerance).all():
             break
         f = f + (target - f) * 2 / 3
     return target, error

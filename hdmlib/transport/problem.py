@@ -206,17 +206,30 @@ def _solve_batch(
 def _check(suppliers: Tensor, points: Tensor, weights: Tensor) -> None:
     if suppliers.dtype not in TOLERANCE:
         raise ValueError(f"suppliers must be float32 or float64, got {suppliers.dtype}")
-    if suppliers.ndim < 2 or points.ndim < 2 or points.shape[-1] != 2 or weights.shape[-1:] != points.shape[-2:-1]:
+    batch = suppliers.shape[:-2]
+    if (
+        suppliers.ndim < 2 or points.ndim < 2 or points.shape[-1] != 2 or weights.shape[-1:] != points.shape[-2:-1]
+        or not (_spreads_to(points.shape[:-2], batch) and _spreads_to(weights.shape[:-1], batch))
+    ):  # fmt: skip
         raise ValueError(
             "transport takes suppliers (..., H, W), points (..., M, 2) and weights (..., M), got "
             f"{tuple(suppliers.shape)}, {tuple(points.shape)} and {tuple(weights.shape)}"
         )
     if not 1 <= points.shape[-2] <= MOST_DEMANDERS:
         raise ValueError(f"transport takes 1 to {MOST_DEMANDERS} points a map, got {points.shape[-2]}")
-    for name, mass in (("suppliers", suppliers.sum(dim=(-2, -1))), ("weights", weights.sum(dim=-1))):
+    for name, shares, mass in (
+        ("suppliers", suppliers, suppliers.sum(dim=(-2, -1))), ("weights", weights, weights.sum(dim=-1)),
+    ):  # fmt: skip
+        if (shares < 0).any():
+            raise ValueError(f"{name} must not be negative; the least is {shares.min():.4g}")
         if not ((mass - 1).abs() <= 1e-3).all():
             worst = mass.flatten()[(mass - 1).abs().argmax()]
             raise ValueError(f"{name} must sum to 1 over each map; the furthest sum is {worst:.4g}")
+
+
+def _spreads_to(shape: torch.Size, batch: torch.Size) -> bool:
+    """Whether one leading shape expands to the other."""
+    return len(shape) <= len(batch) and all(a in (1, b) for a, b in zip(shape[::-1], batch[::-1], strict=False))
 
 
 @torch.no_grad()
@@ -273,13 +286,13 @@ def _debiased(
 ) -> Solution:
     """E_debiased from E_kl: less half the transports of S and of D to themselves."""
     own, own_error = self_potential(maps, problem.cost, problem.epsilon, tolerance)
-    halves = torch.linalg.vecdot(maps.flatten(1), own.flatten(1))
-    halves += self_value(points, weights, problem.cost, problem.epsilon, tolerance).to(maps.dtype)
+    half, half_error = self_value(points, weights, problem.cost, problem.epsilon, tolerance)
+    halves = torch.linalg.vecdot(maps.flatten(1), own.flatten(1)) + half.to(maps.dtype)
     return Solution(
         solution.value - halves,
         solution.gradient - own,
         solution.demand,
-        torch.maximum(solution.error, own_error),
+        solution.error.maximum(own_error).maximum(half_error),
         solution.evaluations,
     )
 

@@ -22,7 +22,7 @@ from hdmlib.experiments.engine import (
     training_loader,
 )
 from hdmlib.experiments.prediction import validate
-from hdmlib.experiments.training import _backward
+from hdmlib.experiments.steps import backward
 from hdmlib.models.registry import build_model
 
 
@@ -44,7 +44,7 @@ def probe(train_people: int, batch_size: int, val_people: int, parts: int) -> No
         weight = share_weight(engine, min(batch_size, train_people - step * batch_size))
         own = batch["index"].tolist() if weight else []
         seen.append([index for part in gather_object([own]) for index in part])
-        _backward(engine, model, losses["matching"], batch, parts, weight)
+        backward(engine, model, losses["matching"], batch, parts, weight)
         gradients.append(torch.cat([p.grad.flatten() for p in parameters if p.grad is not None]))
         model.zero_grad()
     scores = validate(config, build_reader(config, model, data.val.skeleton), losses, val, data.val, engine)

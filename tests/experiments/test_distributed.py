@@ -13,7 +13,7 @@ import torch
 
 from hdmlib.cli import config_from
 from hdmlib.config import ConfigError, make_config
-from hdmlib.experiments.launch import words_of
+from hdmlib.experiments.launch import warnings_in, words_of
 from hdmlib.experiments.record import load_record
 from hdmlib.experiments.runs import run
 from hdmlib.presets import PRESETS
@@ -104,6 +104,15 @@ def test_a_config_survives_the_command_line(preset):
     for values in ({}, {"loss_options": {"epsilon": 0.5}, "milestones": (3, 5), "dataset": "coco", "resume": False}):
         config = make_config(preset, **values)
         assert config_from(words_of(config)) == config
+
+
+def test_warnings_of_the_processes_are_found_once(tmp_path):
+    script = tmp_path / "a folder" / "warns.py"
+    script.parent.mkdir()
+    script.write_text("import warnings\nwarnings.warn('3 people: left out', RuntimeWarning)\nprint('done')\n")
+    both = [subprocess.run([sys.executable, script], capture_output=True, text=True, check=True) for _ in range(2)]
+    written = "W1129 10:00:00 run.py:766] Setting OMP_NUM_THREADS\n" + "".join(process.stderr for process in both)
+    assert warnings_in(written) == ["RuntimeWarning: 3 people: left out"]
 
 
 def test_a_notebook_trains_in_two_processes(tmp_path, capfd):

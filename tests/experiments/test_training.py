@@ -23,7 +23,7 @@ from hdmlib.data.dataset import DataError
 from hdmlib.data.sources import open_data
 from hdmlib.decoding import METHODS
 from hdmlib.errors import Interrupted
-from hdmlib.experiments import training
+from hdmlib.experiments import steps
 from hdmlib.experiments.checkpoint import Checkpoints
 from hdmlib.experiments.engine import (
     _check_parts,
@@ -37,8 +37,9 @@ from hdmlib.experiments.engine import (
 from hdmlib.experiments.prediction import predict_loader, predict_people, validate
 from hdmlib.experiments.record import load_record
 from hdmlib.experiments.runs import run
+from hdmlib.experiments.steps import Steps, TrainingDiverged, backward, build_optimiser, learning_rate
 from hdmlib.experiments.store import REFERENCE_RECORDS, Store
-from hdmlib.experiments.training import TrainingDiverged, fit
+from hdmlib.experiments.training import fit
 from hdmlib.files import versions, write_atomically
 from hdmlib.losses.matching import MatchingLoss
 from hdmlib.losses.registry import LOSSES
@@ -125,19 +126,19 @@ class Signals:
 
 
 # smoke: 2 batches of validation and 4 of training an epoch
-@pytest.mark.parametrize(("batch", "epochs", "steps"), [(3, 1, 1), (5, 1, 3), (6, 1, 4), (8, 2, 1), (1, 1, 1)])
+@pytest.mark.parametrize(("batch", "epochs", "step"), [(3, 1, 1), (5, 1, 3), (6, 1, 4), (8, 2, 1), (1, 1, 1)])
 @pytest.mark.parametrize("sent", [signal.SIGINT, signal.SIGTERM])
 def test_a_signal_finishes_the_step_and_the_rest_comes_out_the_same(
-    data, tmp_path, monkeypatch, batch, epochs, steps, sent
+    data, tmp_path, monkeypatch, batch, epochs, step, sent
 ):
     config = smoke(tmp_path, epochs=3, workers=1)
     usual = signal.getsignal(sent)  # a shell's background jobs ignore it
     whole, history = fit(config, data, tmp_path / "whole")
     with monkeypatch.context() as pressed:
         signals = Signals(batch, sent)
-        for module in (training, reader):
+        for module in (steps, reader):
             pressed.setattr(module, "normalise", lambda images, real=reader.normalise: signals() or real(images))
-        with pytest.raises(Interrupted, match=f"after step {steps} of 4 in epoch {epochs}") as interrupted:
+        with pytest.raises(Interrupted, match=f"after step {step} of 4 in epoch {epochs}") as interrupted:
             fit(config, data, tmp_path / "parts")
     assert interrupted.value.signal == sent
     assert signal.getsignal(sent) is usual
@@ -145,6 +146,17 @@ def test_a_signal_finishes_the_step_and_the_rest_comes_out_the_same(
     assert resumed_history == history
     for (name, a), b in zip(whole.state_dict().items(), resumed.state_dict().values(), strict=True):
         assert torch.equal(a, b), name
+
+
+def test_a_signal_in_the_last_validation_is_no_longer_lost(data, tmp_path, monkeypatch):
+    config = smoke(tmp_path, epochs=1)
+    signals = Signals(2 + 4 + 2, signal.SIGTERM)
+    with monkeypatch.context() as pressed:
+        for module in (steps, reader):
+            pressed.setattr(module, "normalise", lambda images, real=reader.normalise: signals() or real(images))
+        with pytest.raises(Interrupted, match="after the last epoch"):
+            fit(config, data, tmp_path / "parts")
+    assert fit(config, data, tmp_path / "parts")[1] == fit(config, data, tmp_path / "whole")[1]
 
 
 def test_ctrl_c_does_not_save_a_network_that_is_lost(data, tmp_path, monkeypatch):
@@ -160,7 +172,7 @@ def test_ctrl_c_does_not_save_a_network_that_is_lost(data, tmp_path, monkeypatch
         return real(images)
 
     with monkeypatch.context() as lost:
-        for module in (training, reader):
+        for module in (steps, reader):
             lost.setattr(module, "normalise", spoilt)
         with pytest.raises(TrainingDiverged, match="in epoch 2"):
             fit(config, data, tmp_path / "parts")
@@ -191,15 +203,15 @@ def test_a_compiled_network_learns_the_same(data, tmp_path, monkeypatch):
 
 def test_a_loss_that_is_not_finite_stops_the_run_and_keeps_the_last_epoch(data, tmp_path, monkeypatch):
     config = smoke(tmp_path, epochs=3)
-    real = training._train_epoch
+    real = Steps.epoch
 
-    def poisoned(config, model, loss, optimiser, loader, state, *rest):
+    def poisoned(self, loss, state):
         if len(state.epochs) == 2:
             with torch.no_grad():
-                model.final_layer.weight.fill_(float("inf"))
-        return real(config, model, loss, optimiser, loader, state, *rest)
+                self.model.final_layer.weight.fill_(float("inf"))
+        return real(self, loss, state)
 
-    monkeypatch.setattr(training, "_train_epoch", poisoned)
+    monkeypatch.setattr(Steps, "epoch", poisoned)
     with pytest.raises(TrainingDiverged, match=r"matching loss is .* in epoch 2.*lower lr"):
         fit(config, data, tmp_path / "run")
     monkeypatch.undo()
@@ -236,7 +248,7 @@ def test_the_ground_truth_as_heatmaps_scores_perfectly(data, tmp_path):
 @pytest.mark.parametrize(("early", "last"), [(False, (170, 200)), (True, (169, 199))])
 def test_the_rate_of_the_published_recipes_falls_tenfold(early, last):
     config = make_config("coco_w32_256x192", drop_one_epoch_early=early)
-    rates = [training._rate(config, epoch) for epoch in range(210)]  # of the epochs counted from 0
+    rates = [learning_rate(config, epoch) for epoch in range(210)]  # of the epochs counted from 0
     falls = tuple(epoch for epoch in range(1, 210) if rates[epoch] < rates[epoch - 1])
     assert falls == last
     assert (rates[0], rates[-1]) == pytest.approx((1e-3, 1e-5))
@@ -245,7 +257,7 @@ def test_the_rate_of_the_published_recipes_falls_tenfold(early, last):
 @pytest.mark.parametrize(("applied", "decay"), [(None, 0.0), (True, 1e-4)])
 def test_the_published_recipes_never_give_their_weight_decay_to_adam(applied, decay):
     config = make_config("mpii_w32_256x256", apply_weight_decay=applied)
-    optimiser = training._optimiser(config, torch.nn.Linear(1, 1))
+    optimiser = build_optimiser(config, torch.nn.Linear(1, 1))
     assert type(optimiser) is torch.optim.Adam
     assert {group["weight_decay"] for group in optimiser.param_groups} == {decay}
 
@@ -280,7 +292,7 @@ def test_a_step_in_parts_is_the_step_of_the_whole_batch(name, data, tmp_path):
     found = []
     for parts in (1, 2, 3, 7):
         network.zero_grad()
-        value = training._backward(engine, network, loss, batch, parts, weight=1.0)
+        value = backward(engine, network, loss, batch, parts, weight=1.0)
         found.append((value.item(), network.weight.grad.clone()))
     for value, gradient in found[1:]:
         assert value == pytest.approx(found[0][0], rel=1e-5)
@@ -324,6 +336,7 @@ def test_batch_norm_across_gpus_keeps_weights_and_their_names():
 def test_a_warm_start_is_a_gaussian_training_at_its_own_rate(data, tmp_path):
     warm = fit(smoke(tmp_path, warm_start_epochs=1, lr=1e-4), data, tmp_path / "warm")[1]
     gaussian = fit(smoke(tmp_path, loss="gaussian_mse", lr=LEARNING_RATES["gaussian_mse"]), data, tmp_path / "g")[1]
+    assert learning_rate(make_config("coco_w32_256x192", warm_start_epochs=2), 1) == 1e-3  # HRNet's
     assert warm[1].train_loss == gaussian[1].train_loss  # of the first epoch
     assert warm[2].train_loss > 10 * gaussian[2].train_loss  # then it is a transport, in cells
 
@@ -437,7 +450,7 @@ def test_a_flipped_bit_of_a_checkpoint_is_found_or_without_effect(data, tmp_path
     """A bit of the padding between entries of the zip archive may be without effect."""
     config, path = smoke(tmp_path, epochs=1, keep_checkpoints=0), tmp_path / "last.pt"
     model, _ = fit(config, data, tmp_path)
-    optimiser = training._optimiser(config, model)
+    optimiser = build_optimiser(config, model)
     engine = start_engine(config)
     checkpoints = Checkpoints(config, tmp_path, model, optimiser, engine)
     state, whole, draws = checkpoints.load(), path.read_bytes(), np.random.default_rng(0)
@@ -485,7 +498,7 @@ def test_a_long_epoch_is_saved_in_time(data, tmp_path, monkeypatch):
 
     real = reader.normalise
     with monkeypatch.context() as context:
-        for module in (training, reader):
+        for module in (steps, reader):
             context.setattr(module, "normalise", killed_in_step_7)
         with pytest.raises(Killed):
             fit(config, data, tmp_path / "parts")

@@ -18,6 +18,7 @@ from torch import Tensor
 
 from hdmlib.data.coco import read_coco
 from hdmlib.data.coco_files import find_coco
+from hdmlib.data.crops import Frame
 from hdmlib.data.dataset import PoseDataset
 from hdmlib.data.loader import make_loader
 from hdmlib.decoding import METHODS, decode
@@ -37,7 +38,7 @@ def golden_values(folder: Path) -> dict[str, Any]:
     """Everything, from people drawn into ``folder``."""
     root = embedded_dataset(folder, format="coco", train=1, val=4)
     people = read_coco(root, "val")
-    batch = next(iter(make_loader(people, INPUT)))
+    batch = next(iter(make_loader(people, Frame(INPUT))))
     joints, weights = batch["joints"][:2], batch["weights"][:2]
     maps = noisy_maps(joints)
     return {
@@ -59,7 +60,7 @@ def golden_values(folder: Path) -> dict[str, Any]:
 
 def crops(people: PoseDataset, rule: Any) -> dict[str, Any]:
     """The affines to cells, and the pictures averaged over blocks of 32 pixels."""
-    batch = next(iter(make_loader(people, INPUT, coordinates=rule)))
+    batch = next(iter(make_loader(people, Frame(INPUT, rule))))
     blocks = batch["image"].double().unflatten(3, (3, 32)).unflatten(2, (4, 32)).mean(dim=(1, 3, 5))
     return {"affines": rounded(batch["affine"].double().sum(dim=1)), "pictures": rounded(blocks)}
 

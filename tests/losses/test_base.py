@@ -6,6 +6,7 @@ import pytest
 import torch
 
 from hdmlib.losses import LOSSES, MatchingLoss, build_loss, visibility_weights
+from hdmlib.losses.deferred import DeferredFlags
 from hdmlib.losses.guards import FEWEST_JOINTS
 
 SIZE = (12, 10)
@@ -205,3 +206,13 @@ def test_a_mistake_that_comes_later_is_still_noticed():
     loss(heatmaps, joints, weights)
     with pytest.raises(ValueError, match="NaN or infinity"):  # the 8th call is inspected
         loss(heatmaps * float("nan"), joints, weights + 1)
+
+
+def test_flags_that_wait_for_others_are_added_up_and_not_lost():
+    flags = DeferredFlags()
+    assert flags.arrived() is None
+    for raised in ([True, False], [False, True], [False, True]):
+        flags.post(torch.tensor(raised))
+    assert flags.arrived().tolist() == [1, 0]
+    assert flags.arrived().tolist() == [0, 2]
+    assert flags.arrived() is None

@@ -110,6 +110,15 @@ def test_perfect_results_any_number_of_joints_and_untouched_arguments():
     assert (truth, results) == before
 
 
+@pytest.mark.parametrize("ids", [(5, 5), (0, 1), (None, None)])
+def test_ids_of_annotations_do_not_matter(ids):
+    """pycocotools keeps one of two equal ids, and takes the id 0 for a person who was not found."""
+    truth, results = dataset()
+    for annotation, number in zip(truth["annotations"], ids, strict=True):
+        annotation["id"] = number
+    assert oks_ap(truth, results, [0.1, 0.1])["AP"] == pytest.approx(1)
+
+
 def test_half_found_and_nothing_found():
     truth, results = dataset()
     assert oks_ap(truth, results[:1], [0.1, 0.1])["AR"] == pytest.approx(0.5)

@@ -9,7 +9,7 @@ import torch
 from hdmlib.config import make_config
 from hdmlib.experiments import run
 from hdmlib.models import build_model, load_weights, save_weights, stride_of
-from hdmlib.models.hub import LITE0, weights_path
+from hdmlib.models.hub import LITE0_WEIGHTS, weights_path
 from hdmlib.models.lite import CHANNELS, imagenet_weights
 
 
@@ -56,8 +56,8 @@ def test_it_trains_from_imagenet_weights_and_does_so_again(tmp_path):
     config = make_config(
         "smoke", model="lite0", loss="gaussian_mse", train_people=32, val_people=16, epochs=1, run_dir=tmp_path
     )
-    assert config.pretrained == LITE0
-    assert weights_path(LITE0) == imagenet_weights()
+    assert config.pretrained == LITE0_WEIGHTS
+    assert weights_path(LITE0_WEIGHTS) == imagenet_weights()
     first = run(config)
     again = run(config.model_copy(update={"run_dir": tmp_path / "again"}))
     assert first.record.epochs[-1].validation.metrics == again.record.epochs[-1].validation.metrics

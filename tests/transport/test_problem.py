@@ -419,6 +419,12 @@ def test_any_batch_shape(batch, dtype):
     assert solution.value.dtype == solution.gradient.dtype == dtype
 
 
+def test_an_empty_batch_has_no_values_whatever_the_regulariser():
+    points, weights = demanders(torch.zeros(0, 2), SIZE)
+    for regulariser in ("entropy", "kl", "debiased"):
+        assert solve(torch.zeros(0, *SIZE), points, weights, 0.3, regulariser=regulariser).value.shape == (0,)
+
+
 def test_a_batch_equals_its_maps_one_by_one():
     supply, (points, weights) = random_maps(40), random_points("subpixel", 40)
     together = solve(supply, points, weights, 0.3)
@@ -437,6 +443,9 @@ def test_a_batch_equals_its_maps_one_by_one():
         ({"suppliers": random_maps().half()}, "float32 or float64, got torch.float16"),
         ({"suppliers": 2 * random_maps()}, "suppliers must sum to 1 .* 2"),
         ({"weights": torch.full((3, 4), 0.5)}, "weights must sum to 1 .* 2"),
+        ({"suppliers": random_maps() - 0.01 * torch.linspace(-1, 1, 120).view(SIZE)}, "suppliers must not be negative"),
+        ({"weights": torch.tensor([1.5, -0.5, 0, 0]).expand(3, 4)}, "weights must not be negative; the least is -0.5"),
+        ({"points": torch.zeros(2, 4, 2), "weights": torch.full((2, 4), 0.25)}, r"got \(3, 12, 10\), \(2, 4, 2\)"),
         ({"weights": torch.full((3, 5), 0.2)}, r"weights \(\.\.\., M\), got \(3, 12, 10\), \(3, 4, 2\) and \(3, 5\)"),
         ({"points": torch.zeros(3, 17, 2), "weights": torch.full((3, 17), 1 / 17)}, "1 to 16 points a map, got 17"),
     ],
