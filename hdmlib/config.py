@@ -99,9 +99,11 @@ class Config(BaseModel):
     category: str | None = Field(None, description="coco: the category to read, where several have joints of their own")
     train_split: str = Field("train", min_length=1, description="name of the training split")
     val_split: str = Field("val", min_length=1, description="name of the validation split")
-    train_people: int | None = Field(None, ge=1, le=MOST, description="use only the first ones, this many")
-    val_people: int | None = Field(None, ge=1, le=MOST, description="use only the first ones, this many")
-    val_offset: int = Field(0, ge=0, le=MOST, description="skip this many, the first ones: those of a tuning")
+    train_people: int | None = Field(None, ge=1, le=MOST, description="how many to train on, the first ones; None: all")
+    val_people: int | None = Field(
+        None, ge=1, le=MOST, description="how many to validate on, the first ones; None: all"
+    )
+    val_offset: int = Field(0, ge=0, le=MOST, description="how many to skip at the start: those of a tuning")
     label_noise: float = Field(
         0.0,
         ge=0,
@@ -116,14 +118,14 @@ class Config(BaseModel):
     )
 
     # --- crop and augmentation
-    input_width: int = Field(128, ge=32, le=8192, multiple_of=32)
-    input_height: int = Field(128, ge=32, le=8192, multiple_of=32)
+    input_width: int = Field(128, ge=32, le=8192, multiple_of=32, description="of the crop, in pixels")
+    input_height: int = Field(128, ge=32, le=8192, multiple_of=32, description="likewise")
     coordinates: Rule = Field("center", description="how pixels map to heatmap cells")
     scale_factor: float = Field(0.25, ge=0, lt=1, description="random scaling, HRNet's f")
     rotation: float = Field(30.0, ge=0, le=180, description="random rotation in degrees, HRNet's f")
-    rotation_probability: float = Field(0.6, ge=0, le=1)
-    flip_probability: float = Field(0.5, ge=0, le=1)
-    half_body_probability: float = Field(0.0, ge=0, le=1)
+    rotation_probability: float = Field(0.6, ge=0, le=1, description="how often a crop is turned")
+    flip_probability: float = Field(0.5, ge=0, le=1, description="how often a crop is mirrored")
+    half_body_probability: float = Field(0.0, ge=0, le=1, description="how often a crop shows half a body")
     half_body_randn: bool = Field(
         True, description="half body as in HRNet: the upper half if randn() < 0.5, P = 0.69; false: P = 0.5"
     )
@@ -133,7 +135,7 @@ class Config(BaseModel):
     cutout: float = Field(0.0, ge=0, le=1, description="side of a grey square at a random place, in widths of the crop")
 
     # --- optimisation
-    epochs: int = Field(12, ge=1, le=MOST)
+    epochs: int = Field(12, ge=1, le=MOST, description="how often the training people are gone through")
     batch_size: int = Field(32, ge=1, le=MOST, description="people per step, in all processes together")
     accumulate: int = Field(
         1,
@@ -145,13 +147,13 @@ class Config(BaseModel):
     sync_batchnorm: bool = Field(
         False, description="batch norm over the batch of all GPUs; false: over that of each, as in HRNet"
     )
-    optimiser: Literal["adam", "adamw"] = "adamw"
+    optimiser: Literal["adam", "adamw"] = Field("adamw", description="adamw, or adam as in HRNet")
     lr: float | None = Field(None, gt=0, lt=1, description="peak learning rate; None: the loss's own in this preset")
-    weight_decay: float = Field(1e-4, ge=0)
+    weight_decay: float = Field(1e-4, ge=0, description="of the optimiser")
     apply_weight_decay: bool = Field(
         True, description="false: as in HRNet's published runs, which configure 1e-4 but never pass it to Adam"
     )
-    schedule: Literal["cosine", "step"] = "cosine"
+    schedule: Literal["cosine", "step"] = Field("cosine", description="how the rate falls: half a cosine, or steps")
     warmup_epochs: float = Field(1.0, ge=0, description="epochs over which the rate rises linearly")
     milestones: tuple[int, ...] = Field((), description="step schedule: epochs after which the rate falls tenfold")
     drop_one_epoch_early: bool = Field(
@@ -166,7 +168,7 @@ class Config(BaseModel):
     )
     initial_bias: float = Field(0.0, ge=-100, le=100, description="value of every heatmap before training")
     precision: Literal["float32", "bf16"] = Field("float32", description="bf16: autocast, on a GPU only")
-    seed: int = Field(0, ge=0, le=LARGEST_SEED)
+    seed: int = Field(0, ge=0, le=LARGEST_SEED, description="of initial weights, order and augmentation")
 
     # --- evaluation
     decoder: DecoderName | None = Field(None, description="heatmap to coordinates; None: the loss's own")

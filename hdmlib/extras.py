@@ -49,5 +49,5 @@ def accelerator(module: str) -> ModuleType | None:
     except ModuleNotFoundError:
         return None
     except ImportError as error:
-        warnings.warn(f"{module} is not used, the slower path is: {error}", RuntimeWarning, stacklevel=2)
+        warnings.warn(f"{module} cannot be used ({error}); a slower path is taken", RuntimeWarning, stacklevel=2)
         return None

@@ -146,6 +146,7 @@ class PoseDataset:
             lengths = self._joint_distances(self._pair(kind))
         else:
             raise DataError(f"unknown PCK reference {kind!r}; known: {KNOWN_REFERENCES}")
+        lengths = np.where(lengths > 0, lengths, np.nan)  # a box around a single joint has none
         if not np.isfinite(lengths).any():
             raise DataError(
                 f"{self.name}: nobody has a {kind} length for PCK; set pck_reference to another of {KNOWN_REFERENCES}"

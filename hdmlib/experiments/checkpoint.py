@@ -51,7 +51,8 @@ class TrainingState:
 class Interruption:
     """A context in which SIGINT (Ctrl-C) and SIGTERM (Slurm, Docker) are noted and end nothing.
 
-    A second Ctrl-C interrupts at once, as usual, but in a training in several processes: torchrun repeats each signal.
+    A second Ctrl-C interrupts at once, as usual; not in a training in several processes, because torchrun repeats each
+    signal.
     Outside the main thread, where signals cannot be handled, the context does nothing.
 
     Attributes:

@@ -52,7 +52,7 @@ class Run:
         data: The people.
         record: Its curves and scores.
         folder: Where its weights are; ``None`` for a reference record.
-        trained: Whether this very call trained any epoch of it.
+        trained: Whether this very call worked on it: trained, or evaluated a network whose last epoch was saved.
     """
 
     config: Config

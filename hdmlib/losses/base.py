@@ -38,7 +38,7 @@ class HeatmapLoss(nn.Module):
     confidence = "peak"
     # Whether per_joint itself keeps zero-weight joints out, whatever their heatmaps hold.
     skips_ignored_joints = False
-    # Whether the loss turns heatmaps into distributions by an exponential, so that softmaxed maps are a mistake.
+    # Whether the loss takes the softmax of heatmaps, so that maps which are softmaxed already would be so twice.
     expects_logits = False
 
     def __init__(self, *, reduction: str = "mean") -> None:

@@ -38,7 +38,7 @@ class InputGuard:
 
     Args:
         loss: Name of the loss, for the messages.
-        expects_logits: Whether softmaxed maps are a mistake.
+        expects_logits: Whether the loss takes the softmax itself, so that the caller should not.
     """
 
     def __init__(self, loss: str, expects_logits: bool) -> None:

@@ -25,6 +25,11 @@ THRESHOLDS = {"head": (0.5, 0.1), "torso": (0.2, 0.05), "box": (0.2, 0.05)}
 OF_JOINTS = (0.1, 0.05)
 
 
+def direction(metric: str) -> int:
+    """1 if larger values of a metric are better, -1 if smaller ones are."""
+    return -1 if metric.endswith("error") or metric in ("NME", "ECE") else 1
+
+
 @dataclass(frozen=True)
 class PCKReference:
     """The length that PCK's thresholds are fractions of.

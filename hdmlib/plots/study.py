@@ -13,6 +13,7 @@ from matplotlib.figure import Figure
 from matplotlib.patches import Rectangle
 from numpy.typing import NDArray
 
+from hdmlib.metrics.scores import direction
 from hdmlib.plots.people import overlay, show_picture
 from hdmlib.plots.style import LOSS_LABEL, LOSS_STYLE, Array
 
@@ -137,7 +138,7 @@ def forest(table: pd.DataFrame, metrics: Sequence[str]) -> Figure:
     Args:
         table: Index (comparison, metric); columns ``difference``, ``low``, ``high`` and ``outcome``, which decides the
             marker: filled if it holds, open if undecided, a cross if it fails.
-        metrics: Metrics to show, in order; less is better for an error.
+        metrics: Metrics to show, in order.
     """
     order = list(dict.fromkeys(table.index.get_level_values(0)))
     figure, panels = plt.subplots(
@@ -152,8 +153,8 @@ def forest(table: pd.DataFrame, metrics: Sequence[str]) -> Figure:
             axes.plot([found["low"], found["high"]], [row, row], color=colour, linewidth=2)
             axes.plot(found["difference"], row, marker=marker, color=colour, fillstyle=fill, markersize=7)
         axes.axvline(0, color="#555555", linewidth=1)
-        direction = "less" if metric.endswith("error") or metric in ("ECE", "NME") else "more"
-        axes.set(title=metric, xlabel=f"{direction} is better", ylim=(len(order) - 0.5, -0.5))
+        better = "more" if direction(metric) > 0 else "less"
+        axes.set(title=metric, xlabel=f"{better} is better", ylim=(len(order) - 0.5, -0.5))
         axes.grid(visible=False, axis="y")
     panels[0, 0].set_yticks(range(len(order)), order)
     return figure
@@ -164,7 +165,7 @@ def changes(table: pd.DataFrame, metrics: Sequence[str], reference: str) -> Figu
 
     Args:
         table: A row per trial with the columns ``change`` and the metrics.
-        metrics: Columns to show, larger is better unless they end in ``error``.
+        metrics: Columns to show.
         reference: The unchanged recipe; its best trial is drawn as a line through all rows.
     """
     order = list(dict.fromkeys(table["change"]))
@@ -173,7 +174,7 @@ def changes(table: pd.DataFrame, metrics: Sequence[str], reference: str) -> Figu
         squeeze=False,
     )  # fmt: skip
     for axes, metric in zip(panels[0], metrics, strict=True):
-        best_of = np.min if metric.endswith("error") else np.max
+        best_of = np.max if direction(metric) > 0 else np.min
         for row, change in enumerate(order):
             values = table.loc[table["change"] == change, metric].to_numpy()
             colour = "#555555" if change == reference else LOSS_STYLE["matching"]["color"]
@@ -210,7 +211,7 @@ def reliability_diagram(tables: Mapping[str, pd.DataFrame], least: int = 20) -> 
     """Share of joints found against their confidence, a line for each loss; on the diagonal it is a probability.
 
     Args:
-        tables: Label -> table as ``analysis.reliability`` returns it.
+        tables: Label -> table as ``metrics.calibration`` returns it.
         least: Smallest number of joints of a bin that is drawn.
     """
     figure, axes = plt.subplots(figsize=(6.4, 3.9), layout="constrained")

@@ -130,7 +130,9 @@ def claims_text() -> str:
     return "\n".join([*lines, "", "</details>"])
 
 
-def claim_lines(table: pd.DataFrame, records: Mapping[str, Sequence[Record]], subjects: Mapping[str, str]) -> list[str]:
+def claim_lines(
+    table: pd.DataFrame, trainings: Mapping[str, Sequence[Record]], subjects: Mapping[str, str]
+) -> list[str]:
     """A Markdown table: a row a claim, with its notebook and its outcome for each subject.
 
     Args:
@@ -143,7 +145,7 @@ def claim_lines(table: pd.DataFrame, records: Mapping[str, Sequence[Record]], su
         "| --- | --- |" + " --- |" * len(subjects),
         *(
             f"| {claim} | {notebook} | {' | '.join(found)} |"
-            for claim, notebook, found in _claims(table, records, subjects)
+            for claim, notebook, found in _claims(table, trainings, subjects)
         ),
     ]
 

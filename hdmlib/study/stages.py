@@ -12,6 +12,10 @@
     second_tuning the study again by rules fixed in advance (rules.py): twelve to eighteen trials a loss, new people
     second_finals what that tuning chose (choice.py), five seeds, on people that nobody has looked at
     second_fig2   Fig. 2 in the paper's regime: a constant rate, ten seeds
+    second_fig2_rates
+                  the same at lower and higher rates, three seeds
+    second_long, second_large
+                  its finalists with three times the training, and at 192 x 192 pixels; three seeds
     second_photo_tuning, second_face_tuning
                   its finalists around those settings on photos of people and on faces (both need data_root)
     second_photos, second_faces
