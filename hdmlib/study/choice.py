@@ -64,7 +64,7 @@ CHOSEN_ON_PHOTOS = {
     "gaussian_mse": Choice(("gaussian_mse", {"sigma": 1.0}, {"lr": 4e-3}), "dark", "other"),
     "cross_entropy": Choice(("cross_entropy", {}, {"lr": 6e-3}), "dark", "own"),
     "matching": Choice(("matching", {**BEST, "epsilon": 0.03}, {"lr": 3e-3}), "dark", "own"),
-    "the sum": Choice(("matching", {**BEST, "epsilon": 0.05, "likelihood": 0.1}, {"lr": 2.4e-2}), "dark", "own"),
+    "the sum": Choice(("matching", {**BEST, "epsilon": 0.05, "likelihood": 0.2}, {"lr": 1.2e-2}), "dark", "own"),
     "the letter": Choice(("matching", {**LETTER, "epsilon": 0.5}, {"initial_bias": 0.01, "lr": 1.2e-2}), "mean", "own"),
 }
 CHOSEN_ON_FACES = {
