@@ -47,31 +47,32 @@ def cells_from_pixels(points: Points, input_size: tuple[int, int], *, stride: in
     """Heatmap cells of points given in pixels of the network's input.
 
     Args:
-        points: (..., 2) array or tensor of (x, y), floating point.
+        points: (..., 2) array or tensor of (x, y).
         input_size: Width and height of the input in pixels.
         stride: Input pixels per heatmap cell.
         rule: ``center``, ``hrnet`` or ``udp``: the one that the training uses.
 
     Returns:
-        (..., 2), of the same kind.
+        (..., 2), of the same kind; whole numbers become floating point.
 
     Raises:
         ValueError: The rule is unknown, or the input is no multiple of the stride.
     """
-    ratio, offset = _axes(points, input_size, stride, rule)
+    points, ratio, offset = _axes(points, input_size, stride, rule)
     return points * ratio + offset
 
 
 def pixels_from_cells(points: Points, input_size: tuple[int, int], *, stride: int = 4, rule: str = "center") -> Points:
     """The inverse of :func:`cells_from_pixels`: decoded joints in pixels of the network's input."""
-    ratio, offset = _axes(points, input_size, stride, rule)
+    points, ratio, offset = _axes(points, input_size, stride, rule)
     return (points - offset) / ratio
 
 
-def _axes(points: Points, input_size: tuple[int, int], stride: int, rule: str) -> tuple[Points, Points]:
-    """Ratios (2,) and offsets (2,) of both axes, of the kind of ``points``."""
+def _axes(points: Points, input_size: tuple[int, int], stride: int, rule: str) -> tuple[Points, Points, Points]:
+    """The points as floating point, and ratios (2,) and offsets (2,) of both axes, of their kind."""
     pairs = [ratio_and_offset(side, stride, rule) for side in input_size]
     ratios, offsets = zip(*pairs, strict=True)
     if isinstance(points, Tensor):
-        return torch.tensor(ratios).to(points), torch.tensor(offsets).to(points)
-    return np.array(ratios), np.array(offsets)
+        points = points if points.is_floating_point() else points.to(torch.get_default_dtype())
+        return points, torch.tensor(ratios).to(points), torch.tensor(offsets).to(points)
+    return points, np.array(ratios), np.array(offsets)

@@ -15,8 +15,8 @@ from typing import NamedTuple
 import torch
 from torch import Tensor, nn
 
-from hdmlib.decoding import decode
-from hdmlib.losses.base import HeatmapLoss
+from hdmlib.decoding import METHODS, decode
+from hdmlib.losses.base import HeatmapLoss, one_of
 
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
 IMAGENET_STD = (0.229, 0.224, 0.225)
@@ -66,13 +66,16 @@ class Decoded(nn.Module):
         network: (B, 3, H, W) normalised crops -> (B, K, h, w) heatmaps.
         loss: The loss that the network was trained with; it defines readout, default decoder and confidence.
         decoder: Method of :func:`hdmlib.decode`; ``None``: the loss's own.
+
+    Raises:
+        ValueError: The decoder is unknown.
     """
 
     def __init__(self, network: nn.Module, loss: HeatmapLoss, decoder: str | None = None) -> None:
         super().__init__()
         self.network = network
         self.loss = loss.eval()
-        self.decoder = decoder or loss.decoder
+        self.decoder = one_of("decoder", decoder or loss.decoder, tuple(METHODS))
 
     def forward(self, images: Tensor) -> tuple[Tensor, Tensor]:
         """Joints (B, K, 2) as (x, y) in heatmap cells and confidence (B, K) of (B, 3, H, W) normalised crops."""

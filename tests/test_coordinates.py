@@ -50,3 +50,11 @@ def test_tensors_keep_their_type(dtype):
 def test_what_is_wrong_is_named(size, options, message):
     with pytest.raises(ValueError, match=message):
         cells_from_pixels(PIXELS, size, **options)
+
+
+@pytest.mark.parametrize("kind", [torch.tensor, np.array])
+def test_whole_numbers_of_pixels_are_not_rounded(kind):
+    pixels = kind([[31, 47], [13, 22]])
+    cells = cells_from_pixels(pixels, (64, 48))
+    assert cells.tolist() == [[7.375, 11.375], [2.875, 5.125]]
+    assert pixels_from_cells(kind([[3, 5]]), (64, 48)).tolist() == [[13.5, 21.5]]

@@ -20,6 +20,10 @@ _REMEDIES = {
 _UPRIGHT = "photo turned upright by its EXIF orientation, as its annotated size requires"
 _AMBIGUOUS = "photo with an EXIF orientation that its annotated size does not settle: read as stored, not turned"
 
+# A joint this far beyond the photo, in its longer side, is a mistake: of 16,000 people of four datasets nobody has one.
+_FAR = 0.1
+_FAR_OUTSIDE = "labelled joint far outside the photo: pixels of another size of the photo, or x and y exchanged?"
+
 
 def assemble(
     name: str, skeleton: Skeleton, photos: PhotoFolder, people: Sequence[Person], log: IntakeLog, total: int
@@ -53,6 +57,8 @@ def assemble(
         else:
             kept.append(person)
             paths.append(found)
+            if _is_far_outside(person, person.photo_size or photos.header(found).size):
+                log.notice(_FAR_OUTSIDE, person.annotation_id)
     if not kept:
         raise DataError(
             f"{name}: no usable person (left out: {listed(log.left_out) or 'nobody, the list is empty'}; photos looked "
@@ -82,6 +88,13 @@ def _check(person: Person, photos: PhotoFolder, upright: set[Path], log: IntakeL
             upright.add(path)
             log.mend(_UPRIGHT, person.annotation_id)
     return path
+
+
+def _is_far_outside(person: Person, photo_size: tuple[float, ...]) -> bool:
+    """Whether a labelled joint lies more than a tenth of the photo's longer side beyond it."""
+    labelled = person.joints[person.visibility > 0]
+    beyond = np.maximum(-labelled, labelled - np.array(photo_size))
+    return bool((beyond > _FAR * max(photo_size)).any())
 
 
 def _stacked(

@@ -50,11 +50,13 @@ class IntakeLog:
     Attributes:
         left_out: Number of people by reason.
         mended: Number of annotations by what was mended.
+        noticed: Number of annotations by what looks wrong and was left as it is.
     """
 
     def __init__(self) -> None:
         self.left_out: Counter[str] = Counter()
         self.mended: Counter[str] = Counter()
+        self.noticed: Counter[str] = Counter()
         self._notes: list[str] = []
         self._first: dict[str, str] = {}
 
@@ -69,6 +71,11 @@ class IntakeLog:
     def mend(self, what: str, annotation: object) -> None:
         """Count an annotation that was completed or corrected."""
         self.mended[what] += 1
+        self._first.setdefault(what, f"annotation {_short(annotation)}")
+
+    def notice(self, what: str, annotation: object) -> None:
+        """Count an annotation that looks wrong."""
+        self.noticed[what] += 1
         self._first.setdefault(what, f"annotation {_short(annotation)}")
 
     def note(self, text: str) -> None:
@@ -86,6 +93,7 @@ class IntakeLog:
         damage = {reason: n for reason, n in self.left_out.items() if reason not in PROTOCOL_REASONS}
         parts = [f"left out {sum(damage.values())} of {total} annotations: {self._described(damage)}"] if damage else []
         parts += [f"mended: {self._described(self.mended)}"] if self.mended else []
+        parts += [f"looks wrong: {self._described(self.noticed)}"] if self.noticed else []
         if parts or self._notes:
             warnings.warn(f"{name}: {'; '.join([*parts, *self._notes])}", DataWarning, stacklevel=stacklevel + 1)
 

@@ -12,6 +12,7 @@ import warnings
 import zipfile
 import zlib
 from collections.abc import Callable
+from contextlib import nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -126,22 +127,23 @@ def run(
     name = config.run_name(data.fingerprint)
     if engine:
         check_agreement(engine, store.runs, name)
-    if not config.resume:
-        if is_main_process():
-            store.set_aside(name)
-        if engine:
-            engine.wait_for_everyone()
-    elif stored := _finished(store, name, weights):
+    if config.resume and (stored := _finished(store, name, weights)):
         if report:
             for line in stored.record.epochs:
                 report(line)
         return Run(config, data, stored.record, stored.folder, trained=False)
     if before:
         before(data)
+    with store.writing(name) if is_main_process() else nullcontext():
+        if not config.resume:
+            if is_main_process():
+                store.set_aside(name)
+            if engine:
+                engine.wait_for_everyone()
+        if not several:
+            _train(config, data, store, progress, report)
     if several:
         train_in_processes(config.model_copy(update={"run_dir": store.runs}), print)
-    else:
-        _train(config, data, store, progress, report)
     folder = store.folder(name)
     return Run(config, data, load_record(folder / RECORD), folder, trained=True)
 

@@ -30,7 +30,7 @@ from pathlib import Path
 from typing import TypeVar
 
 import numpy as np
-from filelock import FileLock
+from filelock import FileLock, Timeout
 from torch import nn
 
 from hdmlib.config import Config, ConfigError
@@ -136,6 +136,28 @@ class Store:
                 number += 1
             with suppress(FileNotFoundError):  # another process of this training has renamed it
                 folder.rename(kept)
+
+    @contextmanager
+    def writing(self, name: str) -> Iterator[None]:
+        """Held by the one process that trains a run, from its first step to its record.
+
+        Raises:
+            ConfigError: Another process holds it.
+        """
+        lock = FileLock(self.runs / f".{name}.lock", timeout=0)
+        try:
+            lock.acquire()
+        except Timeout:
+            raise ConfigError(
+                f"{self.folder(name)} is being trained by another process; wait for it, or choose another seed or "
+                "run_dir"
+            ) from None
+        except NotImplementedError:  # a file system without locks
+            pass
+        try:
+            yield
+        finally:
+            lock.release()
 
     # -------------------------------------------------------------------------------------------------- reference runs
 

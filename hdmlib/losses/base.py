@@ -13,6 +13,7 @@ import math
 from typing import Any
 
 import torch
+from numpy.typing import ArrayLike
 from torch import Tensor, nn
 
 from hdmlib.heatmaps import inside
@@ -60,14 +61,15 @@ class HeatmapLoss(nn.Module):
                 :func:`visibility_weights`.
 
         Raises:
+            TypeError: One of them is no tensor.
             ValueError: The shapes do not fit, a map has no cell, a weight is negative or not finite, or the heatmap of
                 a joint that takes part holds NaN or infinity. The numbers are inspected now and then, on a GPU without
                 waiting for the device, so the error may come some calls later.
 
         Warns:
             UserWarning: Once, if the inputs look like a mistake: maps that are already softmaxed for a loss that takes
-                raw output, labelled joints that are not finite, or joints that are mostly outside the map, as pixels
-                would be.
+                raw output, labelled joints that are not finite, joints that are mostly outside the map, as pixels would
+                be, or all within its first cell, as fractions of a picture would be, or weights that are flags.
         """
         losses, takes_part = self._losses(heatmaps, joints, weights)
         if self.reduction == "none":
@@ -122,13 +124,27 @@ class HeatmapLoss(nn.Module):
             return self.per_joint(heatmaps, joints, weights), takes_part
 
 
-def visibility_weights(flags: Tensor) -> Tensor:
-    """Weights from COCO's visibility flags: 1 where a joint is labelled (flag above 0), else 0; float32."""
-    return (flags > 0).float()
+def visibility_weights(flags: Tensor | ArrayLike) -> Tensor:
+    """Weights from COCO's visibility flags: 1 where a joint is labelled (flag above 0), else 0; float32.
+
+    Raises:
+        TypeError: The flags are no tensor, array or nested list of numbers.
+    """
+    try:
+        return (torch.as_tensor(flags) > 0).float()
+    except (TypeError, ValueError, RuntimeError):
+        raise TypeError(
+            "flags must be a tensor, an array or a nested list of numbers (B, K); torch's default collate makes K "
+            "tensors of a list, so let the dataset give an array or a tensor"
+        ) from None
 
 
 def check_shapes(heatmaps: Tensor, joints: Tensor, weights: Tensor | None) -> None:
-    """Raise ValueError unless the shapes are those of :meth:`HeatmapLoss.forward`."""
+    """Raise TypeError or ValueError unless these are tensors of the shapes of :meth:`HeatmapLoss.forward`."""
+    for name, value in {"heatmaps": heatmaps, "joints": joints, "weights": weights}.items():
+        if not (isinstance(value, Tensor) or (value is None and name == "weights")):
+            several = "; call the loss for each output of a network with several" if name == "heatmaps" else ""
+            raise TypeError(f"{name} must be a tensor, got {type(value).__name__}{several}")
     people_and_joints = heatmaps.shape[:2]
     if (
         heatmaps.ndim != 4

@@ -1,4 +1,5 @@
-"""Inputs that are a mistake: not finite, negative weights, maps that are softmaxed already, joints in pixels.
+"""Inputs that are a mistake: not finite, negative weights, flags as weights, maps that are softmaxed already, joints in
+pixels or fractions.
 
 The guard looks at the 1st, 2nd, 4th, 8th, ... call of a loss, so that a long training pays nothing for it. On a CPU it
 judges at once, for a GPU's maps at a later call, when the flags have arrived by themselves.
@@ -30,6 +31,9 @@ WARNINGS = {
     "itself: hand over the raw output, or choose suppliers='relu_plain'",
     "outside": "most joints lie outside the heatmap and are ignored; joints are (x, y) in heatmap cells, not in "
     "pixels: see hdmlib.cells_from_pixels",
+    "fractions": "all joints lie between 0 and 1; joints are (x, y) in heatmap cells, not in fractions of the picture",
+    "flags": "the weights are 0, 1 and 2, like COCO's visibility flags, and 2 counts a joint twice; "
+    "visibility_weights(flags) converts them",
 }
 
 
@@ -69,15 +73,18 @@ class InputGuard:
             self._judge()
 
     def _flags(self, heatmaps: Tensor, joints: Tensor, weights: Tensor, takes_part: Tensor) -> Tensor:
-        """(5,) bool on the device, in the order of ERRORS and WARNINGS."""
+        """(7,) bool on the device, in the order of ERRORS and WARNINGS."""
         labelled = weights > 0
+        enough = labelled.sum() >= FEWEST_JOINTS
         finite = torch.isfinite(heatmaps.amax(dim=(2, 3))) & torch.isfinite(heatmaps.amin(dim=(2, 3)))
         flags = [
             (~finite & takes_part).any(),
             (~torch.isfinite(weights) | (weights < 0)).any(),
             (~torch.isfinite(joints).all(dim=2) & labelled).any(),
             self._softmaxed(heatmaps),
-            (labelled.sum() >= FEWEST_JOINTS) & ((labelled & ~takes_part).sum() > MOST_OUTSIDE * takes_part.sum()),
+            enough & ((labelled & ~takes_part).sum() > MOST_OUTSIDE * takes_part.sum()),
+            enough & (((joints >= 0) & (joints <= 1)).all(dim=2) | ~labelled).all() & (min(heatmaps.shape[2:]) > 4),
+            ((weights == 0) | (weights == 1) | (weights == 2)).all() & (weights == 2).any(),
         ]
         return torch.stack(flags)
 

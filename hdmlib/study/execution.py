@@ -5,7 +5,7 @@ from __future__ import annotations
 import multiprocessing
 import os
 import signal
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
 from contextlib import suppress
 from typing import Any
@@ -45,8 +45,10 @@ def train_trials(trials: Sequence[Trial], jobs: int = 1) -> Iterator[tuple[Trial
         free = list(range(jobs))
         try:
             while waiting or running:
-                while waiting and free:  # no more: the pool would start what it has queued
-                    trial, place = waiting.pop(0), free.pop(0)
+                while free and (
+                    trial := _next(waiting, running.values())
+                ):  # no more: the pool would start what it queues
+                    place = free.pop(0)
                     running[pool.submit(record_of, _at_place(trial.config, place, jobs))] = trial, place
                 for future in wait(running, return_when=FIRST_COMPLETED).done:
                     error = future.exception()
@@ -60,6 +62,13 @@ def train_trials(trials: Sequence[Trial], jobs: int = 1) -> Iterator[tuple[Trial
                 with suppress(ProcessLookupError):
                     os.kill(process.pid or 0, signal.SIGINT)  # saves its step and ends
             raise
+
+
+def _next(waiting: list[Trial], running: Iterable[tuple[Trial, int]]) -> Trial | None:
+    """Takes the first trial that is not under way already: two labels may share a run."""
+    busy = [trial.config for trial, _ in running]
+    place = next((i for i, trial in enumerate(waiting) if trial.config not in busy), None)
+    return None if place is None else waiting.pop(place)
 
 
 def _at_place(config: Config, place: int, jobs: int) -> Config:

@@ -133,6 +133,17 @@ def test_an_unusable_joint_costs_that_joint(tmp_path, place):
     assert cows.visibility[1].tolist() == [2, 0, 1, 0]
 
 
+@pytest.mark.parametrize(("x", "told"), [(WIDTH + 5.0, False), (5000.0, True), (-900.0, True)])
+def test_a_joint_far_outside_the_photo_is_reported_and_kept(tmp_path, x, told):
+    write(tmp_path, [annotation(1), annotation(2, keypoints=[x, 40, 2, 90, 40, 2, 50, 100, 2, 90, 100, 2])])
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        cows = read_coco(tmp_path, "train")
+    assert cows.joints[1, 0, 0] == x
+    wrong = "COCO train.json: looks wrong: 1 labelled joint far outside the photo"
+    assert [str(warning.message).startswith(wrong) for warning in caught] == ([True] if told else [])
+
+
 def test_mends_are_counted_in_one_line(tmp_path):
     write(tmp_path, [annotation(i, area=0, **({"bbox": None} if i > 3 else {})) for i in range(1, 6)])
     with pytest.warns(DataWarning) as caught:

@@ -680,3 +680,15 @@ def test_what_cannot_be_used_is_refused_before_any_picture_is_drawn(values, mess
     with pytest.raises(ConfigError, match=message):
         run(make_config(preset="smoke", run_dir=tmp_path, **values))
     assert not (tmp_path / "cache").exists()
+
+
+def test_a_run_that_another_process_trains_is_left_alone(data, tmp_path):
+    config = smoke(tmp_path, epochs=1)
+    store, name = Store.of(config), config.run_name(data.fingerprint)
+    store.check_writable()
+    for resume in (True, False):
+        with store.writing(name), pytest.raises(ConfigError, match="is being trained by another process; wait for it"):
+            run(config.model_copy(update={"resume": resume}))
+    assert run(config).trained
+    with store.writing(name):
+        assert not run(config).trained  # a finished run is shown all the same

@@ -2,6 +2,7 @@
 
 import warnings
 
+import numpy as np
 import pytest
 import torch
 
@@ -182,6 +183,42 @@ def test_joints_in_pixels_are_noticed(name):
     heatmaps, joints, _ = batch(3, FEWEST_JOINTS)
     with pytest.warns(UserWarning, match="most joints lie outside the heatmap"):
         build_loss(name)(heatmaps, 4 * joints + 20)
+
+
+def test_joints_in_fractions_of_the_picture_are_noticed():
+    heatmaps, joints, _ = batch(3, FEWEST_JOINTS)
+    with pytest.warns(UserWarning, match="not in fractions of the picture"):
+        MatchingLoss()(heatmaps, joints / 12)
+
+
+def test_flags_as_weights_are_noticed():
+    heatmaps, joints, _ = batch()
+    flags = torch.tensor([0.0, 1, 2, 2]).expand(3, 4)
+    with pytest.warns(UserWarning, match="visibility_weights"):
+        MatchingLoss()(heatmaps, joints, flags)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        MatchingLoss()(heatmaps, joints, visibility_weights(flags))
+        MatchingLoss()(heatmaps, joints, 0.5 * flags)
+
+
+@pytest.mark.parametrize("kind", [torch.tensor, np.array, list])
+def test_flags_may_be_a_tensor_an_array_or_a_list(kind):
+    assert visibility_weights(kind([[0, 1, 2], [2, 1, 0]])).tolist() == [[0, 1, 1], [1, 1, 0]]
+
+
+def test_flags_that_the_default_collate_has_taken_apart_are_refused():
+    collated = torch.utils.data.default_collate([{"v": [0, 1, 2]}, {"v": [2, 1, 0]}])["v"]
+    with pytest.raises(TypeError, match="let the dataset give an array or a tensor"):
+        visibility_weights(collated)
+
+
+def test_what_is_no_tensor_is_named():
+    heatmaps, joints, weights = batch()
+    with pytest.raises(TypeError, match="heatmaps must be a tensor, got list; call the loss for each output"):
+        MatchingLoss()([heatmaps, heatmaps], joints, weights)
+    with pytest.raises(TypeError, match="joints must be a tensor, got ndarray"):
+        MatchingLoss()(heatmaps, joints.numpy(), weights)
 
 
 def test_joints_that_are_not_finite_are_noticed_and_ignored():

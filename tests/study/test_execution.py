@@ -30,6 +30,14 @@ def test_a_failed_run_neither_stops_nor_hides_the_others(tmp_path, monkeypatch):
     assert isinstance(found["sound"], Record)
 
 
+def test_two_labels_of_one_run_train_it_once(tmp_path, monkeypatch):
+    monkeypatch.setenv("HDMLIB_RUNS", str(tmp_path))
+    trials = [Trial(label, make_config(**TINY, run_dir=tmp_path)) for label in ("as tuned", "half the rate")]
+    (first, one), (second, other) = train_trials(trials, jobs=2)
+    assert {first.label, second.label} == {"as tuned", "half the rate"}
+    assert one == other
+
+
 @pytest.mark.skipif(torch.cuda.is_available(), reason="the trials would train on this machine's GPUs")
 def test_jobs_have_a_gpu_of_their_own_while_there_are_enough(tmp_path, monkeypatch):
     """Two GPUs that only this process sees: the trials, which look again, name the one that they were given."""
