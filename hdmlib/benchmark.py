@@ -144,8 +144,12 @@ def evaluate(config: Config, *, to: Path | None = None, progress: Callable[..., 
     if config.dataset == "mpii" and (config.boxes is not None or to is not None):
         raise ConfigError("boxes, to: MPII's evaluation uses the annotated positions and writes no results")
     check_folder(config, [config.val_split])
-    if not _required(config, "checkpoint").is_file():
-        raise FileNotFoundError(f"checkpoint: no file {config.checkpoint}")
+    given = _required(config, "checkpoint")
+    if not given.is_file():
+        folder = " is a run's folder; give its model.safetensors, and the model, loss and input of the run"
+        raise FileNotFoundError(
+            f"checkpoint: {config.checkpoint}{folder}" if given.is_dir() else f"checkpoint: no file {config.checkpoint}"
+        )
     if to is not None and not os.access(to.parent, os.W_OK):
         raise ConfigError(f"to: cannot write in {to.parent}; choose an existing folder")
     if config.dataset == "mpii":

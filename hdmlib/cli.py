@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import inspect
+import json
 import signal
+import warnings
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -14,9 +17,10 @@ import typer
 from matplotlib.figure import Figure
 from typer.core import TyperCommand
 
+from hdmlib import __version__
 from hdmlib.benchmark import evaluate
 from hdmlib.boxes import PhotoBoxes, boxes_on, check_on_photos, read_boxes
-from hdmlib.config import PATH_FIELDS, Config, ConfigError, is_path, make_config, unknown_name
+from hdmlib.config import OPTION, PATH_FIELDS, Config, ConfigError, choices, is_path, make_config, unknown_name
 from hdmlib.data.lspet import convert_lspet
 from hdmlib.data.samples import fetch_samples
 from hdmlib.data.sources import Data
@@ -24,13 +28,16 @@ from hdmlib.errors import interrupted_by_sigterm, line_for_user
 from hdmlib.experiments.engine import is_main_process, leave_process_group
 from hdmlib.experiments.estimate import estimate
 from hdmlib.experiments.examples import predict_examples
+from hdmlib.experiments.listing import list_runs
 from hdmlib.experiments.runs import Run, run
-from hdmlib.experiments.store import ARTEFACTS, REFERENCE_RECORDS
+from hdmlib.experiments.store import ARTEFACTS, REFERENCE_RECORDS, Store
+from hdmlib.experiments.training import BEST, best_epoch
 from hdmlib.export import export_onnx, model_card
 from hdmlib.extras import requires_extra
 from hdmlib.files import write_atomically
 from hdmlib.inference import PhotoPrediction, open_network, photos_of, predict, upright_size
 from hdmlib.inspection import dataset_format, inspect_dataset, people_to_show
+from hdmlib.losses.registry import LOSSES
 from hdmlib.notebook import epoch_line, progress
 from hdmlib.outputs import (
     check_ending,
@@ -53,9 +60,22 @@ from hdmlib.study.stages import RENAMED_STAGES, STAGES
 # What `save_figure` writes; either may be given.
 FIGURE_ENDINGS = (".png", ".pdf")
 
-app = typer.Typer(
-    add_completion=False, no_args_is_help=True, help="Train pose networks with the matching loss and its controls."
-)
+app = typer.Typer(add_completion=False, no_args_is_help=True)
+
+
+def _print_version(wanted: bool) -> None:
+    if wanted:
+        typer.echo(f"hdmlib {__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def main(
+    version: Annotated[
+        bool, typer.Option("--version", callback=_print_version, is_eager=True, help="show the version and leave")
+    ] = False,
+) -> None:
+    """Train pose networks with the matching loss and its controls."""
 
 
 @app.command()
@@ -70,8 +90,21 @@ def train(
         return
     memory = result.record.peak_memory
     typer.echo(f"{'trained' if result.trained else 'finished earlier'}: {result.folder}")
+    best = best_epoch(result.record.epochs)
+    typer.echo(f"model.safetensors is the last epoch's network, which is reported and used; {BEST} is epoch {best}'s")
     if result.trained and memory is not None:
         typer.echo(f"memory: {memory:.1f} GiB at most")
+
+
+@app.command()
+def runs(
+    values: Annotated[list[str] | None, typer.Argument(metavar="[run_dir=FOLDER]", help="where the runs are")] = None,
+) -> None:
+    """List your runs: what they differ in, and how they ended."""
+    with one_line_errors():
+        store = Store.of(config_from(values or []))
+        found = list_runs(store)
+        typer.echo(found.to_string() if len(found) else f"no runs in {store.runs}")
 
 
 @app.command()
@@ -96,6 +129,7 @@ def gallery(
         )  # fmt: skip
         save_figure(figure, to.parent, to.stem)
         plt.close(figure)
+        _print_written(_figure_files(to))
 
 
 def _figure_files(to: Path) -> list[Path]:
@@ -129,7 +163,7 @@ def predict_photo(
     ] = None,
     category: Annotated[str | None, typer.Option(help="name or id of the category of the file to read")] = None,
     csv: Annotated[Path | None, typer.Option(help="write a row a joint here")] = None,
-    json: Annotated[Path | None, typer.Option(help="write COCO's results format here")] = None,
+    json_file: Annotated[Path | None, typer.Option("--json", help="write COCO's results format here")] = None,
     draw: Annotated[Path | None, typer.Option(help="folder for a drawing of each photo, as PNG")] = None,
     to: Annotated[Path | None, typer.Option(help="where to draw one photo: a PNG and, beside it, the PDF")] = None,
     overwrite: Annotated[bool, typer.Option("--overwrite", help="replace files that exist")] = False,
@@ -144,10 +178,11 @@ def predict_photo(
         names = photo_names(photos)
         drawings = {} if draw is None else dict(zip(photos, drawing_paths(names, draw), strict=True))
         figure_files = [] if to is None else _figure_files(to)
-        written = [path for path in (csv, json, *drawings.values(), *figure_files) if path is not None]
+        written = [path for path in (csv, json_file, *drawings.values(), *figure_files) if path is not None]
         check_outputs(written, [*photos, *([boxes] if boxes else [])], overwrite=overwrite)
         people_of = _people_on(photos, image_ids(names), box or (), boxes, category)
         network, rows, records = open_network(checkpoint), [], []
+        typer.echo(f"  {'joint':16} {'x':>8} {'y':>8} {'confidence':>10}")
         for path, name, given in zip(photos, names, people_of, strict=True):
             [found] = predict(path, given.boxes, checkpoint=network)
             _print_people(found)
@@ -161,8 +196,15 @@ def predict_photo(
                     save_figure(figure, to.parent, to.stem)
         if csv is not None:
             write_csv(rows, csv)
-        if json is not None:
-            write_coco_results(records, json)
+        if json_file is not None:
+            write_coco_results(records, json_file)
+        _print_written(written)
+
+
+def _print_written(files: Sequence[Path]) -> None:
+    if files:
+        more = f" and {len(files) - 3} more" if len(files) > 3 else ""
+        typer.echo(f"written: {', '.join(map(str, files[:3]))}{more}")
 
 
 def _people_on(
@@ -172,7 +214,13 @@ def _people_on(
     if file is not None:
         if words:
             raise ValueError("box, boxes: give one of them")
-        found = boxes_on(photos, read_boxes(file, category))
+        known = read_boxes(file, category)
+        found = boxes_on(photos, known)
+        used, there = sum(len(one.boxes) for one in found), sum(len(one.boxes) for one in known.photos.values())
+        if used < there:
+            typer.echo(f"warning: {used} of the {there} boxes in {file} are on these photos", err=True)
+        if without := sum(not len(one.boxes) for one in found):
+            typer.echo(f"{without} of {len(photos)} photos have no box, so nobody is looked for there", err=True)
     else:
         boxes = [_box(word) for word in words]
         found = [
@@ -203,14 +251,13 @@ def _drawn(found: PhotoPrediction) -> Iterator[Figure]:
 
 
 def _print_people(found: PhotoPrediction) -> None:
-    typer.echo(found.path)
-    if not len(found.joints):
-        typer.echo("  no boxes, so nobody is looked for")
+    if len(found.joints):
+        typer.echo(found.path)
     for number, (joints, confidence) in enumerate(zip(found.joints, found.confidence, strict=True)):
         if len(found.joints) > 1:
             typer.echo(f"  person {number}")
         for name, (x, y), sure in zip(found.skeleton.joints, joints, confidence, strict=True):
-            typer.echo(f"  {name:16} {x:8.1f} {y:8.1f} {sure:6.2f}")
+            typer.echo(f"  {name:16} {x:8.1f} {y:8.1f} {sure:10.2f}")
 
 
 @app.command("evaluate")
@@ -275,7 +322,7 @@ def export_run(
         with requires_extra("export", "hdmlib export"):
             export_onnx(checkpoint, to, decoder)
         write_atomically(card, model_card(checkpoint, to.name, decoder).encode())
-        typer.echo(f"written: {to}, {card}")
+        _print_written([to, card])
 
 
 @app.command("check")
@@ -315,6 +362,8 @@ def check_dataset(
 def one_line_errors() -> Iterator[None]:
     """One line on stderr and exit status 2 for what a user can mend, 130 for Ctrl-C, 143 for SIGTERM; a bug keeps its
     traceback."""
+    usual = warnings.formatwarning
+    warnings.formatwarning = lambda *given: _warning_line(*given) or usual(*given)
     try:
         with interrupted_by_sigterm():
             yield
@@ -327,6 +376,13 @@ def one_line_errors() -> Iterator[None]:
             raise
         typer.echo(f"error: {line}", err=True)
         raise typer.Exit(2) from None
+    finally:
+        warnings.formatwarning = usual
+
+
+def _warning_line(message: Warning | str, category: type[Warning], *place: Any) -> str | None:
+    """A warning of this package in one line; ``None`` for others, whose place in the code is needed."""
+    return f"warning: {message}\n" if category.__module__.partition(".")[0] == "hdmlib" else None
 
 
 def _run(values: list[str]) -> Run:
@@ -387,11 +443,27 @@ def run_study(
 
 
 @app.command()
-def parameters() -> None:
-    """List every parameter and every preset."""
+def parameters(
+    values: Annotated[
+        list[str] | None, typer.Argument(metavar="[NAME=VALUE]...", help="whose values to show, such as preset=smoke")
+    ] = None,
+) -> None:
+    """List every parameter with its value in a preset, what it may be and what it means; and every preset."""
+    with one_line_errors():
+        config = config_from(values or [])
+    typer.echo(f"{'parameter':22} in {config.preset:19} what it is\n")
     for name, field in Config.model_fields.items():
-        typer.echo(f"{name:24} {field.description or ''}")
+        known = f" ({', '.join(choices(name))})" if choices(name) else ""
+        typer.echo(f"{name:22} {_short(getattr(config, name)):22} {field.description}{known}")
+    options = inspect.signature(LOSSES[config.loss]).parameters.values()
+    listed = ", ".join(f"{option.name}={option.default}" for option in options)
+    typer.echo(f"\nloss_options of {config.loss}: {listed}\n  set one by loss_options.NAME=VALUE")
     typer.echo(f"\npresets: {', '.join(PRESETS)}")
+
+
+def _short(value: Any) -> str:
+    text = "" if value in (None, {}, ()) else str(value).lower() if isinstance(value, bool) else str(value)
+    return text if len(text) <= 22 else f"{text[:19]}..."
 
 
 def config_from(values: list[str]) -> Config:
@@ -414,5 +486,16 @@ def given_values(values: list[str]) -> dict[str, Any]:
         name, equals, value = word.partition("=")
         if not equals:
             raise ConfigError(f"{word!r} is not NAME=VALUE")
-        given[name] = from_caller(value) if name in PATH_FIELDS and is_path(value) else value
+        if name.startswith(OPTION):
+            given[name] = _number_or_text(value)
+        else:
+            given[name] = from_caller(value) if name in PATH_FIELDS and is_path(value) else value
     return given
+
+
+def _number_or_text(text: str) -> Any:
+    """``0.1``, ``true`` or ``null`` as JSON has them, else the text."""
+    try:
+        return json.loads(text)
+    except ValueError:
+        return text

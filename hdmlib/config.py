@@ -281,19 +281,25 @@ class Config(BaseModel):
         return f"{self.dataset}-{model}-{self.loss}-s{self.seed}-{digest}"
 
 
+# Before the name of a single option of the loss: ``loss_options.sigma=2``.
+OPTION = "loss_options."
+
+
 def make_config(preset: str = "laptop", **values: Any) -> Config:
     """A preset, with the given values replacing its own.
 
     Args:
         preset: A name of :data:`PRESETS`.
-        **values: Fields of :class:`Config`; ``None`` keeps the preset's value.
+        **values: Fields of :class:`Config`; ``None`` keeps the preset's value. A name like ``loss_options.sigma`` sets
+            one option of the loss beside the others.
 
     Raises:
         ConfigError: Unknown preset, unknown field, or a value of the wrong type or out of range; all of them at once.
     """
     if not isinstance(preset, str) or preset not in PRESETS:
         raise ConfigError(f"preset: {unknown_name(str(preset), PRESETS)}")
-    given = {name: value for name, value in values.items() if value is not None}
+    options = {name.removeprefix(OPTION): value for name, value in values.items() if name.startswith(OPTION)}
+    given = {name: value for name, value in values.items() if value is not None and not name.startswith(OPTION)}
     unknown = [name for name in given if name not in Config.model_fields]
     if unknown:
         raise ConfigError("\n".join(f"parameter {unknown_name(name, Config.model_fields)}" for name in unknown))
@@ -312,6 +318,10 @@ def make_config(preset: str = "laptop", **values: Any) -> Config:
     if "loss_options" not in given:  # a preset holds the options of several losses, by name
         by_loss = fields.get("loss_options", {})
         fields["loss_options"] = by_loss.get(loss, {})
+    if options:
+        if not isinstance(fields["loss_options"], dict):
+            raise ConfigError(f"loss_options: give it whole, or single options as {OPTION}NAME=VALUE, not both")
+        fields["loss_options"] = {**fields["loss_options"], **options}
     try:
         return Config(**fields)
     except ValidationError as error:
@@ -326,6 +336,13 @@ def _weights_for(model: Any, of_preset: str | None) -> str | None:
     if isinstance(model, str) and model.startswith(VITPOSE):
         return vitpose_weights(model)
     return IMAGENET.get(model) if of_preset else None
+
+
+def choices(name: str) -> list[str]:
+    """What a parameter may be, where it is one of a few words."""
+    annotation = Config.model_fields[name].annotation
+    options = [known for option in get_args(annotation) for known in (get_args(option) or (option,))]
+    return [known for known in options if isinstance(known, str)]
 
 
 def is_path(value: object) -> bool:
@@ -344,9 +361,5 @@ def _explain(detail: Any) -> str:
     """One line for one pydantic error: the parameter, the problem and the given value."""
     name = str(detail["loc"][0])
     if detail["type"] == "literal_error":
-        field = Config.model_fields[name].annotation
-        known = [
-            str(k) for option in (get_args(field) or ()) for k in (get_args(option) or (option,)) if isinstance(k, str)
-        ]
-        return f"{name}: {unknown_name(str(detail['input']), known)}"
+        return f"{name}: {unknown_name(str(detail['input']), choices(name))}"
     return f"{name}: {detail['msg'].removeprefix('Value error, ')} (given: {reprlib.repr(detail['input'])})"

@@ -27,7 +27,7 @@ def requires_extra(extra: str, feature: str) -> Iterator[None]:
         missing = (error.name or "").partition(".")[0]
         if missing == "hdmlib":
             raise
-        message = f"{feature} needs {missing}, of the extra {extra!r}: pip install 'hdmlib[{extra}]'"
+        message = f"{feature} needs {missing}, of the extra {extra!r}: pip install '.[{extra}]' in the clone of hdmlib"
         raise ImportError(message, name=error.name) from None
 
 

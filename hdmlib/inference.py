@@ -18,6 +18,7 @@ import cv2
 import numpy as np
 import torch
 from numpy.typing import ArrayLike, NDArray
+from PIL import Image, ImageOps
 
 from hdmlib.config import Config, make_config
 from hdmlib.data.annotation import box_region, clip_box
@@ -107,8 +108,8 @@ def open_network(
 ) -> Network:
     """A network from the folder of a finished run, or from a file of weights.
 
-    A run's record describes its network. A file of weights does not: ``model``, ``input_size``, ``loss`` and
-    ``skeleton`` are then required.
+    A run's record describes its network, and any weights in its folder, such as the best epoch's. Another file of
+    weights is not described: ``model``, ``input_size``, ``loss`` and ``skeleton`` are then required.
 
     Args:
         checkpoint: A run's folder, or a file of weights: official HRNet, mmpose or our own.
@@ -139,6 +140,8 @@ def open_network(
     if path.is_dir():
         fields, joints = _of_run(path, described, skeleton)
         weights = path / ARTEFACTS["model"]
+    elif path.is_file() and (path.parent / RECORD).is_file() and not any(described.values()):
+        (fields, joints), weights = _of_run(path.parent, described, skeleton), path  # such as the best epoch's
     else:
         (fields, joints), weights = _of_file(path, described, skeleton), path
     overrides = {"decoder": decoder, "flip_test": flip_test}
@@ -198,22 +201,23 @@ def _of_file(path: Path, described: Mapping[str, Any], skeleton: Skeleton | None
 
 
 def predict(
-    image: str | os.PathLike[str] | NDArray[np.uint8],
+    image: str | os.PathLike[str] | NDArray[np.uint8] | Image.Image,
     boxes: ArrayLike | None = None,
     *,
     checkpoint: str | os.PathLike[str] | Network,
     **settings: Any,
 ) -> list[PhotoPrediction]:
-    """Find the joints of people on a photo, or on each photo of a folder.
+    """Find the joints of people on a photo, or on each photo in and below a folder.
 
     A photo file is turned upright by its EXIF orientation, which readers of datasets do not do; boxes and joints are in
     the pixels of the upright photo.
 
     Args:
-        image: A file, a folder of photos, or (H, W, 3) uint8 RGB. Web addresses are refused.
-        boxes: (N, 4) x, y, width, height in pixels, one per person, as annotation files have them; they may reach
-            beyond the photo and are clipped to it as a dataset's are, to the last pixel, x + width - 1. (Those of a
-            ``PoseDataset`` are clipped already: add 1 to width and height.) ``None``: the whole photo is one person.
+        image: A file, a folder of photos, an array (H, W, 3) uint8 RGB or (H, W) uint8 grey, or a picture of PIL, which
+            is turned upright like a file. Web addresses are refused.
+        boxes: (N, 4), or (4,) for one person, x, y, width, height in pixels, as annotation files have them; they may
+            reach beyond the photo and are clipped to it as a dataset's are, to the last pixel, x + width - 1. (Those of
+            a ``PoseDataset`` are clipped already: add 1 to width and height.) ``None``: the whole photo is one person.
             For a folder only ``None``.
         checkpoint: A run's folder, a file of weights, or the result of :func:`open_network`, which is read once for
             many calls.
@@ -228,14 +232,19 @@ def predict(
         ValueError: The image cannot be used, a box is empty or lies outside the photo, or as :func:`open_network`.
     """
     photos = _photos(image)
-    if boxes is not None and not isinstance(image, np.ndarray) and expanded(image).is_dir():
+    if boxes is not None and isinstance(image, str | os.PathLike) and expanded(image).is_dir():
         raise ValueError("boxes: belong to one photo; for a folder call predict for each photo with its boxes")
     if isinstance(checkpoint, Network):
         if settings:
             raise ValueError(f"{', '.join(settings)}: the network is open already; pass it to open_network")
         network = checkpoint
-    else:
+    elif isinstance(checkpoint, str | os.PathLike):
         network = open_network(checkpoint, **settings)
+    else:
+        raise ValueError(
+            "checkpoint: a run's folder, a file of weights, or the result of open_network is needed, got "
+            f"{type(checkpoint).__name__}"
+        )
     return [_predict_photo(network, photo, boxes) for photo in photos]
 
 
@@ -256,31 +265,40 @@ def photos_of(name: str) -> list[Path]:
     return [photo for match in matches for photo in _photos(match) if isinstance(photo, Path)]
 
 
-def _photos(image: str | os.PathLike[str] | NDArray[np.uint8]) -> Sequence[Path | NDArray[np.uint8]]:
+def _photos(image: str | os.PathLike[str] | NDArray[np.uint8] | Image.Image) -> Sequence[Path | NDArray[np.uint8]]:
     """The photos as arrays or checked paths: an unusable file is reported before the network runs."""
+    if isinstance(image, Image.Image):
+        image = np.array(ImageOps.exif_transpose(image).convert("RGB"))
     if isinstance(image, np.ndarray):
+        if image.ndim == 2 and image.dtype == np.uint8:
+            image = np.repeat(image[..., None], 3, axis=2)
         if image.ndim != 3 or image.shape[2] != 3 or image.dtype != np.uint8 or 0 in image.shape:
             raise ValueError(f"image: an array must be (H, W, 3) uint8 RGB, got {image.shape} {image.dtype}")
         if max(image.shape) > LONGEST_SIDE:
             raise ValueError(f"image: {image.shape[1]} x {image.shape[0]} pixels; the longest side is {LONGEST_SIDE}")
         return [image]
     if not isinstance(image, str | os.PathLike):
-        raise ValueError(f"image: a file, a folder or a numpy array is needed, got {type(image).__name__}")
+        given = type(image).__name__
+        raise ValueError(f"image: a file, a folder, a numpy array or a picture of PIL is needed, got {given}")
     if ADDRESS.match(str(image)):
         raise ValueError(f"image: {image} is a web address; save the photo and pass its path")
     path = expanded(image)
     files = [path]
     if path.is_dir():
-        named = (file for file in path.iterdir() if file.suffix.lower() in PHOTO_ENDINGS)
-        files = sorted(file for file in named if file.is_file() and not file.name.startswith("."))
+        named = (file for file in path.rglob("*") if file.suffix.lower() in PHOTO_ENDINGS)
+        files = sorted(file for file in named if file.is_file() and not _is_hidden(file.relative_to(path)))
         if not files:
-            raise ValueError(f"image: no photo in the folder {path}; looked for {', '.join(PHOTO_ENDINGS)}")
+            raise ValueError(f"image: no photo in or below the folder {path}; looked for {', '.join(PHOTO_ENDINGS)}")
     elif not path.exists():
         raise FileNotFoundError(f"image: no file {path}")
     for file in files:
         if problem := inspect_photo(file).problem:
             raise ValueError(f"image: {file}: {problem}")
     return files
+
+
+def _is_hidden(path: Path) -> bool:
+    return any(part.startswith(".") for part in path.parts)
 
 
 def upright_size(photo: Path) -> tuple[int, int]:
@@ -294,7 +312,7 @@ def check_boxes(boxes: ArrayLike, photo_size: tuple[int, int]) -> NDArray[np.flo
     """Boxes of people as an array.
 
     Args:
-        boxes: (N, 4) x, y, width, height in pixels, or empty.
+        boxes: (N, 4) x, y, width, height in pixels, (4,) for one person, or empty.
         photo_size: Width and height of the photo.
 
     Returns:
@@ -310,6 +328,8 @@ def check_boxes(boxes: ArrayLike, photo_size: tuple[int, int]) -> NDArray[np.flo
         raise ValueError(f"boxes: must be numbers (N, 4), got {boxes!r}") from None
     if array.size == 0:  # a detector that found nobody
         return np.zeros((0, 4))
+    if array.shape == (4,):
+        array = array[None]
     if array.ndim != 2 or array.shape[1] != 4:
         raise ValueError(f"boxes: must be (N, 4), one row x, y, width, height per person, got shape {array.shape}")
     problems = {

@@ -100,7 +100,8 @@ def joint_rows(found: PhotoPrediction, name: str) -> list[JointRow]:
 def coco_records(found: PhotoPrediction, name: str, given: PhotoBoxes) -> list[dict[str, Any]]:
     """A record of COCO's results format per person, with the photo's ``file_name`` beside COCO's own keys.
 
-    A person's score is the box's times the mean of the joints' confidences above 0.2, as for AP.
+    A person's score is the box's times the mean of the joints' confidences above 0.2, as for AP; without such a joint
+    times the mean of all, so that people are ranked also by networks that are never as sure.
 
     Args:
         found: N people.
@@ -111,6 +112,7 @@ def coco_records(found: PhotoPrediction, name: str, given: PhotoBoxes) -> list[d
     keypoints = keypoints.reshape(len(found.joints), 3 * len(found.skeleton))
     shared = {"image_id": given.image_id, "file_name": name, "category_id": 1}
     scores = rescore(given.scores, found.confidence)
+    scores = np.where(scores > 0, scores, given.scores * found.confidence.mean(axis=1))
     return [
         {**shared, "keypoints": row.tolist(), "score": float(score)}
         for row, score in zip(keypoints, scores, strict=True)

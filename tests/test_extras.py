@@ -75,4 +75,4 @@ def test_the_command_line_names_its_extra_without_a_traceback(core):
     done = core("-m", "hdmlib", "parameters")
     assert done.returncode == 2
     assert done.stderr.count("\n") == 1
-    assert "pip install 'hdmlib[train]'" in done.stderr
+    assert "pip install '.[train]' in the clone" in done.stderr

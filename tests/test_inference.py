@@ -114,6 +114,23 @@ def test_an_array_a_path_and_a_folder_are_the_same(smoke, photo, tmp_path):
     assert not np.array_equal(in_folder[0].joints, from_path.joints)
 
 
+def test_pictures_of_pil_grey_arrays_and_a_single_box(smoke, photo, boxes):
+    network, box = open_network(smoke.folder), boxes[0].tolist()
+    [expected] = predict(photo, [box], checkpoint=network)
+    lying = Image.open(photo)
+    [found] = predict(lying, box, checkpoint=network)
+    np.testing.assert_array_equal(found.joints, expected.joints)
+    grey = np.asarray(lying.convert("L"))
+    [flat], [deep] = (predict(a, box, checkpoint=network) for a in (grey, np.repeat(grey[..., None], 3, axis=2)))
+    np.testing.assert_array_equal(flat.joints, deep.joints)
+
+
+def test_weights_in_a_runs_folder_are_described_by_its_record(smoke, photo):
+    [best], [last] = (predict(photo, checkpoint=smoke.folder / f"{name}.safetensors") for name in ("best", "model"))
+    np.testing.assert_array_equal(last.joints, predict(photo, checkpoint=smoke.folder)[0].joints)
+    assert best.joints.shape == last.joints.shape
+
+
 def test_without_boxes_the_photo_is_the_person(smoke, photo):
     network = open_network(smoke.folder)
     [found], [boxed] = (predict(photo, box, checkpoint=network) for box in (None, [[0, 0, 128, 96]]))
@@ -180,7 +197,7 @@ def test_published_weights_are_read_as_published(photo, boxes, tmp_path):
 @pytest.mark.parametrize(
     ("wrong", "told"),
     [
-        ([1, 2, 3, 4], r"\(N, 4\), one row .* got shape \(4,\)"),
+        ([1, 2, 3], r"\(N, 4\), one row .* got shape \(3,\)"),
         ([[1, 2, 3]], r"got shape \(1, 3\)"),
         ([["a", 2, 3, 4]], "must be numbers"),
         ([[1, 2, 3, 4], [1, 2, 0, 4]], r"number 1, \[1.0, 2.0, 0.0, 4.0\], has no area"),
@@ -206,8 +223,8 @@ def test_images_that_are_none(smoke, photo, tmp_path):
         (text, r"text\.jpg: photo unreadable"),
         (torn, r"torn\.jpg: photo unreadable or truncated"),
         (tmp_path, r"text\.jpg: photo unreadable"),  # one of a folder's
-        (tmp_path / "empty", r"no photo in the folder .*empty; looked for \.jpg"),
-        (np.zeros((9, 9), np.uint8), r"\(H, W, 3\) uint8 RGB, got \(9, 9\) uint8"),
+        (tmp_path / "empty", r"no photo in or below the folder .*empty; looked for \.jpg"),
+        (np.zeros((9, 9, 4), np.uint8), r"\(H, W, 3\) uint8 RGB, got \(9, 9, 4\) uint8"),
         (np.zeros((9, 9, 3)), "got .* float64"),
         (torch.zeros(3, 9, 9), "got Tensor"),
     ]:
@@ -220,7 +237,8 @@ def test_images_that_are_none(smoke, photo, tmp_path):
 
 
 def test_checkpoints_that_are_none(smoke, tmp_path):
-    weights = smoke.folder / "model.safetensors"
+    weights = tmp_path / "elsewhere.safetensors"
+    shutil.copy(smoke.folder / "model.safetensors", weights)
     described = {"model": "hrnet_nano", "input_size": (64, 64), "loss": "matching"}
     with pytest.raises(FileNotFoundError, match=r"no run's folder and no weights file .*nowhere"):
         open_network(tmp_path / "nowhere")
@@ -240,6 +258,8 @@ def test_checkpoints_that_are_none(smoke, tmp_path):
         open_network(smoke.folder, decoder="drak")
     with pytest.raises(ValueError, match=r"device: 'cdua' is not usable here"):
         open_network(smoke.folder, device="cdua")
+    with pytest.raises(ValueError, match=r"checkpoint: .* the result of open_network is needed, got Conv2d"):
+        predict(np.zeros((9, 9, 3), np.uint8), checkpoint=torch.nn.Conv2d(3, 17, 1))
     with pytest.raises(ValueError, match=r"flip_test: the network is open already"):
         predict(np.zeros((9, 9, 3), np.uint8), checkpoint=open_network(smoke.folder), flip_test=True)
 
@@ -266,7 +286,9 @@ def test_the_command_line_prints_and_draws(smoke, photo, boxes, tmp_path):
     answer = CliRunner().invoke(app, [*words, "--to", str(tmp_path / "out.png")])
     assert answer.exit_code == 0, answer.output
     [found] = predict(photo, boxes[:1], checkpoint=smoke.folder)
-    lines = answer.output.splitlines()
+    heading, *lines, written = answer.output.splitlines()
+    assert heading.split() == ["joint", "x", "y", "confidence"]
+    assert written == f"written: {tmp_path / 'out.png'}, {tmp_path / 'out.pdf'}"
     assert len(lines) == 1 + 17
     name, x, y, confidence = lines[1].split()
     assert name == "nose"

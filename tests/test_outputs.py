@@ -1,6 +1,7 @@
 """Predictions as files and boxes from files, through the command line as a user would."""
 
 import json
+from dataclasses import replace
 
 import cv2
 import numpy as np
@@ -9,12 +10,12 @@ import pytest
 from typer.testing import CliRunner
 
 from hdmlib import predict
-from hdmlib.boxes import boxes_on, read_boxes
+from hdmlib.boxes import PhotoBoxes, boxes_on, read_boxes
 from hdmlib.cli import app
 from hdmlib.config import make_config
 from hdmlib.data.dataset import DataError
 from hdmlib.experiments import run
-from hdmlib.outputs import drawing_paths, photo_names
+from hdmlib.outputs import coco_records, drawing_paths, photo_names
 
 
 @pytest.fixture(scope="module")
@@ -61,6 +62,27 @@ def test_a_folder_with_a_file_of_boxes_becomes_csv_json_and_drawings(smoke, phot
     assert [r["image_id"] for r in results] == [40, 40, 41]
     np.testing.assert_allclose(np.reshape(results[1]["keypoints"], (-1, 3))[:, :2], found.joints[1], atol=1e-3)
     assert sorted(file.name for file in (tmp_path / "drawn").iterdir()) == ["007.png", "008.png", "009.png"]
+
+
+def test_photos_in_folders_below_are_found_and_boxes_elsewhere_are_counted(smoke, photos, tmp_path):
+    (photos / "below").mkdir()
+    (photos / "008.jpg").rename(photos / "below" / "008.jpg")
+    words = ["--boxes", tmp_path / "boxes.json", "--json", tmp_path / "out.json"]
+    code, output = call("predict", photos, "--checkpoint", smoke.folder, *words)
+    assert code == 0, output
+    assert len(json.loads((tmp_path / "out.json").read_text())) == 3
+    assert f"written: {tmp_path / 'out.json'}" in output
+    assert "1 of 3 photos have no box" in output
+    (photos / "007.jpg").unlink()
+    _, output = call("predict", photos, "--checkpoint", smoke.folder, *words[:2])
+    assert "warning: 1 of the 3 boxes in" in output
+
+
+def test_people_whose_joints_are_all_unsure_are_ranked_all_the_same(smoke, photos):
+    [found] = predict(photos / "007.jpg", [[10, 12, 60, 70], [-5, 30, 80, 90]], checkpoint=smoke.folder)
+    unsure = replace(found, confidence=np.array([[0.1] * 17, [0.05] * 17]))
+    given = PhotoBoxes(found.boxes, np.ones(2), 7)
+    assert [record["score"] for record in coco_records(unsure, "007.jpg", given)] == pytest.approx([0.1, 0.05])
 
 
 def test_a_pattern_names_photos(smoke, photos, tmp_path):

@@ -171,6 +171,8 @@ def check_folder(config: Config, splits: Sequence[str]) -> None:
         DataError: The folder is missing, or files in it: the message lists each of them, and the dataset's origin.
     """
     root = _root(config)
+    if root.is_file():
+        raise DataError(f"data_root: {root} is a file; give the folder that holds it and its photos")
     if not root.is_dir():
         raise DataError(
             f"data_root: no folder {root}; relative paths start where you typed the command{_origin_of(config)}"

@@ -65,5 +65,6 @@ def train_in_processes(config: Config, report: Callable[[str], None]) -> None:
 
 
 def warnings_in(written: str) -> list[str]:
-    """The warnings among what several processes wrote to stderr, each once: ``DataWarning: ...``."""
-    return list(dict.fromkeys(re.findall(r"^\S.*:\d+: (\w+Warning: .+)$", written, re.MULTILINE)))
+    """The warnings among what several processes wrote to stderr, each once: ``warning: ...``."""
+    found = re.findall(r"^(?:\S.*:\d+: \w+Warning|warning): (.+)$", written, re.MULTILINE)
+    return [f"warning: {text}" for text in dict.fromkeys(found)]

@@ -167,6 +167,11 @@ def untrained_model(config: Config, joints: int) -> nn.Module:
     return model.to(memory_format=torch.channels_last)  # type: ignore[call-overload]  # a fifth faster on a CPU
 
 
+def best_epoch(epochs: Sequence[Epoch]) -> int:
+    """The epoch whose network is kept as :data:`BEST`: the first with the best PCK at the coarse threshold."""
+    return max(epochs, key=_score).epoch
+
+
 def _score(line: Epoch) -> float:
     """The score that selects the best epoch: PCK at the coarse threshold."""
     return line.validation.metrics[next(iter(line.validation.per_joint))]

@@ -293,8 +293,8 @@ def _advice(weights: dict[str, Tensor], shapes: Iterable[str], model: nn.Module)
     head = weights.get(HEAD + "weight")
     if head is not None and head.ndim == 4 and len(head) != model.num_joints:
         advice.append(
-            f"it predicts {len(head)} joints, the model {model.num_joints}: build the model with "
-            f"num_joints={len(head)}, or give backbone_only=True to take all but the head"
+            f"it predicts {len(head)} joints, the model {model.num_joints}: is it of another dataset? Build "
+            f"the model with num_joints={len(head)}, or give backbone_only=True to take all but the head"
         )
     if head is None and finest is not None:
         advice.append("it has no head for joints, only a backbone: give backbone_only=True to start with a fresh head")

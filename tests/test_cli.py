@@ -1,0 +1,79 @@
+"""The command line beside training and prediction: what it lists, how options are given, how it warns."""
+
+import json
+import shutil
+import warnings
+
+import pytest
+from typer.testing import CliRunner
+
+from hdmlib import __version__
+from hdmlib.cli import app, config_from, one_line_errors
+from hdmlib.config import ConfigError, make_config
+from hdmlib.data.intake import DataWarning
+from hdmlib.experiments import run
+
+
+def call(*words):
+    result = CliRunner().invoke(app, [str(word) for word in words], catch_exceptions=False)
+    return result.exit_code, result.output
+
+
+def test_the_version():
+    assert call("--version") == (0, f"hdmlib {__version__}\n")
+
+
+def test_parameters_shows_the_values_of_a_preset_the_choices_and_the_options_of_the_loss():
+    code, output = call("parameters", "preset=smoke", "loss=gaussian_mse")
+    assert code == 0
+    lines = {line.split()[0]: line for line in output.splitlines() if line}
+    assert lines["epochs"].split()[1] == "2"
+    assert "(argmax, quarter, barycentre, mean, dark, transport)" in lines["decoder"]
+    assert "loss_options of gaussian_mse: sigma=0.75" in output
+    assert call("parameters", "preset=smok")[0] == 2
+
+
+def test_a_single_option_of_the_loss_is_set_beside_those_of_the_preset():
+    config = config_from(["preset=coco_w32_384x288", "loss=gaussian_mse", "loss_options.sigma=2.5"])
+    assert config.loss_options == {"sigma": 2.5, "rounded": True}
+    assert config_from(["loss_options.likelihood=0.1", "loss_options.cost=euclidean"]).loss_options == {
+        "likelihood": 0.1,
+        "cost": "euclidean",
+    }
+    with pytest.raises(ConfigError, match="not both"):
+        config_from(['loss_options={"sigma": 2}', "loss_options.sigma=3"])
+
+
+def test_runs_are_listed_by_what_they_differ_in(tmp_path):
+    assert "no runs in" in call("runs", f"run_dir={tmp_path}")[1]
+    shared = {"preset": "smoke", "epochs": 1, "run_dir": tmp_path}
+    first = run(make_config(**shared, loss="dot_mse"))
+    second = run(make_config(**shared, loss="gaussian_mse", loss_options={"sigma": 1.0}))
+    third = tmp_path / f"{first.folder.name}-unfinished"
+    shutil.copytree(second.folder, third)
+    (third / "record.json").unlink()
+    code, output = call("runs", f"run_dir={tmp_path}")
+    assert code == 0
+    heading, *rows = output.splitlines()
+    assert {"state", "loss", "PCKh@0.5", "AP"} <= set(heading.split())
+    assert "epochs" not in heading  # the same for all
+    told = {row.split()[0]: row.split()[1:] for row in rows}
+    assert told[first.folder.name][:2] == ["finished", "dot_mse"]
+    assert told[third.name] == ["unfinished"]
+
+
+def test_a_warning_of_ours_is_one_line_without_code(tmp_path):
+    with one_line_errors():
+        ours = warnings.formatwarning("3 left out", DataWarning, "sources.py", 91)
+        other = warnings.formatwarning("old", DeprecationWarning, "x.py", 3)
+    assert ours == "warning: 3 left out\n"
+    assert "x.py:3" in other
+    assert "sources.py:91" in warnings.formatwarning("3 left out", DataWarning, "sources.py", 91)
+
+
+def test_training_says_which_network_is_which(tmp_path):
+    code, output = call("train", "preset=smoke", "epochs=1", f"run_dir={tmp_path}")
+    assert code == 0
+    record = json.loads(next(tmp_path.glob("*/record.json")).read_text())
+    scores = [line["validation"]["metrics"]["PCKh@0.5"] for line in record["epochs"]]
+    assert f"best.safetensors is epoch {scores.index(max(scores))}'s" in output
