@@ -159,7 +159,9 @@ def _json_rows(path: Path) -> list[_Row]:
     if content and not any("joints" in entry for entry in content):
         raise DataError(f"{path} has no joints: it is a test split, whose joints are not public, or a detection file")
     heads = _head_sizes(path, content)
-    return [_Row(*(entry.get(field) for field in fields), head) for entry, head in zip(content, heads, strict=True)]
+    return [
+        _Row._make([*(entry.get(field) for field in fields), head]) for entry, head in zip(content, heads, strict=True)
+    ]
 
 
 def _head_sizes(path: Path, content: Sequence[dict]) -> Sequence[float]:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+
 import pandas as pd
 
 from hdmlib.experiments.record import Record, load_record
@@ -22,10 +24,17 @@ def list_runs(store: Store) -> pd.DataFrame:
             rows[folder.name] = {"state": "finished"} | _parameters(record) | _metrics(record)
         elif store.is_unfinished(folder.name):
             rows[folder.name] = {"state": "unfinished"}
-    table = pd.DataFrame([*rows.values()], index=[*rows], dtype=object)
-    metrics = [name for name in table if _is_shown(name)]
-    differing = [name for name in table if name not in metrics and table[name].dropna().astype(str).nunique() > 1]
-    return table[[*dict.fromkeys(["state", *differing]), *metrics]].fillna("") if rows else table
+    columns = dict.fromkeys(name for row in rows.values() for name in row)
+    metrics = [name for name in columns if _is_shown(name)]
+    differing = [name for name in columns if name not in metrics and _differs(name, rows.values())]
+    shown = dict.fromkeys(["state", *differing, *metrics])
+    return pd.DataFrame(
+        [[row.get(name, "") for name in shown] for row in rows.values()], [*rows], [*shown], dtype=object
+    )
+
+
+def _differs(name: str, rows: Iterable[dict[str, object]]) -> bool:
+    return len({str(row[name]) for row in rows if name in row}) > 1
 
 
 def _parameters(record: Record) -> dict[str, object]:
@@ -37,5 +46,5 @@ def _metrics(record: Record) -> dict[str, object]:
     return {name: f"{value:.1f}" for name, value in record.final.metrics.items() if _is_shown(name)}
 
 
-def _is_shown(name: object) -> bool:
-    return "@" in str(name) or name == "AP"
+def _is_shown(name: str) -> bool:
+    return "@" in name or name == "AP"

@@ -142,12 +142,12 @@ def second_text() -> str:
     judged = differences(finals[PEOPLE], {**METRICS, **FIGURE_1}, views=PEOPLE.views)
     lines = [*claim_lines(judged, published_of(second_fig2()), SUBJECTS), ""]
     for ground, records in finals.items():
-        lines += [*_ground_lines(ground, records), ""]
+        lines += [*ground_lines(ground, records), ""]
     return "\n".join(lines)
 
 
-def _ground_lines(ground: Ground, records: Mapping[str, Sequence[Record]]) -> list[str]:
-    """The scores and, with all seeds, the verdict about the sum and every difference on one ground."""
+def ground_lines(ground: Ground, records: Mapping[str, Sequence[Record]]) -> list[str]:
+    """The scores on one ground in Markdown and, with all seeds, the verdict about the sum and every difference."""
     if not records:
         return [f"{ground.name}: tuned, but the finals have not been run."]
     seeds, shown, trials = min(map(len, records.values())), list(ground.sum_metrics), ground.trials()

@@ -6,11 +6,10 @@ from pathlib import Path
 
 import pytest
 
-from hdmlib.study import second
 from hdmlib.study.choice import CHOSEN
 from hdmlib.study.results import published_of
 from hdmlib.study.rules import SEEDS
-from hdmlib.study.second import COMPARED, PEOPLE, second_text, verdict
+from hdmlib.study.second import COMPARED, PEOPLE, ground_lines, second_text, verdict
 from hdmlib.study.stages import second_finals
 
 README = Path(__file__).resolve().parents[2] / "README.md"
@@ -41,7 +40,7 @@ def test_a_ground_counts_the_seeds_that_every_loss_has(records):
     assert {label: [run.identity["seed"] for run in runs] for label, runs in found.items()} == {
         label: [0, 1] for label in CHOSEN
     }
-    text = "\n".join(second._ground_lines(ground, found))
+    text = "\n".join(ground_lines(ground, found))
     assert "mean over 2 seeds" in text
     assert "ask for 3 seeds; 2 have been run, and there is no verdict yet" in text
     assert "Is the sum better" not in text
