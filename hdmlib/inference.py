@@ -130,6 +130,8 @@ def open_network(
         ValueError: A parameter is missing, out of range, or contradicts the run's record.
     """
     path = expanded(checkpoint)
+    if not (skeleton is None or isinstance(skeleton, Skeleton)):
+        raise ValueError(f"skeleton: a Skeleton is needed, such as hdmlib.skeletons.COCO_17, got {skeleton!r}")
     try:
         torch.empty(0, device=device)
     except (RuntimeError, AssertionError) as error:

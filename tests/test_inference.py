@@ -250,6 +250,8 @@ def test_checkpoints_that_are_none(smoke, tmp_path):
         open_network(weights, skeleton=MPII_16, **described)
     with pytest.raises(ValueError, match=r"skeleton: 'mpii-16' has 16 joints, the run .* predicts 17: nose, left_eye"):
         open_network(smoke.folder, skeleton=MPII_16)
+    with pytest.raises(ValueError, match=r"skeleton: a Skeleton is needed, such as .*COCO_17, got 'coco'"):
+        open_network(smoke.folder, skeleton="coco")
     with pytest.raises(ValueError, match=r"model: given by the record in .*; leave it out"):
         open_network(smoke.folder, model="hrnet_w32")
     with pytest.raises(ValueError, match=r"input_size: is \(width, height\)"):
