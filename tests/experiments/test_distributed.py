@@ -78,7 +78,7 @@ def test_a_run_of_two_processes_is_written_and_printed_once(tmp_path):
         printed = start(*launched(2, "-m", "hdmlib", *words, f"resume={resume}")).stdout
         assert printed.count("epoch   1") == 1, number
         assert printed.count(f"{last}: ") == 1, number
-    earlier, folder = sorted(tmp_path.iterdir(), key=lambda path: path.suffix, reverse=True)
+    earlier, folder = sorted(filter(Path.is_dir, tmp_path.iterdir()), key=lambda path: path.suffix, reverse=True)
     assert earlier.name == f"{folder.name}.1"
     kept = {"last.pt", "last.1.pt", "best.safetensors", "metrics.csv", "model.safetensors", "predictions.npz"}
     kept.add("record.json")
