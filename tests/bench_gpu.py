@@ -378,6 +378,7 @@ def crops(bench: Bench) -> Iterator[Row]:
     """Crops a second of the whole pipeline, beside what the fastest W32 step takes."""
     from hdmlib.data.augmentation import Augmentation
     from hdmlib.data.coco import read_coco
+    from hdmlib.data.crops import Frame
     from hdmlib.data.loader import make_loader
     from hdmlib.synthetic.dataset import embedded_dataset
 
@@ -387,7 +388,7 @@ def crops(bench: Bench) -> Iterator[Row]:
         people = read_coco(embedded_dataset(folder, format="coco", train=count, val=1, size=side), "train")
         for workers in bench.pick((8, 16), (0, 1)):
             loader = make_loader(
-                people, bench.pick((192, 256), (64, 64)), augmentation=varied, batch_size=bench.pick(32, 2),
+                people, Frame(bench.pick((192, 256), (64, 64))), augmentation=varied, batch_size=bench.pick(32, 2),
                 workers=workers,
             )  # fmt: skip
             loader.set_epoch(0)

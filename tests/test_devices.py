@@ -11,6 +11,7 @@ from torch.utils import backend_registration
 
 from hdmlib.config import ConfigError, make_config
 from hdmlib.data.coco import read_coco
+from hdmlib.data.crops import Frame
 from hdmlib.data.loader import make_loader
 from hdmlib.experiments.engine import check_engine, start_engine
 from hdmlib.heatmaps import demanders
@@ -35,7 +36,7 @@ def test_a_device_without_float64():
 def test_batches_hold_no_float64(tmp_path):
     """Accelerate moves every tensor of a batch to the device."""
     people = read_coco(embedded_dataset(tmp_path, format="coco", train=1, val=1, size=128), "val")
-    batch = next(iter(make_loader(people, (64, 64))))
+    batch = next(iter(make_loader(people, Frame((64, 64)))))
     assert torch.float64 not in {values.dtype for values in batch.values() if isinstance(values, torch.Tensor)}
 
 

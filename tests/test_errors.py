@@ -15,6 +15,7 @@ from jupyter_client.manager import run_kernel
 from hdmlib import MatchingLoss
 from hdmlib.config import make_config
 from hdmlib.data.dataset import DataError
+from hdmlib.data.crops import Frame
 from hdmlib.data.loader import make_loader
 from hdmlib.data.sources import open_data
 from hdmlib.errors import Interrupted, interrupted_by_sigterm, line_for_user
@@ -50,7 +51,7 @@ def test_the_error_of_a_data_worker_is_its_own_line(tmp_path):
     torn = tmp_path / "torn.jpg"
     torn.write_bytes(people.images[0].read_bytes()[:500])
     people = replace(people, images=(torn, *people.images[1:]))
-    error = raised(lambda: list(make_loader(people, (64, 64), workers=1)))
+    error = raised(lambda: list(make_loader(people, Frame((64, 64)), workers=1)))
     assert isinstance(error, DataError)
     assert "Traceback" in str(error)
     line = line_for_user(error)

@@ -68,7 +68,9 @@ def test_a_name_of_the_training_extra_is_refused_in_one_line(core, name):
     done = core("-c", f"from hdmlib import {name}")
     assert done.returncode == 1
     last = done.stderr.splitlines()[-1]
-    assert re.fullmatch(rf"ImportError: hdmlib\.{name} needs \w+, .*: pip install 'hdmlib\[train\]'", last), done.stderr
+    assert re.fullmatch(
+        rf"ImportError: hdmlib\.{name} needs \w+, .*: pip install '\.\[train\]' in the clone of hdmlib", last
+    ), done.stderr
 
 
 def test_the_command_line_names_its_extra_without_a_traceback(core):

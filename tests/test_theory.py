@@ -64,7 +64,7 @@ def test_the_cut_gaussian_of_hrnet_satisfies_every_line_on_the_map_and_beside_it
     maps, cut = heatmaps("random", joints), gaussian_map(joints, SIZE, 1.5, rounded=True)
     dots = dot_map((joints + 0.5).floor(), SIZE)
     assert dots.sum((-2, -1)).tolist() == [1, 0, 1]
-    assert cut.amax((-2, -1)).tolist() == pytest.approx([1, math.exp(-(2**2) / (2 * 1.5**2)), 1])
+    assert cut.amax((-2, -1)).tolist() == pytest.approx([1, math.exp(-(1**2) / (2 * 1.5**2)), 1])
     for line, (left, right) in proof_lines(maps, dots, cut).items():
         assert relative(left, right, 1) < 1e-9, line
 

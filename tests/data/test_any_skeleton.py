@@ -12,6 +12,7 @@ from hdmlib.config import make_config
 from hdmlib.data.augmentation import Augmentation
 from hdmlib.data.dataset import DataError
 from hdmlib.data.intake import DataWarning
+from hdmlib.data.crops import Frame
 from hdmlib.data.loader import make_loader
 from hdmlib.data.sources import open_data
 from hdmlib.experiments.runs import run
@@ -173,8 +174,8 @@ def test_mirrored_crops_without_pairs_warn_once(tmp_path):
     with pytest.warns(
         DataWarning, match=r"mirrored crops teach left as right; .*flip_pairs .* in the category"
     ) as caught:
-        make_loader(people, (32, 32), augmentation=Augmentation(mirror_probability=0.5))
+        make_loader(people, Frame((32, 32)), augmentation=Augmentation(mirror_probability=0.5))
     assert len(caught) == 1
     with warnings.catch_warnings():
         warnings.simplefilter("error")
-        make_loader(people, (32, 32), augmentation=Augmentation(rotation=30))
+        make_loader(people, Frame((32, 32)), augmentation=Augmentation(rotation=30))

@@ -12,6 +12,7 @@ import torch
 from PIL import Image, ImageOps
 
 from hdmlib.data.coco import read_coco
+from hdmlib.data.crops import Frame
 from hdmlib.data.dataset import DataError
 from hdmlib.data.intake import DataWarning
 from hdmlib.data.loader import make_loader
@@ -63,9 +64,9 @@ def test_a_photo_is_turned_where_its_annotated_size_requires_it(tmp_path, code):
     with pytest.warns(DataWarning, match=r"1 photo turned upright by its EXIF orientation, .*\(first: annotation 7\)"):
         people = read_coco(write(tmp_path, (48, 64)), "train")
     assert people.upright == frozenset(people.images)
-    crops = [next(iter(make_loader(people, (32, 32), cache=cache)))["image"] for cache in (False, True)]
+    crops = [next(iter(make_loader(people, Frame((32, 32)), cache=cache)))["image"] for cache in (False, True)]
     Image.fromarray(read_image(people.images[0], upright=True)).save(tmp_path / "1.jpg", quality=100, subsampling=0)
-    upright = next(iter(make_loader(read_coco(tmp_path, "train"), (32, 32))))["image"]
+    upright = next(iter(make_loader(read_coco(tmp_path, "train"), Frame((32, 32)))))["image"]
     assert torch.equal(*crops)
     assert (crops[0].int() - upright.int()).abs().max() <= 8  # saved once more
     oriented(tmp_path / "1.jpg", code)

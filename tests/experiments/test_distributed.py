@@ -110,7 +110,8 @@ def test_warnings_of_the_processes_are_found_once(tmp_path):
     script = tmp_path / "a folder" / "warns.py"
     script.parent.mkdir()
     script.write_text("import warnings\nwarnings.warn('3 people: left out', RuntimeWarning)\nprint('done')\n")
-    both = [subprocess.run([sys.executable, script], capture_output=True, text=True, check=True) for _ in range(2)]
+    command = [sys.executable, "-W", "default", script]
+    both = [subprocess.run(command, capture_output=True, text=True, check=True) for _ in range(2)]
     written = "W1129 10:00:00 run.py:766] Setting OMP_NUM_THREADS\n" + "".join(process.stderr for process in both)
     written += "warning: COCO train.json: mended: 2\nwarning: COCO train.json: mended: 2\n"
     assert warnings_in(written) == ["warning: 3 people: left out", "warning: COCO train.json: mended: 2"]

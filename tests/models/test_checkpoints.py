@@ -202,7 +202,9 @@ def test_another_number_of_joints_in_plain_words(tmp_path):
         load_weights(target, tmp_path / "coco.safetensors")
     message = str(error.value)
     assert "coco.safetensors" in message
-    assert "it predicts 17 joints, the model 16: build the model with num_joints=17" in message
+    assert (
+        "it predicts 17 joints, the model 16: is it of another dataset? Build the model with num_joints=17" in message
+    )
     assert "final_layer.weight: 17x4x1x1 in the file, 16x4x1x1 here" in message
     assert same(target, before)
 
