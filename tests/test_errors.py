@@ -14,8 +14,8 @@ from jupyter_client.manager import run_kernel
 
 from hdmlib import MatchingLoss
 from hdmlib.config import make_config
-from hdmlib.data.dataset import DataError
 from hdmlib.data.crops import Frame
+from hdmlib.data.dataset import DataError
 from hdmlib.data.loader import make_loader
 from hdmlib.data.sources import open_data
 from hdmlib.errors import Interrupted, interrupted_by_sigterm, line_for_user

@@ -10,9 +10,9 @@ import pytest
 
 from hdmlib.config import make_config
 from hdmlib.data.augmentation import Augmentation
+from hdmlib.data.crops import Frame
 from hdmlib.data.dataset import DataError
 from hdmlib.data.intake import DataWarning
-from hdmlib.data.crops import Frame
 from hdmlib.data.loader import make_loader
 from hdmlib.data.sources import open_data
 from hdmlib.experiments.runs import run
