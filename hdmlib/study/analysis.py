@@ -10,7 +10,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
-from scipy.stats import bootstrap, spearmanr, ttest_1samp
+from scipy.stats import bootstrap, rankdata, ttest_1samp
 
 from hdmlib.data.dataset import PoseDataset
 from hdmlib.experiments.record import Epoch, Evaluation, Record
@@ -150,19 +150,34 @@ def agreement(
         and ``high``, its 95 % percentile bootstrap interval; ``loss fell``: number of epochs whose loss is below that
         of the previous epoch; ``of these worse``: how many of them have a lower score.
     """
-    part = curve.query("@first <= epoch <= @last").sort_values("epoch")
-    loss, score = part["own loss"].to_numpy(), part[metric].to_numpy()
+    loss, score = _between(curve, metric, first, last)
     low, high = bootstrap(
-        (loss, score), _rank_correlation, paired=True, vectorized=False, n_resamples=draws, method="percentile",
+        (loss, score), _rank_correlation, paired=True, vectorized=True, n_resamples=draws, method="percentile",
         rng=np.random.default_rng(0),
     ).confidence_interval  # fmt: skip
+    found = {"rho": float(_rank_correlation(loss, score)), "low": float(low), "high": float(high)}
+    return found | wobble(curve, metric, first, last, least=least)
+
+
+def wobble(curve: pd.DataFrame, metric: str, first: int = 2, last: int = 15, *, least: float = 0.0) -> dict[str, float]:
+    """The counts of :func:`agreement` alone: ``loss fell`` and ``of these worse``."""
+    loss, score = _between(curve, metric, first, last)
     fell = np.diff(loss) < -least * np.ptp(loss)
     worse = fell & (np.diff(score) < 0)
-    found = {"rho": _rank_correlation(loss, score), "low": float(low), "high": float(high)}
-    return {**found, "loss fell": int(fell.sum()), "of these worse": int(worse.sum())}
+    return {"loss fell": int(fell.sum()), "of these worse": int(worse.sum())}
 
 
-def _rank_correlation(loss: NDArray[np.floating], score: NDArray[np.floating]) -> float:
-    """Spearman's rho; 0 where either is constant, as in some resamples of a few epochs."""
-    constant = np.ptp(loss) == 0 or np.ptp(score) == 0
-    return 0.0 if constant else float(np.asarray(spearmanr(loss, score))[0])
+def _between(
+    curve: pd.DataFrame, metric: str, first: int, last: int
+) -> tuple[NDArray[np.floating], NDArray[np.floating]]:
+    """Loss and score of the epochs from the first to the last, in order."""
+    part = curve.query("@first <= epoch <= @last").sort_values("epoch")
+    return part["own loss"].to_numpy(), part[metric].to_numpy()
+
+
+def _rank_correlation(loss: NDArray[np.floating], score: NDArray[np.floating], axis: int = -1) -> NDArray[np.floating]:
+    """Spearman's rho along an axis; 0 where either is constant, as in some resamples of a few epochs."""
+    ranks = (rankdata(values, axis=axis) for values in (loss, score))
+    x, y = (found - found.mean(axis=axis, keepdims=True) for found in ranks)
+    spread = np.sqrt((x**2).sum(axis=axis) * (y**2).sum(axis=axis))
+    return np.where(spread > 0, (x * y).sum(axis=axis) / np.where(spread > 0, spread, 1), 0.0)

@@ -14,7 +14,7 @@ from scipy.stats import fisher_exact
 
 from hdmlib.experiments.record import Record
 from hdmlib.metrics.scores import COCO_COLUMNS
-from hdmlib.study.analysis import agreement, by_decoder, curves, final_scores, paired_differences
+from hdmlib.study.analysis import by_decoder, curves, final_scores, paired_differences, wobble
 from hdmlib.study.results import records_of
 from hdmlib.study.rules import LEVEL, SAME_DECODER, outcome
 from hdmlib.study.stages import finals, photos
@@ -84,7 +84,7 @@ def wobbles(
     table = curves(records)
     counts = {}
     for label, part in table.groupby("label", sort=False):
-        found = [agreement(run, metric, first, last) for _, run in part.groupby("seed")]
+        found = [wobble(run, metric, first, last) for _, run in part.groupby("seed")]
         fell, worse = (int(sum(one[name] for one in found)) for name in ("loss fell", "of these worse"))
         counts[label] = {"fell": fell, "worse": worse}
     base = counts[BASELINE]
