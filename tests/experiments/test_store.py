@@ -7,6 +7,7 @@ from contextlib import suppress
 from pathlib import Path
 
 import numpy as np
+import pandas as pd
 import pytest
 
 from hdmlib.config import ConfigError, make_config
@@ -15,6 +16,7 @@ from hdmlib.experiments.runs import run
 from hdmlib.experiments.store import REFERENCE_RECORDS, Store
 from hdmlib.presets import PRESETS
 from hdmlib.study import results
+from hdmlib.study.second import PHOTOS
 from hdmlib.study.stages import STAGES
 
 
@@ -206,8 +208,11 @@ def test_every_table_has_its_records_and_every_trial_its_row():
     stages = Store(Path("none")).stages()
     assert {path.stem for path in results.RESULTS.glob("*.csv")} == stages.keys()
     for stage in stages.keys() & STAGES.keys():
-        rows = (results.RESULTS / f"{stage}.csv").read_text().count("\n") - 1
-        assert rows >= len(list(STAGES[stage]()))
+        rows = pd.read_csv(results.RESULTS / f"{stage}.csv")
+        trials = list(STAGES[stage]())
+        if stage == PHOTOS.stage:  # its seeds are published as they are trained, each whole
+            trials = [trial for trial in trials if trial.config.seed in set(rows["seed"])]
+        assert len(rows) >= len(trials) > 0
 
 
 def test_publishing_writes_record_and_table(trained, tmp_path, monkeypatch):
