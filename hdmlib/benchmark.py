@@ -56,7 +56,7 @@ from hdmlib.data.coco_files import find_coco
 from hdmlib.data.crops import Frame
 from hdmlib.data.dataset import DataError, PoseDataset
 from hdmlib.data.detections import read_detections
-from hdmlib.data.mpii import find_mpii, read_mpii
+from hdmlib.data.mpii import find_mpii, read_mpii, truth_beside
 from hdmlib.data.sources import check_folder
 from hdmlib.experiments.engine import build_losses, check_engine
 from hdmlib.experiments.prediction import predict_people
@@ -145,11 +145,13 @@ def evaluate(config: Config, *, to: Path | None = None, progress: Callable[..., 
         raise ConfigError("boxes, to: MPII's evaluation uses the annotated positions and writes no results")
     check_folder(config, [config.val_split])
     given = _required(config, "checkpoint")
-    if not given.is_file():
-        folder = " is a run's folder; give its model.safetensors, and the model, loss and input of the run"
+    if given.is_dir():
         raise FileNotFoundError(
-            f"checkpoint: {config.checkpoint}{folder}" if given.is_dir() else f"checkpoint: no file {config.checkpoint}"
+            f"checkpoint: {given} is a folder; give a file, such as a run's model.safetensors, and the run's model, "
+            "loss and input size"
         )
+    if not given.is_file():
+        raise FileNotFoundError(f"checkpoint: no file {given}")
     if to is not None and not os.access(to.parent, os.W_OK):
         raise ConfigError(f"to: cannot write in {to.parent}; choose an existing folder")
     if config.dataset == "mpii":
@@ -213,8 +215,9 @@ def evaluate_mpii(
     people = read_mpii(root, config.val_split)
     if not np.isfinite(people.head_sizes).any():
         annotations, _ = find_mpii(root, config.val_split)
-        truth = annotations.with_name(f"gt_{annotations.stem}.mat")
-        raise DataError(f"{annotations}: nobody has a head size; put {truth.name}, which holds them, beside that file")
+        raise DataError(
+            f"{annotations}: nobody has a head size; put {truth_beside(annotations).name}, which holds them, beside it"
+        )
     model = _network(config, people) if model is None else model
     prediction = predict_people(config, model, people, progress=progress)
     whole = len(people) == MPII_VAL_PEOPLE

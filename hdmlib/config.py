@@ -269,6 +269,8 @@ class Config(BaseModel):
         fields = self.model_dump(mode="json", exclude={*MACHINE_FIELDS, *EVALUATION_FIELDS, "preset"})
         defaults = Config.model_construct().model_dump(mode="json")
         fields = {name: value for name, value in fields.items() if name not in ADDED_FIELDS or value != defaults[name]}
+        if not self.warm_start_epochs:  # a rate that is not used names no run
+            fields.pop("warm_start_lr", None)
         if self.pretrained is not None and is_path(self.pretrained):
             fields["pretrained"] = named_by_content(self.pretrained)
         return {**fields, "data": data, "recipe": RECIPE_VERSION}

@@ -50,7 +50,7 @@ def gaussian_map(joints: Tensor, size: tuple[int, int], sigma: float, *, rounded
     """
     height, width = size
     if rounded:
-        joints = (joints + 0.5).trunc()
+        joints = _hrnets_cell(joints)
     x = torch.arange(width, dtype=joints.dtype, device=joints.device) - joints[..., 0, None]
     y = torch.arange(height, dtype=joints.dtype, device=joints.device) - joints[..., 1, None]
     # exp(-(x^2 + y^2)) is a product: H + W exponentials instead of H W
@@ -73,7 +73,7 @@ def gaussian_reaches(joints: Tensor, size: tuple[int, int], sigma: float) -> Ten
     """
     height, width = size
     # the patch covers mu - 3 sigma .. mu + 3 sigma
-    x, y = (joints + 0.5).trunc().unbind(dim=-1)
+    x, y = _hrnets_cell(joints).unbind(dim=-1)
     reach = 3 * sigma
     return (x - reach < width) & (x + reach + 1 >= 0) & (y - reach < height) & (y + reach + 1 >= 0)
 
@@ -134,6 +134,11 @@ def demanders(joints: Tensor, size: tuple[int, int], kind: str = "subpixel") -> 
 def _nearest_cell(joints: Tensor) -> Tensor:
     """The cell that contains each joint; halves go up."""
     return (joints + 0.5).floor()
+
+
+def _hrnets_cell(joints: Tensor) -> Tensor:
+    """HRNet's ``int(x + 0.5)``: the same on the map; left of it and above it truncates towards the map."""
+    return (joints + 0.5).trunc()
 
 
 def _on_map(joints: Tensor, size: tuple[int, int]) -> Tensor:

@@ -131,6 +131,12 @@ def test_weights_of_a_file_name_a_run_by_their_content(tmp_path):
     assert make_config(pretrained=str(path)).identity("x")["pretrained"].startswith("w.pth@sha256:")
 
 
+def test_the_rate_of_a_warm_start_names_only_runs_that_have_one():
+    for preset in ("coco_w32_256x192", "gpu_demo"):
+        assert "warm_start_lr" not in make_config(preset).identity("data")
+    assert make_config("gpu_demo", warm_start_epochs=2).identity("data")["warm_start_lr"] == 1e-3
+
+
 def test_from_scratch_is_one_run_however_it_is_said():
     assert make_config(pretrained="none").run_name("data") == make_config().run_name("data")
     published = make_config("coco_w32_256x192", pretrained="none")

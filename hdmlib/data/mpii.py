@@ -164,9 +164,14 @@ def _json_rows(path: Path) -> list[_Row]:
     ]
 
 
+def truth_beside(path: Path) -> Path:
+    """Where the head sizes of HRNet's json are, there or not: ``gt_valid.mat`` beside ``valid.json``."""
+    return path.with_name(f"gt_{path.stem}.mat")
+
+
 def _head_sizes(path: Path, content: Sequence[dict]) -> Sequence[float]:
     """Head sizes of the json's rows from the ground-truth file beside it, NaN without one."""
-    truth_path = path.with_name(f"gt_{path.stem}.mat")
+    truth_path = truth_beside(path)
     if not truth_path.is_file():
         return [float("nan")] * len(content)
     truth = _load_mat(truth_path)

@@ -6,8 +6,8 @@ from collections.abc import Iterable
 
 import pandas as pd
 
-from hdmlib.experiments.record import Record, load_record
-from hdmlib.experiments.store import RECORD, Store
+from hdmlib.experiments.record import Record
+from hdmlib.experiments.store import Store
 
 
 def list_runs(store: Store) -> pd.DataFrame:
@@ -16,14 +16,16 @@ def list_runs(store: Store) -> pd.DataFrame:
     Returns:
         Index: the run's name. Columns: ``state``, the parameters in which the runs differ, and the metrics after the
         last epoch; empty for a run that is not finished.
+
+    Warns:
+        UserWarning: A record is damaged; its run counts as unfinished.
     """
     rows: dict[str, dict[str, object]] = {}
-    for folder in sorted(path for path in store.runs.glob("*") if path.is_dir()):
-        if (folder / RECORD).is_file():
-            record = load_record(folder / RECORD)
-            rows[folder.name] = {"state": "finished"} | _parameters(record) | _metrics(record)
-        elif store.is_unfinished(folder.name):
-            rows[folder.name] = {"state": "unfinished"}
+    for name in store.names():
+        if run := store.own(name):
+            rows[name] = {"state": "finished"} | _parameters(run.record) | _metrics(run.record)
+        elif store.is_unfinished(name):
+            rows[name] = {"state": "unfinished"}
     columns = dict.fromkeys(name for row in rows.values() for name in row)
     metrics = [name for name in columns if _is_shown(name)]
     differing = [name for name in columns if name not in metrics and _differs(name, rows.values())]

@@ -116,6 +116,10 @@ class Store:
         record = _read(folder / RECORD, _own_record)
         return None if record is None else StoredRun(record, folder, _existing(folder, ""))
 
+    def names(self) -> list[str]:
+        """Names of the user's folders of runs, those that were set aside included."""
+        return sorted(path.name for path in self.runs.glob("*") if path.is_dir())
+
     def is_unfinished(self, name: str) -> bool:
         """Whether the user has begun this run and may resume it."""
         return bool(versions(self.folder(name) / CHECKPOINT))
