@@ -165,7 +165,7 @@ class CropLoader(DataLoader):
 
 def make_loader(
     people: PoseDataset,
-    frame: Frame,
+    frame: Frame | tuple[int, int],
     *,
     augmentation: Augmentation | None = None,
     batch_size: int = 32,
@@ -180,7 +180,7 @@ def make_loader(
 
     Args:
         people: The dataset.
-        frame: Input and heatmap of the network.
+        frame: Input and heatmap of the network; width and height alone stand for a :class:`Frame` of that input.
         augmentation: How crops vary; ``None``: not at all.
         batch_size: People per batch; the last batch holds the rest.
         shuffle: Whether the order is a new random one each epoch.
@@ -208,6 +208,7 @@ def make_loader(
             DataWarning,
             stacklevel=2,
         )
+    frame = frame if isinstance(frame, Frame) else Frame(frame)
     return CropLoader(
         CropDataset(people, frame, augmentation or Augmentation(), seed=seed, cache=cache),
         batch_sampler=BatchShares(

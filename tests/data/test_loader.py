@@ -84,7 +84,7 @@ def test_cells_map_back_to_the_photo(people, coordinates):
 
 
 def test_unlabelled_joints_weigh_nothing_and_joints_outside_keep_their_place(people):
-    data = epoch_of(make_loader(people, SQUARE), 0)
+    data = epoch_of(make_loader(people, (64, 64)), 0)  # stands for a Frame
     labelled = people.visibility[3] > 0
     assert data["weights"][3].tolist() == labelled.tolist()
     assert not labelled.all()
