@@ -10,7 +10,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
-from scipy.stats import bootstrap, rankdata, ttest_1samp
+from scipy.stats import bootstrap, rankdata, t
 
 from hdmlib.data.dataset import PoseDataset
 from hdmlib.experiments.record import Epoch, Evaluation, Record
@@ -112,25 +112,31 @@ def paired_differences(
     Returns:
         Index label and metric; columns ``difference``, ``low``, ``high`` (NaN with one seed) and ``seeds``.
     """
-    rows = {}
-    against = table[table["label"] == reference].set_index("seed")
-    for label, group in table[table["label"] != reference].groupby("label", sort=False):
-        for metric in metrics:
-            differences = (group.set_index("seed")[metric] - against[metric]).dropna().to_numpy()
-            rows[label, metric] = dict(
-                zip(("difference", "low", "high"), mean_interval(differences, level), strict=True)
-            )
-            rows[label, metric]["seeds"] = len(differences)
-    return pd.DataFrame.from_dict(rows, orient="index").rename_axis(["label", "metric"])
+    scores = table.set_index("seed")[["label", *metrics]]
+    against = scores[scores["label"] == reference][list(metrics)]
+    parts = {
+        label: mean_intervals(group[list(metrics)] - against, level)
+        for label, group in scores[scores["label"] != reference].groupby("label", sort=False)
+    }
+    return pd.concat(parts, names=["label", "metric"])
 
 
-def mean_interval(values: NDArray[np.float64], level: float = 0.95) -> tuple[float, float, float]:
-    """Mean of a few independent values and its confidence interval (Student's t; NaN for a single one)."""
-    mean = float(np.mean(values))
-    if len(values) < 2:
-        return mean, float("nan"), float("nan")
-    low, high = ttest_1samp(values, 0).confidence_interval(level)
-    return mean, float(low), float(high)
+def mean_intervals(values: pd.DataFrame, level: float = 0.95) -> pd.DataFrame:
+    """Mean of each column's independent values and its confidence interval.
+
+    The interval is mean +- t s / sqrt(n), with Student's t of n - 1 degrees of freedom.
+
+    Args:
+        values: A row a value; NaN is left out.
+        level: Confidence level.
+
+    Returns:
+        A row a column of ``values``: ``difference``, ``low``, ``high`` (NaN for a single value) and ``seeds``, how many
+        values there were.
+    """
+    mean, count = values.mean(), values.count()
+    half = t.ppf((1 + level) / 2, count - 1) * values.sem()
+    return pd.DataFrame({"difference": mean, "low": mean - half, "high": mean + half, "seeds": count})
 
 
 def agreement(

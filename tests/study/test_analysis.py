@@ -3,6 +3,7 @@
 import numpy as np
 import pandas as pd
 import pytest
+from scipy.stats import ttest_1samp
 
 from hdmlib.config import make_config
 from hdmlib.experiments.runs import record_of
@@ -13,7 +14,7 @@ from hdmlib.study.analysis import (
     by_decoder,
     curves,
     final_scores,
-    mean_interval,
+    mean_intervals,
     paired_differences,
 )
 
@@ -72,9 +73,20 @@ def test_means_by_bin_leave_out_what_is_unknown():
 
 
 def test_one_value_has_no_interval():
-    mean, low, high = mean_interval(np.array([3.0]))
-    assert mean == 3
-    assert np.isnan([low, high]).all()
+    found = mean_intervals(pd.DataFrame({"AP": [3.0, np.nan]})).loc["AP"]
+    assert found["difference"] == 3
+    assert found["seeds"] == 1
+    assert found[["low", "high"]].isna().all()
+
+
+def test_an_interval_is_that_of_students_test():
+    values = np.random.default_rng(0).normal(size=(5, 3))
+    found = mean_intervals(pd.DataFrame(values, columns=list("abc")), level=0.9)
+    low, high = ttest_1samp(values, 0).confidence_interval(0.9)
+    assert np.allclose(found["low"], low)
+    assert np.allclose(found["high"], high)
+    same = mean_intervals(pd.DataFrame({"AP": [2.0, 2.0, 2.0]})).loc["AP"]
+    assert (same["low"], same["high"]) == (2, 2)
 
 
 def test_tables_of_a_real_record(tmp_path):
