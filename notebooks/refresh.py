@@ -1,8 +1,8 @@
 """Execute notebooks in place, leaving files that change only when their content does, and their figures in figures/.
 
 ``python notebooks/refresh.py`` runs all of them, ``python notebooks/refresh.py 02_train`` one, and
-``python notebooks/refresh.py README`` writes README's tables from the committed records. Each ends by binding the book
-(``book.py``): links, contents page, small pictures.
+``python notebooks/refresh.py README`` writes the tables of README and ``RESULTS.md`` from the committed records. Each
+ends by binding the book (``book.py``): links, contents page, small pictures.
 """
 
 import os
@@ -47,22 +47,27 @@ def refresh(path: Path) -> None:
     print(f"{path.name}: {count} code cells")
 
 
-def refresh_readme(path: Path) -> None:
-    """Put the tables of both studies, as the records have them, between README's markers."""
+def refresh_tables(*pages: Path) -> None:
+    """Put the tables of both studies, as the records have them, between the markers of the pages that have such."""
     from hdmlib.study.claims import claims_text
-    from hdmlib.study.second import second_text
+    from hdmlib.study.second import every_difference_text, second_text
 
-    for marker, text in {"claims": claims_text(), "second": second_text()}.items():
-        before, _, rest = path.read_text().partition(f"<!-- {marker} -->\n")
-        after = rest.partition(f"<!-- /{marker} -->")[2]
-        path.write_text(f"{before}<!-- {marker} -->\n{text}\n<!-- /{marker} -->{after}")
+    tables = {"second": second_text(), "differences": every_difference_text(), "claims": claims_text()}
+    for page in pages:
+        text = page.read_text()
+        for marker, table in tables.items():
+            before, found, rest = text.partition(f"<!-- {marker} -->\n")
+            if found:
+                after = rest.partition(f"<!-- /{marker} -->")[2]
+                text = f"{before}{found}{table}\n<!-- /{marker} -->{after}"
+        page.write_text(text)
 
 
 if __name__ == "__main__":
     names = sys.argv[1:] or [path.stem for path in sorted(FOLDER.glob("*.ipynb"))]
     for name in names:
         if name == "README":
-            refresh_readme(FOLDER.parent / "README.md")
+            refresh_tables(FOLDER.parent / "README.md", FOLDER / "RESULTS.md")
         else:
             refresh(FOLDER / f"{name}.ipynb")
     bind()

@@ -1,4 +1,4 @@
-"""The second study, judged by its rules: the records of its finals in, README's tables and the verdict out.
+"""The second study, judged by its rules: the records of its finals in, tables and the verdict out.
 
 *own* reads each loss's heatmaps as its tuning chose, *same* all of them by one decoder and one confidence.
 """
@@ -21,8 +21,11 @@ from hdmlib.study.claims import FIGURE_1, claim_lines, difference_cell, differen
 from hdmlib.study.results import published_of
 from hdmlib.study.rules import (
     AXES,
+    COSTLY_SEEDS,
     FACES_METRICS,
     FACES_SUM_METRICS,
+    FINALISTS,
+    LARGE_FINALISTS,
     METRICS,
     SAME_CONFIDENCE,
     SAME_DECODER,
@@ -112,7 +115,16 @@ FACES = Ground(
     "482 faces (68 automatic points)", "second_face_tuning", "second_faces", CHOSEN_ON_FACES,
     FACES_METRICS | CALIBRATION, FACES_SUM_METRICS,
 )  # fmt: skip
-GROUNDS = (PEOPLE, PHOTOS, FACES)
+# What the tuning on embedded people chose, as it is: trained three times as long, and with four times the cells.
+LONG = Ground(
+    "500 embedded people, three times the training", "second_tuning", "second_long",
+    {label: CHOSEN[label] for label in FINALISTS}, METRICS | CALIBRATION, SUM_METRICS, COSTLY_SEEDS,
+)  # fmt: skip
+LARGE = Ground(
+    "500 embedded people, 192 x 192 pixels", "second_tuning", "second_large",
+    {label: CHOSEN[label] for label in LARGE_FINALISTS}, METRICS | CALIBRATION, SUM_METRICS, COSTLY_SEEDS,
+)  # fmt: skip
+GROUNDS = (PEOPLE, PHOTOS, FACES, LONG, LARGE)
 
 
 def _read_as_all(record: Record) -> dict[str, float]:
@@ -138,18 +150,32 @@ def verdict(records: Mapping[str, Sequence[Record]], ground: Ground = PEOPLE) ->
 
 def second_text() -> str:
     """README's tables of the second study in Markdown, from the committed records alone."""
-    finals = {ground: ground.finals() for ground in GROUNDS}
-    judged = differences(finals[PEOPLE], {**METRICS, **FIGURE_1}, views=PEOPLE.views)
+    people = PEOPLE.finals()
+    judged = differences(people, {**METRICS, **FIGURE_1}, views=PEOPLE.views)
     lines = [*claim_lines(judged, published_of(second_fig2()), SUBJECTS), ""]
-    for ground, records in finals.items():
-        lines += [*ground_lines(ground, records), ""]
+    for ground in GROUNDS:
+        lines += [*score_lines(ground, ground.finals()), ""]
     return "\n".join(lines)
 
 
-def ground_lines(ground: Ground, records: Mapping[str, Sequence[Record]]) -> list[str]:
-    """The scores on one ground in Markdown and, with all seeds, the verdict about the sum and every difference."""
+def every_difference_text() -> str:
+    """The tables behind :func:`second_text`: on every ground each difference with its interval and outcome."""
+    lines = []
+    for ground in GROUNDS:
+        records = ground.finals()
+        seeds = min(map(len, records.values()), default=0)
+        if seeds < len(ground.seeds):
+            continue
+        lines += [f"### On {ground.name}", "", f"With the 95 % interval over {seeds} seeds.", ""]
+        for label, references in COMPARED.items():
+            lines += [*_difference_lines(ground, records, label, references), ""] if label in records else []
+    return "\n".join(lines)
+
+
+def score_lines(ground: Ground, records: Mapping[str, Sequence[Record]]) -> list[str]:
+    """The scores on one ground in Markdown and, with all seeds, the verdict about the sum."""
     if not records:
-        return [f"{ground.name}: tuned, but the finals have not been run."]
+        return [f"On {ground.name}: tuned, but the finals have not been run."]
     seeds, shown, trials = min(map(len, records.values())), list(ground.sum_metrics), ground.trials()
     scores = ground.views(records)["own"].groupby("label", sort=False)
     table = [
@@ -166,16 +192,7 @@ def ground_lines(ground: Ground, records: Mapping[str, Sequence[Record]]) -> lis
         return [*table, f"The rules ask for {asked} seeds; {seeds} have been run, and there is no verdict yet."]
     better, bad = verdict(records, ground)
     why = f"; on the bad side: {', '.join(bad)}" if bad else ""
-    lines = [
-        *table,
-        f"Is the sum better than each, by the rule fixed in advance? **{'Yes' if better else 'No'}**{why}.",
-        "",
-        f"<details><summary>Every difference on {ground.name}, with its 95 % interval over {seeds} seeds</summary>",
-        "",
-    ]
-    for label, references in COMPARED.items():
-        lines += [*_difference_lines(ground, records, label, references), ""]
-    return [*lines, "</details>"]
+    return [*table, f"Is the sum better than each, by the rule fixed in advance? **{'Yes' if better else 'No'}**{why}."]
 
 
 def chosen_words(choice: Choice) -> str:

@@ -1,21 +1,21 @@
-"""README's results are those of the committed records, recomputed here; and the counting behind them."""
+"""The results on the pages are those of the committed records, recomputed here; and the counting behind them."""
 
 import itertools
-from pathlib import Path
 
 import pandas as pd
 import pytest
 
+from hdmlib.paths import PROJECT_ROOT
 from hdmlib.study import records_of
 from hdmlib.study.claims import claims_text, differences, wobbles
 from hdmlib.study.rules import GRIDS, TRIALS, outcome
 from hdmlib.study.stages import finals
 
-README = Path(__file__).resolve().parents[2] / "README.md"
+RESULTS = PROJECT_ROOT / "notebooks" / "RESULTS.md"
 
 
-def test_readmes_claims_are_those_of_the_records():
-    stated = README.read_text().partition("<!-- claims -->\n")[2].partition("<!-- /claims -->")[0]
+def test_the_earlier_tables_are_those_of_the_records():
+    stated = RESULTS.read_text().partition("<!-- claims -->\n")[2].partition("<!-- /claims -->")[0]
     assert stated.rstrip() == claims_text().rstrip(), "python notebooks/refresh.py README writes them anew"
 
 

@@ -2,17 +2,15 @@
 
 import itertools
 from dataclasses import replace
-from pathlib import Path
 
 import pytest
 
+from hdmlib.paths import PROJECT_ROOT
 from hdmlib.study.choice import CHOSEN
 from hdmlib.study.results import published_of
 from hdmlib.study.rules import SEEDS
-from hdmlib.study.second import COMPARED, PEOPLE, ground_lines, second_text, verdict
+from hdmlib.study.second import COMPARED, PEOPLE, every_difference_text, score_lines, second_text, verdict
 from hdmlib.study.stages import second_finals
-
-README = Path(__file__).resolve().parents[2] / "README.md"
 
 
 @pytest.fixture(scope="module")
@@ -20,9 +18,13 @@ def records():
     return published_of(second_finals())
 
 
-def test_readmes_second_study_is_that_of_the_records():
-    stated = README.read_text().partition("<!-- second -->\n")[2].partition("<!-- /second -->")[0]
-    assert stated.rstrip() == second_text().rstrip(), "python notebooks/refresh.py README writes them anew"
+@pytest.mark.parametrize(
+    ("page", "marker", "written"),
+    [("README.md", "second", second_text), ("notebooks/RESULTS.md", "differences", every_difference_text)],
+)
+def test_the_tables_are_those_of_the_records(page, marker, written):
+    stated = (PROJECT_ROOT / page).read_text().partition(f"<!-- {marker} -->\n")[2].partition(f"<!-- /{marker} -->")[0]
+    assert stated.rstrip() == written().rstrip(), "python notebooks/refresh.py README writes them anew"
 
 
 def test_every_final_has_every_seed_and_metric(records):
@@ -40,7 +42,7 @@ def test_a_ground_counts_the_seeds_that_every_loss_has(records):
     assert {label: [run.identity["seed"] for run in runs] for label, runs in found.items()} == {
         label: [0, 1] for label in CHOSEN
     }
-    text = "\n".join(ground_lines(ground, found))
+    text = "\n".join(score_lines(ground, found))
     assert "mean over 2 seeds" in text
     assert "ask for 3 seeds; 2 have been run, and there is no verdict yet" in text
     assert "Is the sum better" not in text
