@@ -52,7 +52,11 @@ def refresh_tables(*pages: Path) -> None:
     from hdmlib.study.claims import claims_text
     from hdmlib.study.second import every_difference_text, second_text
 
-    tables = {"second": second_text(), "differences": every_difference_text(), "claims": claims_text()}
+    tables = {
+        "second": second_text(),
+        "differences": every_difference_text(),
+        "claims": claims_text(),
+    }
     for page in pages:
         text = page.read_text()
         for marker, table in tables.items():
