@@ -108,10 +108,11 @@ def test_the_contents_page_is_that_of_the_notebooks(book):
 
 def test_every_relative_link_leads_somewhere(book):
     texts = {name: [cell.source for cell in n.cells if cell.cell_type == "markdown"] for name, n in book.items()}
-    texts["README"] = [BOOK["CONTENTS"].read_text()]
+    pages = ("README.md", "RESULTS.md", "../README.md", "../figures/README.md")
+    texts |= {name: [(FOLDER / name).read_text()] for name in pages}
     for name, text in ((name, "\n".join(parts)) for name, parts in texts.items()):
-        targets = re.findall(r"\]\(([^)#:\s]+)\)", text) + re.findall(r'src="([^":]+)"', text)
-        assert not [target for target in targets if not (FOLDER / target).exists()], name
+        targets = re.findall(r"\]\(([^)#:\s]+)[)#]", text) + re.findall(r'src="([^":]+)"', text)
+        assert not [target for target in targets if not ((FOLDER / name).parent / target).exists()], name
 
 
 def test_all_notebooks_together_are_small():

@@ -125,7 +125,7 @@ def claims_text() -> str:
 
 
 def claim_lines(
-    table: pd.DataFrame, trainings: Mapping[str, Sequence[Record]], subjects: Mapping[str, str]
+    table: pd.DataFrame, trainings: Mapping[str, Sequence[Record]], subjects: Mapping[str, str], folder: str = ""
 ) -> list[str]:
     """A Markdown table: a row a claim, with its notebook and its outcome for each subject.
 
@@ -133,19 +133,20 @@ def claim_lines(
         table: As :func:`differences` returns it for Tab. 1's columns, PCKh and Fig. 1's measures.
         trainings: Label -> runs that differ in the seed, in whose epochs Fig. 2 is looked for.
         subjects: Name of a subject -> label.
+        folder: Of the notebooks, as seen from the page: ``notebooks/``.
     """
     return [
         f"| claim of the paper | notebook | {' | '.join(subjects)} |",
         "| --- | --- |" + " --- |" * len(subjects),
         *(
             f"| {claim} | {notebook} | {' | '.join(found)} |"
-            for claim, notebook, found in _claims(table, trainings, subjects)
+            for claim, notebook, found in _claims(table, trainings, subjects, folder)
         ),
     ]
 
 
 def _claims(
-    table: pd.DataFrame, trainings: Mapping[str, Sequence[Record]], subjects: Mapping[str, str]
+    table: pd.DataFrame, trainings: Mapping[str, Sequence[Record]], subjects: Mapping[str, str], folder: str
 ) -> Iterator[tuple[str, str, tuple[str, ...]]]:
     def of(metrics: Iterable[str], view: str, label: str) -> str:
         found = [table.loc[(view, label, metric), "outcome"] for metric in metrics]
@@ -163,7 +164,7 @@ def _claims(
         f"{counts.loc[label, 'worse']:.0f} of {counts.loc[label, 'fell']:.0f} epochs" for label in subjects.values()
     ]
     gauss = f"{counts.loc[BASELINE, 'worse']:.0f} of {counts.loc[BASELINE, 'fell']:.0f} epochs"
-    figure_2 = "[03](notebooks/03_loss_vs_pckh.ipynb)"
+    figure_2 = f"[03]({folder}03_loss_vs_pckh.ipynb)"
     yield (
         "Fig. 2, left: while the Gaussian's loss falls, PCKh goes up and down", figure_2,
         (f"{left}: PCKh falls, too, in {gauss}",) * len(subjects),
@@ -175,14 +176,14 @@ def _claims(
             for label, share in zip(subjects.values(), found, strict=True)
         ),
     )  # fmt: skip
-    ablation = "[04](notebooks/04_ablation.ipynb)"
+    ablation = f"[04]({folder}04_ablation.ipynb)"
     yield "Tab. 1: a higher AP than the Gaussian (paper: +1.7)", ablation, own_and_same("AP")
     if (dot := ("own", "dot_mse", "AP")) in table.index:
         low = {"holds": "fails", "fails": "holds"}.get(table.loc[dot, "outcome"], "undecided")
         lower = f"{low}: lower by {-table.loc[dot, 'difference']:.1f}"
         yield "Tab. 1: the dot far below the Gaussian in AP (paper: 30.5)", ablation, (lower,) * len(subjects)
     yield "Tab. 1: better in all six columns", ablation, own_and_same(*TABLE_1)
-    figure_1 = "[05](notebooks/05_qualitative.ipynb)"
+    figure_1 = f"[05]({folder}05_qualitative.ipynb)"
     compact = tuple(of(["map: entropy"], "own", label) for label in subjects.values())
     yield "Fig. 1: more compact heatmaps", figure_1, compact
     yield "Fig. 1: closer coordinates (median error)", figure_1, own_and_same("median error")
