@@ -315,7 +315,8 @@ def _fits_cpu_loops(maps: Tensor, problem: Problem) -> bool:
 def _solve_in_loops(maps: Tensor, corners: Tensor, weights: Tensor, problem: Problem, tolerance: float) -> Solution:
     """<S, a>, a (with the entropy's eps log S), b and the error of each map.
 
-    The error is NaN or above the tolerance for maps on which Newton's method did not settle without stages.
+    The error is NaN or above the tolerance for maps on which Newton's method did not settle without stages, and
+    infinite where total / S is beyond the range of the maps' type.
     """
     loops = accelerator(CPU_LOOPS)
     assert loops is not None
@@ -331,4 +332,5 @@ def _solve_in_loops(maps: Tensor, corners: Tensor, weights: Tensor, problem: Pro
     entropy = problem.regulariser == "entropy"
     log = total.div_(maps.clamp(min=SMALLEST_SUPPLY)).log_() if entropy else total.log_()
     loops.finish(log.numpy(), nearest.numpy(), block, supply, epsilon, value.numpy())
+    error.masked_fill_(~value.isfinite(), math.inf)
     return Solution(value, log, exponent * epsilon, error, evaluations)

@@ -51,6 +51,18 @@ def test_the_squared_cost_goes_through_the_loops_where_epsilon_is_large(monkeypa
     torch.testing.assert_close(quick.gradient, slow.gradient, rtol=1e-8, atol=1e-8)
 
 
+@pytest.mark.parametrize(("cost", "epsilon"), [("saturating", 0.0098), ("saturating", 0.0105), ("euclidean", 0.02)])
+def test_an_epsilon_at_which_a_float32_overflows_is_solved_all_the_same(cost, epsilon):
+    supply = torch.zeros(1, 16, 12, dtype=torch.float64)
+    supply[0, 4:6, 7:9] = torch.tensor([[0.45, 0.05], [0.35, 0.15]])
+    cells, shares = demanders(torch.tensor([[7.3, 4.4]], dtype=torch.float64), (16, 12))
+    options = {"cost": cost, "tau": 1.0, "regulariser": "entropy"}
+    exact = solve(supply, cells, shares, epsilon, **options)
+    found = solve(supply.float(), cells.float(), shares.float(), epsilon, **options)
+    assert found.gradient.isfinite().all()
+    torch.testing.assert_close(found.value.double(), exact.value, rtol=1e-4, atol=1e-4)
+
+
 @pytest.fixture
 def staged(monkeypatch):
     """Numbers of maps that are solved by stages."""
