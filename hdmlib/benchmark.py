@@ -139,8 +139,8 @@ def evaluate(config: Config, *, to: Path | None = None, progress: Callable[..., 
     _required(config, "data_root")
     if config.dataset == "synthetic":
         raise ConfigError("dataset: set it to coco or mpii; the scores of synthetic people are in the records of runs")
-    if config.val_people is not None:
-        raise ConfigError("val_people: the official evaluation is on the whole split; leave it out")
+    if config.val_people is not None or config.val_offset:
+        raise ConfigError("val_people, val_offset: the official evaluation is on the whole split; leave them out")
     if config.dataset == "mpii" and (config.boxes is not None or to is not None):
         raise ConfigError("boxes, to: MPII's evaluation uses the annotated positions and writes no results")
     check_folder(config, [config.val_split])

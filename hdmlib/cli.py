@@ -392,7 +392,10 @@ def _run(values: list[str]) -> Run:
 
         def print_estimate(data: Data) -> None:
             if config.model != "hrnet_nano":  # hours to days
-                typer.echo(estimate(config, data))
+                try:
+                    typer.echo(estimate(config, data))
+                except Exception as error:  # a network of the user's may need numbers to be built
+                    typer.echo(f"no estimate of the work: {config.model} cannot be built without values ({error})")
 
         result = run(
             config, weights=True, before=print_estimate, progress=progress,
@@ -494,8 +497,8 @@ def given_values(values: list[str]) -> dict[str, Any]:
 
 
 def _number_or_text(text: str) -> Any:
-    """``0.1``, ``true`` or ``null`` as JSON has them, else the text."""
+    """``0.1``, ``true`` or ``null`` as JSON has them, ``True`` or ``None`` as Python has, else the text."""
     try:
-        return json.loads(text)
+        return json.loads({"True": "true", "False": "false", "None": "null"}.get(text, text))
     except ValueError:
         return text

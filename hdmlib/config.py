@@ -308,6 +308,7 @@ def make_config(preset: str = "laptop", **values: Any) -> Config:
     fields = {**PRESETS[preset], "preset": preset, **given}
     if fields.get("dataset", "synthetic") != "synthetic":  # a preset's counts are of people to draw
         fields |= {name: given.get(name) for name in ("train_people", "val_people")}
+        fields["val_offset"] = given.get("val_offset", 0)
     loss = str(fields.get("loss", Config.model_fields["loss"].default))
     if "lr" not in given:  # a preset holds one rate, rates by the loss, or none
         rate = fields.get("lr", LEARNING_RATES)

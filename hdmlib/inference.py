@@ -118,8 +118,8 @@ def open_network(
         loss: The loss it was trained with, as in ``build_loss``: ``gaussian_mse`` for HRNet's and mmpose's weights.
         loss_options: Arguments of that loss.
         coordinates: ``hrnet`` (the default, which published weights were trained with), ``center`` or ``udp``.
-        skeleton: The joints. For a run it is derived from the joints' names; pass it if the names do not determine the
-            flip pairs or the limbs.
+        skeleton: The joints. For a run they are its own; a run of an earlier version kept their names alone, so pass it
+            there if the names do not determine the flip pairs or the limbs.
         decoder: Method of :func:`hdmlib.decode`; by default the run's, or the loss's own.
         flip_test: Whether to average with the mirrored crop; by default as in the run's validation, for a file false.
         device: ``cpu``, ``cuda``, ``cuda:1``, ``mps``.
@@ -171,7 +171,7 @@ def _of_run(folder: Path, described: Mapping[str, Any], skeleton: Skeleton | Non
                 f"{folder}: no {needed} in it; give the folder of a finished run, or a weights file"
             )
     record = load_record(folder / RECORD)
-    skeleton = skeleton or skeleton_from_names(record.joints)
+    skeleton = skeleton or skeleton_from_names(record.joints, flip_pairs=record.flip_pairs, limbs=record.limbs or ())
     if len(skeleton) != len(record.joints):
         raise ValueError(
             f"skeleton: {skeleton.name!r} has {len(skeleton)} joints, the run in {folder} predicts "

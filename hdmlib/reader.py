@@ -7,6 +7,7 @@ Validation, the galleries, ``predict`` and the notebooks all read a network thro
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import lru_cache
@@ -74,7 +75,7 @@ class Decoded(nn.Module):
     def __init__(self, network: nn.Module, loss: HeatmapLoss, decoder: str | None = None) -> None:
         super().__init__()
         self.network = network
-        self.loss = loss.eval()
+        self.loss = copy.deepcopy(loss).eval()  # the training that it comes from may go on
         self.decoder = one_of("decoder", decoder or loss.decoder, tuple(METHODS))
 
     def forward(self, images: Tensor) -> tuple[Tensor, Tensor]:

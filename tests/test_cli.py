@@ -77,3 +77,29 @@ def test_training_says_which_network_is_which(tmp_path):
     record = json.loads(next(tmp_path.glob("*/record.json")).read_text())
     scores = [line["validation"]["metrics"]["PCKh@0.5"] for line in record["epochs"]]
     assert f"best.safetensors is epoch {scores.index(max(scores))}'s" in output
+
+
+NEEDS_VALUES = """
+import torch
+from torch import nn
+
+def build(num_joints):
+    assert [share.item() for share in torch.linspace(0, 1, 2)] == [0, 1]  # as stochastic depth is often written
+    return nn.Conv2d(3, num_joints, 4, 4)
+"""
+
+
+def test_a_network_whose_work_cannot_be_estimated_is_trained(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "needing.py").write_text(NEEDS_VALUES)
+    words = ["train", "preset=smoke", "epochs=1", "model=needing:build", f"run_dir={tmp_path / 'runs'}"]
+    result = CliRunner().invoke(app, words)
+    assert result.exit_code == 0, result.output
+    assert "no estimate of the work: needing:build" in result.output
+    assert "trained: " in result.output
+
+
+@pytest.mark.parametrize(("word", "value"), [("True", True), ("false", False), ("None", None), ("0.5", 0.5)])
+def test_words_of_python_and_of_json(word, value):
+    options = config_from(["preset=smoke", "loss=gaussian_mse", f"loss_options.rounded={word}"]).loss_options
+    assert options["rounded"] is value or options["rounded"] == value

@@ -6,9 +6,10 @@ import numpy as np
 import onnxruntime
 import pytest
 import torch
+from torch import nn
 from typer.testing import CliRunner
 
-from hdmlib import Decoded
+from hdmlib import Decoded, MatchingLoss
 from hdmlib.cli import app
 from hdmlib.config import make_config
 from hdmlib.experiments import run
@@ -88,3 +89,13 @@ def test_a_decoder_that_cannot_be_exported_is_refused_by_name(smoke, tmp_path):
     assert result.exit_code == 2
     assert "'transport' cannot be exported; choose one of argmax" in result.output
     assert not list(tmp_path.iterdir())
+
+
+def test_a_training_goes_on_while_its_network_is_decoded():
+    loss = MatchingLoss(epsilon=0.05, epsilon_start=4.0)
+    loss.set_progress(0.1)
+    before = loss.epsilon_now
+    decoded = Decoded(nn.Identity(), loss)
+    assert loss.training
+    assert loss.epsilon_now == before
+    assert not decoded.loss.training

@@ -10,6 +10,7 @@ import filecmp
 import hashlib
 import os
 import warnings
+from collections import defaultdict
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -37,12 +38,24 @@ class Data:
     Attributes:
         train: People to learn from.
         val: People to evaluate on.
-        fingerprint: Identifies the data in a run's identity; depends on the annotations, not on the folder.
+        fingerprint: Identifies the data in a run's identity; depends on the photos' names, the joints and the parts of
+            the photos that are shown, not on the folder.
+        details: Digest of the rest that a run depends on: left-right pairs, OKS constants, areas, boxes, head sizes,
+            and which photos there are, by their size as files; ``None`` for embedded people. It is no part of a run's
+            name, but a run is not shown or resumed where it differs.
     """
 
     train: PoseDataset
     val: PoseDataset
     fingerprint: str
+    details: str | None = None
+
+
+# What is said of a run on other data of the same fingerprint.
+CHANGED = (
+    "before its left-right pairs, OKS constants, areas, boxes, head sizes or photos were changed; resume=false trains "
+    "it again and keeps the earlier run"
+)
 
 
 def open_data(config: Config, progress: Callable[..., Any] | None = None) -> Data:
@@ -72,7 +85,7 @@ def open_data(config: Config, progress: Callable[..., Any] | None = None) -> Dat
     if config.dataset == "coco":
         _check_shared_photos(train, val)
     train, val = _some(train, 0, config.train_people), _some(val, config.val_offset, config.val_people)
-    return Data(_noisy(train, config), val, _fingerprint(train, val))
+    return Data(_noisy(train, config), val, _fingerprint(train, val), _details(train, val))
 
 
 def open_validation(config: Config, progress: Callable[..., Any] | None = None) -> PoseDataset:
@@ -128,8 +141,14 @@ def _check_shared_photos(train: PoseDataset, val: PoseDataset) -> None:
             f"{train.name} and {val.name} share {len(shared)} photos, such as {shared[0]}; validation needs photos "
             "that are not trained on: remove them from one of the splits, or set train_split and val_split"
         )
-    named = {path.name: path for path in train.images}
-    copies = [p for p in val.images if p.name in named and filecmp.cmp(p, named[p.name], shallow=False)]
+    alike: dict[tuple[str, int], list[Path]] = defaultdict(list)
+    for path in train.images:
+        alike[path.name, path.stat().st_size].append(path)
+    copies = [
+        path
+        for path in val.images
+        if any(filecmp.cmp(path, other, shallow=False) for other in alike.get((path.name, path.stat().st_size), ()))
+    ]
     if copies:
         warnings.warn(
             f"{val.name}: {len(copies)} photos are copies of training photos, such as {copies[0]}; validation needs "
@@ -247,6 +266,17 @@ def _noisy(people: PoseDataset, config: Config) -> PoseDataset:
     lengths = np.where(np.isfinite(lengths), lengths, np.nanmedian(lengths))
     draws = np.random.default_rng(config.seed).standard_normal(people.joints.shape)
     return replace(people, joints=people.joints + config.label_noise * lengths[:, None, None] * draws)
+
+
+def _details(*splits: PoseDataset) -> str:
+    digest = hashlib.sha256()
+    for people in splits:
+        sizes = [path.stat().st_size for path in people.images]
+        turned = [path in people.upright for path in people.images]
+        digest.update(repr((people.skeleton.flip_order, people.skeleton.sigmas, sizes, turned)).encode())
+        for array in (people.areas, people.boxes, people.head_sizes):
+            digest.update(array.tobytes())
+    return digest.hexdigest()[:12]
 
 
 def _fingerprint(*splits: PoseDataset) -> str:

@@ -26,6 +26,8 @@ from accelerate import Accelerator
 from torch import nn
 
 from hdmlib.config import Config
+from hdmlib.data.dataset import DataError
+from hdmlib.data.sources import CHANGED
 from hdmlib.errors import Interrupted
 from hdmlib.experiments.record import Epoch
 from hdmlib.files import versions, write_atomically
@@ -94,13 +96,18 @@ class Checkpoints:
         model: The network, not wrapped for several processes.
         optimiser: Its optimiser.
         engine: The processes.
+        details: ``Data.details``: a training goes on with the data that it began with.
     """
 
-    def __init__(self, config: Config, folder: Path, model: nn.Module, optimiser: Any, engine: Accelerator) -> None:
+    def __init__(
+        self, config: Config, folder: Path, model: nn.Module, optimiser: Any, engine: Accelerator,
+        details: str | None = None,
+    ) -> None:  # fmt: skip
         self.path = folder / CHECKPOINT
         self.model = model
         self.optimiser = optimiser
         self.engine = engine
+        self.details = details
         self.earlier = config.keep_checkpoints
         self.seconds = math.inf if config.checkpoint_minutes is None else 60 * config.checkpoint_minutes
         self._saved_at = time.monotonic()
@@ -148,6 +155,7 @@ class Checkpoints:
             "history": json.dumps([line.model_dump() for line in state.epochs]),
             "steps": state.steps,
             "total": state.total,
+            "details": self.details,
         }
         buffer = io.BytesIO()
         torch.save(content, buffer)
@@ -157,6 +165,7 @@ class Checkpoints:
         """Restore model and optimiser from the latest checkpoint; without one the training starts at the beginning.
 
         Raises:
+            DataError: The training began with other data.
             ValueError: No checkpoint can be read, or they belong to another network, or hold more than data; the
                 message names the file and the remedy.
 
@@ -167,6 +176,8 @@ class Checkpoints:
         for path in versions(self.path):
             try:
                 state = self._restored(path)
+            except DataError:
+                raise
             except _UNREADABLE as error:
                 reasons.append(f"{path}: {(str(error) or type(error).__name__).splitlines()[0]}")
                 continue
@@ -186,6 +197,8 @@ class Checkpoints:
         # on the CPU: the optimiser puts its state beside the parameters, but keeps its count of steps where it lies,
         # and waits for each on a GPU
         content = torch.load(path, map_location="cpu", weights_only=True)
+        if content.get("details") not in (None, self.details):
+            raise DataError(f"{path}: begun on this dataset {CHANGED}")
         epochs = [Epoch(**line) for line in json.loads(content["history"])]
         self.model.load_state_dict(content["model"])
         self.optimiser.load_state_dict(content["optimiser"])

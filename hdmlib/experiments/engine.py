@@ -184,8 +184,15 @@ def build_losses(config: Config) -> dict[str, HeatmapLoss]:
     """Every loss of the registry: the trained one with the run's options, the others with their defaults.
 
     Raises:
+        ConfigError: The loss would not be a single number.
         ValueError: An option is unknown to the loss or out of range.
     """
+    reduction = config.loss_options.get("reduction", "mean")
+    if reduction in ("per_joint", "none"):
+        raise ConfigError(
+            f"loss_options: reduction {reduction!r} gives several numbers, and a training lowers one; take 'mean' or "
+            "'joint_mean'"
+        )
     return {name: build_loss(name, **(config.loss_options if name == config.loss else {})) for name in LOSSES}
 
 

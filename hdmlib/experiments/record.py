@@ -62,6 +62,9 @@ class Record(BaseModel):
         name: Readable name with the hash of the identity.
         identity: Everything that the numbers depend on (``Config.identity``).
         joints: Names of the K joints.
+        flip_pairs: Their left-right pairs, by index; ``None`` in records from before they were kept.
+        limbs: Their bones, likewise.
+        details: ``Data.details``, likewise, and for embedded people.
         people: Number of people by split, ``train`` and ``val``.
         left_out: People or annotations that were left out, by split and reason.
         epochs: One line per epoch, epoch 0 first.
@@ -78,6 +81,9 @@ class Record(BaseModel):
     name: str
     identity: dict[str, Any]
     joints: list[str]
+    flip_pairs: list[tuple[int, int]] | None = None
+    limbs: list[tuple[int, int]] | None = None
+    details: str | None = None
     people: dict[str, int]
     left_out: dict[str, dict[str, int]]
     epochs: list[Epoch] = Field(min_length=1)
@@ -165,8 +171,9 @@ def record_line(record: Record) -> str:
     content = _rounded(record.model_dump(mode="json"))
     for epoch in content["epochs"][1:-1]:
         epoch["validation"]["per_joint"] = {}
-    if not record.other_confidence:  # added after the first records, whose lines stay as they are
-        del content["other_confidence"]
+    for name in ("other_confidence", "flip_pairs", "limbs", "details"):  # added after the first records, whose lines
+        if name not in record.model_fields_set:  # stay as they are
+            del content[name]
     return json.dumps(content, separators=(",", ":"))
 
 

@@ -23,8 +23,9 @@ from numpy.typing import NDArray
 from torch import nn
 
 from hdmlib.config import Config, ConfigError
+from hdmlib.data.dataset import DataError
 from hdmlib.data.intake import DataWarning
-from hdmlib.data.sources import Data, open_data
+from hdmlib.data.sources import CHANGED, Data, open_data
 from hdmlib.decoding import METHODS
 from hdmlib.experiments.engine import (
     build_losses,
@@ -117,7 +118,8 @@ def run(
     stride_of(config.model, config.input_size)
     check_start(config)
     store = Store.of(config)
-    store.check_writable()
+    if not config.resume or store.find(config, "model" if weights else None) is None:
+        store.check_writable()
     engine = start_engine(config) if started_processes() > 1 else None
     if not is_main_process():  # one process prints
         before = progress = report = None
@@ -128,6 +130,7 @@ def run(
     if engine:
         check_agreement(engine, store.runs, name)
     if config.resume and (stored := _finished(store, name, weights)):
+        _check_same_data(stored, data)
         if report:
             for line in stored.record.epochs:
                 report(line)
@@ -154,6 +157,16 @@ def _finished(store: Store, name: str, weights: bool) -> StoredRun | None:
     if own is not None and (not weights or "model" in own.artefacts):
         return own
     return None if weights or store.is_unfinished(name) else store.published(name)
+
+
+def _check_same_data(stored: StoredRun, data: Data) -> None:
+    """Whether a finished run was trained on this data in all that its name does not tell.
+
+    Raises:
+        DataError: It was not.
+    """
+    if stored.record.details not in (None, data.details):
+        raise DataError(f"{stored.folder or stored.record.name}: trained on this dataset {CHANGED}")
 
 
 def _train(
@@ -186,6 +199,9 @@ def _record(config: Config, data: Data, epochs: list[Epoch], prediction: Predict
         name=config.run_name(data.fingerprint),
         identity=config.identity(data.fingerprint),
         joints=list(data.train.skeleton.joints),
+        flip_pairs=list(data.val.skeleton.flip_pairs),
+        limbs=list(data.val.skeleton.limbs),
+        details=data.details,
         people={"train": len(data.train), "val": len(data.val)},
         left_out={"train": dict(data.train.left_out), "val": dict(data.val.left_out)},
         epochs=epochs,

@@ -8,6 +8,7 @@ from contextlib import nullcontext
 from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
 import torch
 from accelerate import Accelerator
 from torch import nn
@@ -66,6 +67,7 @@ class Steps:
             batches = self.progress(batches, total=steps - state.steps, desc=f"epoch {epoch}")
         total = torch.tensor(state.total, device=self.engine.device)
         for step, batch in enumerate(batches, state.steps):
+            self._seed(epoch, step)
             value = self._step(loss, batch, step, time=epoch - 1 + step / steps)
             total += value
             looks = step == steps - 1 or step % CHECK_EVERY == 0
@@ -85,6 +87,11 @@ class Steps:
                     f"interrupted after step {step + 1} of {steps} in epoch {epoch}; the same call resumes"
                 )
         return self._mean(total) / steps
+
+    def _seed(self, epoch: int, step: int) -> None:
+        """What the network draws in this step, such as dropout, depends on nothing else, however often it resumed."""
+        words = np.random.SeedSequence([self.config.seed, epoch, step, self.engine.process_index]).generate_state(2)
+        torch.manual_seed(int(words[0]) << 32 | int(words[1]))
 
     def _step(self, loss: HeatmapLoss, batch: Any, step: int, time: float) -> torch.Tensor:
         """One update after ``time`` epochs; returns this process's share of the mean loss of the batch."""

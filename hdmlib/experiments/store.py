@@ -248,7 +248,7 @@ def _read(path: Path, load: Callable[[Path, int, int], T]) -> T | None:
     """The result of ``load``, which is cached by the file's size and time; ``None`` without a file."""
     try:
         status = path.stat()
-    except FileNotFoundError:
+    except (FileNotFoundError, NotADirectoryError):
         return None
     return load(path, status.st_size, status.st_mtime_ns)
 

@@ -3,9 +3,10 @@
 Config and people in; a trained network and its curves out, and a folder from which a killed training resumes. The loop
 runs on Hugging Face Accelerate, which handles devices, mixed precision and several processes.
 
-On one machine with one CPU thread the same config gives the same numbers, bit for bit, interrupted or not: only the
-initial weights are drawn here, and the loader's order and augmentation are functions of (seed, epoch, person). With
-other thread counts, machines or GPUs the last digits differ, and training amplifies the difference.
+On one machine with one CPU thread the same config gives the same numbers, bit for bit, interrupted or not: the initial
+weights are drawn from the seed, what a network draws itself (dropout) from (seed, epoch, step), and the loader's order
+and augmentation are functions of (seed, epoch, person). With other thread counts, machines or GPUs the last digits
+differ, and training amplifies the difference.
 """
 
 from __future__ import annotations
@@ -32,8 +33,9 @@ from hdmlib.experiments.engine import (
     training_loader,
 )
 from hdmlib.experiments.prediction import validate
-from hdmlib.experiments.record import Epoch
+from hdmlib.experiments.record import Epoch, load_record
 from hdmlib.experiments.steps import Steps, build_optimiser, learning_rate, loss_of
+from hdmlib.experiments.store import RECORD
 from hdmlib.files import remove_leftovers, write_atomically
 from hdmlib.models.checkpoints import load_weights, save_weights
 from hdmlib.models.hrnet import HRNet
@@ -73,6 +75,7 @@ def fit(
         TrainingDiverged: The loss became infinite or NaN.
         Interrupted: Ctrl-C or SIGTERM; the step is finished and saved.
         OSError: The folder cannot be written.
+        DataError: The training began with other data.
         ValueError: No checkpoint in the folder can be read.
     """
     engine = start_engine(config, logging_dir=folder)
@@ -88,7 +91,7 @@ def fit(
     if config.compile:
         model.compile()
     losses, reader = build_losses(config), build_reader(config, model, data.val.skeleton)
-    checkpoints = Checkpoints(config, folder, bare, optimiser, engine)
+    checkpoints = Checkpoints(config, folder, bare, optimiser, engine, data.details)
     steps = Steps(config, engine, model, optimiser, loader, checkpoints, progress)
     state = checkpoints.load()
     if report:
@@ -105,8 +108,8 @@ def fit(
             if engine.is_main_process:
                 if best:
                     save_weights(bare, folder / BEST)
-                checkpoints.save(state)
                 write_atomically(folder / METRICS, metrics_table(state.epochs).to_csv(index=False).encode())
+                checkpoints.save(state)
                 if report:
                     report(line)
             if config.tracker:
@@ -154,7 +157,10 @@ def check_start(config: Config) -> None:
 
 
 def untrained_model(config: Config, joints: int) -> nn.Module:
-    """The network before training, its weights drawn from the config's seed or, but for the head, pretrained."""
+    """The network before training, its weights drawn from the config's seed or pretrained.
+
+    Pretrained weights leave the last layer as it is drawn, unless they are those of a finished run with as many joints.
+    """
     torch.manual_seed(config.seed)
     model = build_model(config.model, num_joints=joints)
     if isinstance(model, HRNet | Lite0):
@@ -163,8 +169,15 @@ def untrained_model(config: Config, joints: int) -> nn.Module:
     elif config.initial_bias:
         raise ConfigError(f"initial_bias: only HRNet and lite0 have a known last layer; set it in {config.model}")
     if config.pretrained not in (None, NONE):
-        load_weights(model, weights_path(config.pretrained), backbone_only=True)
+        path = weights_path(config.pretrained)
+        load_weights(model, path, backbone_only=_joints_of_run(path) != joints)
     return model.to(memory_format=torch.channels_last)  # type: ignore[call-overload]  # a fifth faster on a CPU
+
+
+def _joints_of_run(weights: Path) -> int | None:
+    """How many joints the finished run predicts whose weights these are; ``None`` for other weights."""
+    record = weights.parent / RECORD
+    return len(load_record(record).joints) if record.is_file() else None
 
 
 def best_epoch(epochs: Sequence[Epoch]) -> int:

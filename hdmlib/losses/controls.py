@@ -28,7 +28,9 @@ class GaussianMSE(HeatmapLoss):
     def __init__(self, *, sigma: float = 0.75, rounded: bool = False, reduction: str = "mean") -> None:
         super().__init__(reduction=reduction)
         self.sigma = number_between("sigma", sigma, 1e-3, 1e4)
-        self.rounded = bool(rounded)
+        if not isinstance(rounded, bool):
+            raise ValueError(f"rounded: is true or false, got {rounded!r}")
+        self.rounded = rounded
 
     def target(self, joints: Tensor, size: tuple[int, int]) -> Tensor:
         """The map (..., H, W) that joints (..., 2) are trained towards."""

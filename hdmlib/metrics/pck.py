@@ -17,7 +17,7 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from hdmlib.skeletons import Skeleton
+from hdmlib.skeletons import MPII_16, Skeleton
 
 # MPII's thresholds. HRNet, DARK and UDP print the third as "Mean@0.1".
 PCKH_THRESHOLDS = {"PCKh@0.5": 0.5, "PCKh@0.1": 0.1, "PCKh@0.11": 0.11}
@@ -139,7 +139,8 @@ def pck_report(
         truth: (N, K, 2) in pixels.
         sizes: (N,) length of each person in pixels.
         visible: (N, K), 0 where a joint is unlabelled.
-        skeleton: Names the ``K`` joints. *Pelvis* and *thorax* do not enter the means, as MPII's evaluation has it.
+        skeleton: Names the ``K`` joints. *Pelvis* and *thorax* of MPII's sixteen do not enter the mean, as in
+            its evaluation.
         threshold: In units of ``sizes``; MPII's are in ``PCKH_THRESHOLDS``.
 
     Raises:
@@ -149,7 +150,8 @@ def pck_report(
     if len(skeleton) != len(values):
         raise ValueError(f"skeleton {skeleton.name!r} has {len(skeleton)} joints, the predictions have {len(values)}")
     values = 100 * values
-    counted = np.array([joint not in NOT_COUNTED for joint in skeleton.joints]) & (counts > 0)
+    left_out = NOT_COUNTED if skeleton.name == MPII_16.name else ()
+    counted = np.array([joint not in left_out for joint in skeleton.joints]) & (counts > 0)
     weights = np.where(counted, counts, 0)
     some = bool(counted.any())
     return PCKReport(

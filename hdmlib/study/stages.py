@@ -172,7 +172,7 @@ def photo_tuning(**values: Any) -> Iterator[Trial]:
 
 def photos(seeds: Sequence[int] = SEEDS, **values: Any) -> Iterator[Trial]:
     """The finalists on the photos of a folder in COCO's format."""
-    yield from finals(seeds, **{**PHOTOS, **values})
+    yield from finals(seeds, **{**PHOTOS, "val_offset": 250, **values})
 
 
 # Conditions that may harm one loss more than another.

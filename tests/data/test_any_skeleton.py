@@ -16,6 +16,8 @@ from hdmlib.data.intake import DataWarning
 from hdmlib.data.loader import make_loader
 from hdmlib.data.sources import open_data
 from hdmlib.experiments.runs import run
+from hdmlib.experiments.training import fit
+from hdmlib.inference import open_network
 from hdmlib.skeletons import COCO_17, LSP_14, MPII_16, skeleton_from_names
 
 HAND = ["thumb", "index", "middle", "ring", "little"]
@@ -179,3 +181,51 @@ def test_mirrored_crops_without_pairs_warn_once(tmp_path):
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         make_loader(people, Frame((32, 32)), augmentation=Augmentation(rotation=30))
+
+
+def test_a_run_is_not_shown_for_other_pairs_or_photos_of_the_same_names(tmp_path):
+    data_of = [dataset(tmp_path / name, HAND, **dict.fromkeys(("train", "val"), pairs)) for name, pairs in (
+        ("first", {}), ("paired", {"flip_pairs": [[0, 4]]}))]  # fmt: skip
+    runs = {"run_dir": tmp_path / "runs"}
+    first = run(tiny(data_of[0]).model_copy(update=runs), weights=True)
+    with pytest.raises(DataError, match=r"before its left-right pairs.*resume=false"):
+        run(tiny(data_of[1]).model_copy(update=runs), weights=True)
+    again = run(tiny(data_of[1], resume=False).model_copy(update=runs), weights=True)
+    assert again.trained
+    assert first.record.name == again.record.name
+    photo = next((data_of[1] / "val").glob("*.png"))
+    cv2.imwrite(str(photo), np.zeros((96, 96, 3), np.uint8))
+    with pytest.raises(DataError, match="or photos were changed"):
+        run(tiny(data_of[1]).model_copy(update=runs), weights=True)
+
+
+def test_a_training_goes_on_with_the_data_that_it_began_with(tmp_path):
+    root = dataset(tmp_path, HAND)
+    config = tiny(root)
+
+    class Killed(Exception):
+        pass
+
+    def leave(line):
+        raise Killed
+
+    with pytest.raises(Killed):
+        fit(config, open_data(config), tmp_path / "run", report=leave)
+    for split in ("train", "val"):
+        file = root / split / "annotations.json"
+        file.write_text(
+            file.read_text().replace('"keypoints": ["thumb"', '"flip_pairs": [[0, 4]], "keypoints": ["thumb"')
+        )
+    changed = open_data(config)
+    assert changed.val.skeleton.flip_pairs == ((0, 4),)
+    with pytest.raises(DataError, match=r"last\.pt: begun on this dataset before its left-right pairs"):
+        fit(config, changed, tmp_path / "run")
+
+
+def test_a_run_keeps_its_pairs_for_the_mirrored_photo(tmp_path):
+    pairs = {"flip_pairs": [[0, 4]], "skeleton": [[1, 2]]}
+    root = dataset(tmp_path, HAND, train=pairs, val=pairs)
+    trained = run(tiny(root, flip_test=True), weights=True)
+    opened = open_network(trained.folder)
+    assert opened.skeleton.flip_pairs == ((0, 4),)
+    assert opened.skeleton.limbs == trained.data.val.skeleton.limbs != ()

@@ -160,6 +160,16 @@ def test_copies_of_one_photo_in_two_folders_are_reported(tmp_path):
         data(tmp_path)
 
 
+def test_copies_are_found_where_names_repeat_in_folders(tmp_path):
+    for split, folders in {"train": "abcd", "val": "a"}.items():
+        names = [f"{folder}/1.png" for folder in folders]
+        write(tmp_path / split / "annotations.json", names)
+        for name in names:
+            write_photo(tmp_path / split / name, shade=ord(name[0]))
+    with pytest.warns(DataWarning, match="1 photos are copies of training photos"):
+        data(tmp_path)
+
+
 def test_photos_of_one_name_in_two_folders_are_not_shared(tmp_path):
     for split, shade in (("train", 10), ("val", 200)):
         write(tmp_path / f"{split}.json", ["1.png"])
@@ -251,3 +261,12 @@ def test_several_unnamed_files_are_refused(tmp_path):
         DataError, match=r"several annotation files fit split 'val': first\.json, second\.json; keep one"
     ):
         find_coco(tmp_path, "val")
+
+
+def test_a_presets_place_in_its_own_validation_people_is_not_that_of_a_folder(tmp_path):
+    for split in ("train", "val"):
+        write(tmp_path / f"{split}.json", [f"{split}{number}.png" for number in range(3)])
+        for number in range(3):
+            write_photo(tmp_path / "images" / f"{split}{number}.png", shade=number + (100 if split == "val" else 0))
+    assert len(open_data(make_config("study", dataset="coco", data_root=tmp_path)).val) == 3
+    assert len(open_data(make_config("study", dataset="coco", data_root=tmp_path, val_offset=1)).val) == 2

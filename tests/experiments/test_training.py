@@ -39,7 +39,7 @@ from hdmlib.experiments.record import load_record
 from hdmlib.experiments.runs import run
 from hdmlib.experiments.steps import Steps, TrainingDiverged, backward, build_optimiser, learning_rate
 from hdmlib.experiments.store import REFERENCE_RECORDS, Store
-from hdmlib.experiments.training import fit
+from hdmlib.experiments.training import fit, untrained_model
 from hdmlib.files import versions, write_atomically
 from hdmlib.losses.matching import MatchingLoss
 from hdmlib.losses.registry import LOSSES
@@ -564,7 +564,8 @@ def test_a_disk_that_fills_up_leaves_the_last_good_checkpoint(data, tmp_path):
 def test_a_run_folder_that_cannot_be_written(tmp_path):
     (tmp_path / "runs").write_text("a file where the folder should be")
     with pytest.raises(ConfigError, match=r"run_dir: cannot write in .*runs"):
-        run(smoke(tmp_path))
+        run(smoke(tmp_path), weights=True)
+    assert not run(smoke(tmp_path)).trained  # a reference record needs no folder
 
 
 def test_a_length_of_a_joint_that_is_not_there_stops_before_the_training(tmp_path):
@@ -692,3 +693,68 @@ def test_a_run_that_another_process_trains_is_left_alone(data, tmp_path):
     assert run(config).trained
     with store.writing(name):
         assert not run(config).trained  # a finished run is shown all the same
+
+
+class Killed(Exception):
+    pass
+
+
+DROPOUT = """
+from torch import nn
+
+def build(num_joints):
+    return nn.Sequential(nn.Conv2d(3, 8, 4, 4), nn.ReLU(), nn.Dropout(0.3), nn.Conv2d(8, num_joints, 3, padding=1))
+"""
+
+
+def test_a_network_that_draws_resumes_bit_for_bit(data, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "dropping.py").write_text(DROPOUT)
+    config = smoke(tmp_path, model="dropping:build")
+    _, whole = fit(config, data, tmp_path / "whole")
+
+    def leave_after_epoch_1(line):
+        if line.epoch == 1:
+            torch.rand(5)
+            raise Killed
+
+    with pytest.raises(Killed):
+        fit(config, data, tmp_path / "parts", report=leave_after_epoch_1)
+    assert fit(config, data, tmp_path / "parts")[1] == whole
+
+
+def test_a_finished_run_goes_on_from_its_last_layer(data, tmp_path):
+    first = run(smoke(tmp_path), weights=True)
+    further = smoke(tmp_path, pretrained=first.folder / "model.safetensors", lr=1e-5, epochs=1)
+    _, epochs = fit(further, data, tmp_path / "further")
+    assert epochs[0].validation.metrics == pytest.approx(first.record.final.metrics, rel=1e-4)
+    fresh = untrained_model(further, joints=3)  # other joints: a last layer of their own
+    assert fresh.final_layer.weight.shape[0] == 3
+
+
+@pytest.mark.parametrize("reduction", ["per_joint", "none"])
+def test_a_loss_of_several_numbers_is_refused(reduction, tmp_path):
+    with pytest.raises(ConfigError, match=f"reduction '{reduction}' gives several numbers"):
+        run(smoke(tmp_path, loss_options={"reduction": reduction}))
+
+
+def test_a_finished_run_is_shown_where_nothing_can_be_written(tmp_path, monkeypatch):
+    first = run(smoke(tmp_path), weights=True)
+
+    def refuse(store):
+        raise ConfigError("run_dir: cannot write")
+
+    monkeypatch.setattr(Store, "check_writable", refuse)
+    assert run(smoke(tmp_path), weights=True).folder == first.folder
+    with pytest.raises(ConfigError, match="cannot write"):
+        run(smoke(tmp_path, seed=1), weights=True)
+
+
+def test_the_table_of_the_curves_is_there_before_the_checkpoint(data, tmp_path, monkeypatch):
+    def stop(checkpoints, state):
+        raise Killed
+
+    monkeypatch.setattr(Checkpoints, "save", stop)
+    with pytest.raises(Killed):
+        fit(smoke(tmp_path), data, tmp_path / "run")
+    assert pd.read_csv(tmp_path / "run" / "metrics.csv")["epoch"].tolist() == [0]

@@ -452,3 +452,9 @@ def test_a_joint_off_the_map_whose_gaussian_reaches_it_is_trained_on():
     assert losses[0, 0] > 0
     assert losses[0, 1] == 0
     assert (build_loss("gaussian_mse", sigma=2.0, reduction="none")(heatmaps, joints) == 0).all()
+
+
+@pytest.mark.parametrize("given", ["False", "no", 0])
+def test_a_word_is_not_taken_for_true(given):
+    with pytest.raises(ValueError, match="rounded: is true or false"):
+        build_loss("gaussian_mse", rounded=given)

@@ -150,3 +150,11 @@ def test_bad_input_is_named(change, message):
 def test_a_skeleton_of_another_size_is_refused():
     with pytest.raises(ValueError, match="16 joints, the predictions have 2"):
         pck_report(*people(), MPII_16)
+
+
+def test_a_thorax_counts_where_the_joints_are_not_mpiis():
+    skeleton = skeleton_from_names(["head", "thorax", "abdomen"])  # of an insect
+    truth = np.zeros((1, 3, 2))
+    predictions = truth.copy()
+    predictions[:, 1] = 99
+    assert pck_report(predictions, truth, np.ones(1), np.ones((1, 3)), skeleton).mean == pytest.approx(200 / 3)
