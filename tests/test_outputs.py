@@ -15,7 +15,9 @@ from hdmlib.cli import app
 from hdmlib.config import make_config
 from hdmlib.data.dataset import DataError
 from hdmlib.experiments import run
+from hdmlib.metrics.oks import oks_ap
 from hdmlib.outputs import coco_records, drawing_paths, photo_names
+from hdmlib.skeletons import COCO_17
 
 
 @pytest.fixture(scope="module")
@@ -76,6 +78,35 @@ def test_photos_in_folders_below_are_found_and_boxes_elsewhere_are_counted(smoke
     (photos / "007.jpg").unlink()
     _, output = call("predict", photos, "--checkpoint", smoke.folder, *words[:2])
     assert "warning: 1 of the 3 boxes in" in output
+
+
+@pytest.mark.parametrize(
+    ("photo_id", "category_id", "own"),
+    [(1, 7, {"category_id": 7}), ("val-1", "cow", {"category_id": "cow"}), ("7", 3.0, {"category_id": 3}), (5, 9, {})],
+)
+def test_results_have_the_ids_of_the_file_of_boxes(smoke, photos, tmp_path, photo_id, category_id, own):
+    file = {
+        "images": [{"id": photo_id, "file_name": "008.jpg"}],
+        "annotations": [{"id": 1, "image_id": photo_id, "bbox": [20, 5, 60, 70], **own}],
+        "categories": [{"id": category_id, "name": "cow"}],
+    }
+    words = ["--boxes", written_boxes(tmp_path, file), "--json", tmp_path / "out.json"]
+    code, output = call("predict", photos / "008.jpg", "--checkpoint", smoke.folder, *words)
+    assert code == 0, output
+    [record] = json.loads((tmp_path / "out.json").read_text())
+    assert (record["image_id"], record["category_id"]) == (photo_id, category_id)
+    truth = [{**a, "keypoints": [v if n % 3 < 2 else 2 for n, v in enumerate(record["keypoints"])]}
+             for a in file["annotations"]]  # fmt: skip
+    assert oks_ap({**file, "annotations": truth}, [record], COCO_17.sigmas)["AP"] == pytest.approx(1)
+
+
+def test_results_of_a_detectors_list_keep_its_categories(tmp_path):
+    entries = [{"image_id": "a", "category_id": 3, "bbox": [1, 2, 3, 4]}, {"file_name": "b.jpg", "bbox": [1, 2, 3, 4]}]
+    with pytest.raises(DataError, match="has boxes of 3, None; choose one"):
+        read_boxes(written_boxes(tmp_path, entries))
+    assert read_boxes(written_boxes(tmp_path, entries[:1])).photos["a"].categories == (3,)
+    [found] = read_boxes(written_boxes(tmp_path, entries[1:])).photos.values()
+    assert (found.image_id, found.categories) == ("b.jpg", (1,))
 
 
 def test_people_whose_joints_are_all_unsure_are_ranked_all_the_same(smoke, photos):
