@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from hdmlib.data.annotation import is_crowd
 from hdmlib.data.dataset import DataError
 from hdmlib.data.intake import as_floats, id_key, load_json
 from hdmlib.data.photos import common_end
@@ -102,7 +103,7 @@ def read_boxes(path: Path, category: str | None = None) -> BoxFile:
     found: dict[ImageId, list[_Box]] = {key: [] for key in by_id}
     given_ids = {key: image["id"] for key, image in by_id.items()}
     for number, (entry, kind) in enumerate(zip(entries, kinds, strict=True)):
-        if entry.get("iscrowd") or kind not in read:
+        if is_crowd(entry) or kind not in read:
             continue
         key = _image_of(entry)
         if key is None:
@@ -178,9 +179,16 @@ def boxes_on(photos: Sequence[Path], file: BoxFile) -> list[PhotoBoxes]:
     """The boxes of each photo; none where the file has no entry for it.
 
     Raises:
-        DataError: The file has no entry for any of the photos, or several that fit one.
+        DataError: The file has no entry for any of the photos, several that fit one, or one that fits several.
     """
     found = [file.of(photo) for photo in photos]
+    first: dict[int, Path] = {}
+    for photo, entry in zip(photos, found, strict=True):
+        if entry is not None and first.setdefault(id(entry), photo) != photo:
+            raise DataError(
+                f"{file.path}: its photo {entry.image_id!r} fits {first[id(entry)]} and {photo}; write file_name with "
+                "its folder, or predict them apart"
+            )
     if all(entry is None for entry in found):
         named = next(iter(file.names), None) or next(iter(file.photos), "none")
         raise DataError(f"{file.path}: none of its photos (the first: {named}) is among the {len(photos)} given")

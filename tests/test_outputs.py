@@ -178,6 +178,22 @@ def test_crowds_are_left_out_and_a_photo_without_people_stays_empty(tmp_path):
     assert [len(entry.boxes) for entry in found] == [1, 0]
 
 
+@pytest.mark.parametrize(("flag", "people"), [("0", 1), ("", 1), (None, 1), (0.0, 1), ("1", 0), (1, 0), (True, 0)])
+def test_a_crowd_is_what_the_reader_of_annotations_takes_for_one(tmp_path, flag, people):
+    entries = [{"image_id": 1, "bbox": [1, 1, 5, 5], "iscrowd": flag}]
+    file = written_boxes(tmp_path, {"images": [{"id": 1, "file_name": "1.jpg"}], "annotations": entries})
+    assert len(read_boxes(file).photos[1].boxes) == people
+
+
+@pytest.mark.parametrize("entry", [{"file_name": "1.jpg"}, {"image_id": 1}])
+def test_an_entry_that_fits_several_photos_is_refused(tmp_path, entry):
+    file = read_boxes(written_boxes(tmp_path, [{"bbox": [1, 1, 5, 5], **entry}]))
+    both = [tmp_path / "a" / "1.jpg", tmp_path / "b" / "1.jpg"]
+    with pytest.raises(DataError, match=r"fits .*1\.jpg and .*1\.jpg; write file_name with its folder"):
+        boxes_on(both, file)
+    assert [len(boxes_on([photo], file)[0].boxes) for photo in both] == [1, 1]
+
+
 def test_of_several_categories_one_is_read(tmp_path):
     entries = [{"image_id": 1, "category_id": c, "bbox": [c, 0, 5, 5]} for c in (1, 3)]
     people, cars = {"id": 1, "name": "person"}, {"id": 3, "name": "car"}
