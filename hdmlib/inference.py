@@ -24,7 +24,7 @@ from hdmlib.config import Config, make_config
 from hdmlib.data.annotation import box_region, clip_box
 from hdmlib.data.crops import Region, invert, transform
 from hdmlib.data.intake import FARTHEST
-from hdmlib.data.photos import LONGEST_SIDE, PHOTO_ENDINGS, inspect_photo, read_image
+from hdmlib.data.photos import LONGEST_SIDE, PHOTO_ENDINGS, inspect_photo, read_image, rgb_of
 from hdmlib.experiments.engine import build_reader, frame_of
 from hdmlib.experiments.record import load_record
 from hdmlib.experiments.store import ARTEFACTS, RECORD
@@ -216,7 +216,7 @@ def predict(
 
     Args:
         image: A file, a folder of photos, an array (H, W, 3) uint8 RGB or (H, W) uint8 grey, or a picture of PIL, which
-            is turned upright like a file. Web addresses are refused.
+            is read like a file: upright, and white where it is transparent. Web addresses are refused.
         boxes: (N, 4), or (4,) for one person, x, y, width, height in pixels, as annotation files have them; they may
             reach beyond the photo and are clipped to it as a dataset's are, to the last pixel, x + width - 1. (Those of
             a ``PoseDataset`` are clipped already: add 1 to width and height.) ``None``: the whole photo is one person.
@@ -270,7 +270,10 @@ def photos_of(name: str) -> list[Path]:
 def _photos(image: str | os.PathLike[str] | NDArray[np.uint8] | Image.Image) -> Sequence[Path | NDArray[np.uint8]]:
     """The photos as arrays or checked paths: an unusable file is reported before the network runs."""
     if isinstance(image, Image.Image):
-        image = np.array(ImageOps.exif_transpose(image).convert("RGB"))
+        try:
+            image = rgb_of(ImageOps.exif_transpose(image))
+        except ValueError as error:
+            raise ValueError(f"image: {error}") from None
     if isinstance(image, np.ndarray):
         if image.ndim == 2 and image.dtype == np.uint8:
             image = np.repeat(image[..., None], 3, axis=2)
