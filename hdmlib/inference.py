@@ -30,7 +30,7 @@ from hdmlib.experiments.record import load_record
 from hdmlib.experiments.store import ARTEFACTS, RECORD
 from hdmlib.models.checkpoints import CheckpointError, load_weights
 from hdmlib.models.registry import build_model
-from hdmlib.paths import expanded
+from hdmlib.paths import expanded, printable
 from hdmlib.reader import Reader
 from hdmlib.skeletons import Skeleton, skeleton_from_names
 
@@ -257,14 +257,16 @@ def photos_of(name: str) -> list[Path]:
 
     Raises:
         FileNotFoundError: Nothing is there.
-        ValueError: A file is no photo that can be read, or the name is a web address.
+        ValueError: A file is no photo that can be read, its name cannot be written, or the name is a web address.
     """
     path = expanded(name)
     pattern = set("*?[") & set(name) and not path.exists()
     matches = sorted(glob.glob(str(path), recursive=True)) if pattern else []
-    if not matches:
-        return [photo for photo in _photos(name) if isinstance(photo, Path)]
-    return [photo for match in matches for photo in _photos(match) if isinstance(photo, Path)]
+    photos = [photo for match in matches or [name] for photo in _photos(match) if isinstance(photo, Path)]
+    for photo in photos:
+        if printable(photo) != str(photo):
+            raise ValueError(f"image: {printable(photo)}: its name is not UTF-8, so it cannot be written; rename it")
+    return photos
 
 
 def _photos(image: str | os.PathLike[str] | NDArray[np.uint8] | Image.Image) -> Sequence[Path | NDArray[np.uint8]]:

@@ -1,6 +1,7 @@
 """Predictions as files and boxes from files, through the command line as a user would."""
 
 import json
+import sys
 from dataclasses import replace
 
 import cv2
@@ -140,6 +141,17 @@ def test_photos_without_boxes_are_one_person_and_ids_are_their_numbers(smoke, ph
     assert [r["image_id"] for r in results] == [7, 8, 9]
     [found] = predict(photos / "008.jpg", checkpoint=smoke.folder)
     np.testing.assert_allclose(np.reshape(results[1]["keypoints"], (-1, 3))[:, :2], found.joints[0], atol=1e-3)
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="file names of Linux")
+def test_a_name_that_is_not_utf8_is_refused_before_anything_is_predicted(smoke, photos, tmp_path):
+    (photos / "008.jpg").rename(photos / "caf\udce9.jpg")
+    words = ["--csv", tmp_path / "out.csv", "--json", tmp_path / "out.json"]
+    code, output = call("predict", photos, "--checkpoint", smoke.folder, *words)
+    assert code == 2
+    assert r"caf\udce9.jpg: its name is not UTF-8, so it cannot be written; rename it" in output.replace("\n", " ")
+    assert "joint" not in output
+    assert not (tmp_path / "out.csv").exists()
 
 
 def written_boxes(folder, content):
