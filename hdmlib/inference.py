@@ -262,7 +262,8 @@ def photos_of(name: str) -> list[Path]:
     path = expanded(name)
     pattern = set("*?[") & set(name) and not path.exists()
     matches = sorted(glob.glob(str(path), recursive=True)) if pattern else []
-    photos = [photo for match in matches or [name] for photo in _photos(match) if isinstance(photo, Path)]
+    found = [photo for match in matches or [name] for photo in _photos(match) if isinstance(photo, Path)]
+    photos = list(dict.fromkeys(found))  # `**` matches a folder and also what is in it
     for photo in photos:
         if printable(photo) != str(photo):
             raise ValueError(f"image: {printable(photo)}: its name is not UTF-8, so it cannot be written; rename it")

@@ -16,6 +16,7 @@ from hdmlib.cli import app
 from hdmlib.config import make_config
 from hdmlib.data.dataset import DataError
 from hdmlib.experiments import run
+from hdmlib.inference import photos_of
 from hdmlib.metrics.oks import oks_ap
 from hdmlib.outputs import coco_records, drawing_paths, photo_names
 from hdmlib.skeletons import COCO_17
@@ -122,6 +123,14 @@ def test_a_pattern_names_photos(smoke, photos, tmp_path):
     assert code == 0
     assert "009.jpg" not in output
     assert set(pd.read_csv(tmp_path / "out.csv")["photo"]) == {"007.jpg", "008.jpg"}
+
+
+def test_a_pattern_with_two_stars_names_each_photo_once(photos):
+    (photos / "below").mkdir()
+    (photos / "008.jpg").rename(photos / "below" / "008.jpg")
+    found = photos_of(str(photos / "**"))
+    assert sorted(path.name for path in found) == ["007.jpg", "008.jpg", "009.jpg"]
+    assert len(found) == len(photos_of(str(photos)))
 
 
 def test_several_boxes_on_the_command_line_in_either_spelling(smoke, photos, tmp_path):
