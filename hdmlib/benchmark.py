@@ -194,7 +194,7 @@ def evaluate_coco(
         people, box_scores, prediction.joints, prediction.confidence, config.input_size, category=category
     )
     if to is not None:
-        write_atomically(to, json.dumps(results).encode())
+        write_atomically(to, json.dumps(_with_given_ids(results, truth)).encode())
     scores = oks_ap(truth, results, people.skeleton.sigmas)
     boxes = published.BOXES_TRUTH if config.boxes is None else _detector(truth, people, box_scores, category)
     whole = len(truth["images"]) == VAL2017_PHOTOS
@@ -261,6 +261,13 @@ def coco_results(
             for i in kept
         ]  # fmt: skip
     return results
+
+
+def _with_given_ids(results: list[dict[str, Any]], truth: dict[str, Any]) -> list[dict[str, Any]]:
+    """Results with the ids of photos and category that the annotation file has, which need not be integers."""
+    photos = {photo["id"]: photo["given_id"] for photo in truth["images"]}
+    category = truth["categories"][0]["given_id"]
+    return [{**result, "image_id": photos[result["image_id"]], "category_id": category} for result in results]
 
 
 def mpii_scores(people: PoseDataset, joints: ArrayLike) -> dict[str, float]:

@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from hdmlib.data.annotation import is_crowd
 from hdmlib.data.dataset import DataError
 from hdmlib.data.intake import as_floats, id_key, load_json
 from hdmlib.data.photos import common_end
@@ -18,6 +19,7 @@ from hdmlib.inference import check_boxes, upright_size
 
 ImageId = int | str
 Name = tuple[tuple[str, ...], ImageId]  # parts of a photo's name, its id
+_Box = tuple[NDArray[np.float64], float, ImageId]  # the box, its score and its category
 
 
 @dataclass(frozen=True, eq=False)
@@ -27,14 +29,16 @@ class PhotoBoxes:
     Attributes:
         boxes: (N, 4) x, y, width, height in pixels of the photo.
         scores: (N,) the detector's confidence in each box, 1 for annotations.
-        image_id: The photo's id in the file, ``None`` if it has none.
+        image_id: The photo's id as the file has it, ``None`` if it has none.
         photo_size: Its width and height as the file has them, ``None`` if it has none.
+        categories: The category id of each box as the file has it; empty for boxes of no file, whose category is 1.
     """
 
     boxes: NDArray[np.float64]
     scores: NDArray[np.float64]
     image_id: ImageId | None = None
     photo_size: tuple[int, int] | None = None
+    categories: tuple[ImageId, ...] = ()
 
 
 @dataclass(frozen=True, eq=False)
@@ -91,37 +95,51 @@ def read_boxes(path: Path, category: str | None = None) -> BoxFile:
     tables = (images, categories, entries)
     if not entries or not all(isinstance(table, list) and all(isinstance(e, dict) for e in table) for table in tables):
         raise DataError(f"{path}: no boxes; it needs COCO annotations, or a list of objects with image_id and bbox")
-    read = _read_categories(path, entries, categories, category)
+    only = categories[0].get("id") if len(categories) == 1 else None
+    kinds = [id_key(entry.get("category_id", only)) for entry in entries]
+    known = {key: one for one in categories if (key := id_key(one.get("id"))) is not None}
+    read = _read_categories(path, set(kinds), known, category)
     by_id = {key: image for image in images if (key := id_key(image.get("id"))) is not None}
-    boxes: dict[ImageId, list[NDArray[np.float64]]] = {key: [] for key in by_id}
-    scores: dict[ImageId, list[float]] = {key: [] for key in by_id}
-    for number, entry in enumerate(entries):
-        if entry.get("iscrowd") or id_key(entry.get("category_id")) not in read:
+    found: dict[ImageId, list[_Box]] = {key: [] for key in by_id}
+    given_ids = {key: image["id"] for key, image in by_id.items()}
+    for number, (entry, kind) in enumerate(zip(entries, kinds, strict=True)):
+        if is_crowd(entry) or kind not in read:
             continue
-        key, box, score = _image_of(entry), as_floats(entry.get("bbox")), as_floats(entry.get("score", 1.0))
+        key = _image_of(entry)
         if key is None:
             raise DataError(f"{path}: entry {number} has neither image_id nor file_name")
-        if box is None or box.shape != (4,) or not np.isfinite(box).all() or not (box[2:] > 0).all():
-            raise DataError(
-                f"{path}: entry {number}: bbox must be x, y, width, height with an area, got {entry.get('bbox')}"
-            )
-        if score is None or score.shape or not np.isfinite(score):
-            raise DataError(f"{path}: entry {number}: score must be a number, got {entry['score']!r}")
-        boxes.setdefault(key, []).append(box)
-        scores.setdefault(key, []).append(float(score))
+        given_kind = known[kind]["id"] if kind in known else 1 if kind is None else entry["category_id"]
+        found.setdefault(key, []).append((*_checked(path, number, entry), given_kind))
+        given_ids.setdefault(key, key if entry.get("image_id") is None else entry["image_id"])
     photos = {
-        key: PhotoBoxes(np.array(rows).reshape(-1, 4), np.array(scores[key]), key, _size(by_id.get(key, {})))
-        for key, rows in boxes.items()
+        key: PhotoBoxes(
+            np.array([box for box, _, _ in rows]).reshape(-1, 4),
+            np.array([score for _, score, _ in rows]),
+            given_ids[key],
+            _size(by_id.get(key, {})),
+            tuple(given_kind for _, _, given_kind in rows),
+        )
+        for key, rows in found.items()
     }
     names = _names([*by_id.items(), *((_image_of(entry), entry) for entry in entries)])
     nameless = photos.keys() - {key for same in names.values() for _, key in same}
     return BoxFile(path, photos, names, frozenset(nameless))
 
 
-def _read_categories(path: Path, entries: list[dict], categories: list[dict], wanted: str | None) -> set[Any]:
-    """The ids of the categories to read."""
-    known = {id_key(category.get("id")): category for category in categories}
-    present = {id_key(entry.get("category_id")) for entry in entries}
+def _checked(path: Path, number: int, entry: Mapping[str, Any]) -> tuple[NDArray[np.float64], float]:
+    """Box and score of an entry."""
+    box, score = as_floats(entry.get("bbox")), as_floats(entry.get("score", 1.0))
+    if box is None or box.shape != (4,) or not np.isfinite(box).all() or not (box[2:] > 0).all():
+        raise DataError(
+            f"{path}: entry {number}: bbox must be x, y, width, height with an area, got {entry.get('bbox')}"
+        )
+    if score is None or score.shape or not np.isfinite(score):
+        raise DataError(f"{path}: entry {number}: score must be a number, got {entry['score']!r}")
+    return box, float(score)
+
+
+def _read_categories(path: Path, present: set[Any], known: Mapping[Any, dict], wanted: str | None) -> set[Any]:
+    """The ids of the categories to read, of those that are present."""
     labels = {key: str(known.get(key, {}).get("name", key)) for key in present}
     if wanted is not None:
         chosen = {key for key, label in labels.items() if wanted in (label, str(key))}
@@ -161,9 +179,16 @@ def boxes_on(photos: Sequence[Path], file: BoxFile) -> list[PhotoBoxes]:
     """The boxes of each photo; none where the file has no entry for it.
 
     Raises:
-        DataError: The file has no entry for any of the photos, or several that fit one.
+        DataError: The file has no entry for any of the photos, several that fit one, or one that fits several.
     """
     found = [file.of(photo) for photo in photos]
+    first: dict[int, Path] = {}
+    for photo, entry in zip(photos, found, strict=True):
+        if entry is not None and first.setdefault(id(entry), photo) != photo:
+            raise DataError(
+                f"{file.path}: its photo {entry.image_id!r} fits {first[id(entry)]} and {photo}; write file_name with "
+                "its folder, or predict them apart"
+            )
     if all(entry is None for entry in found):
         named = next(iter(file.names), None) or next(iter(file.photos), "none")
         raise DataError(f"{file.path}: none of its photos (the first: {named}) is among the {len(photos)} given")

@@ -153,7 +153,7 @@ class _SeveralBoxes(TyperCommand):
 @app.command("predict", cls=_SeveralBoxes)
 def predict_photo(
     photo: Annotated[str, typer.Argument(help="a photo, a folder of photos, or a pattern such as 'photos/*.jpg'")],
-    checkpoint: Annotated[Path, typer.Option(help="the folder of a finished run")],
+    checkpoint: Annotated[Path, typer.Option(help="the folder of a finished run, or a weights file in it")],
     box: Annotated[
         list[str] | None,
         typer.Option(metavar="X Y W H", help="a person, in pixels; repeat it for several; without it the whole photo"),
@@ -309,7 +309,7 @@ def get_samples(to: Annotated[Path, typer.Option(help="the folder to fetch into,
 
 @app.command("export")
 def export_run(
-    checkpoint: Annotated[Path, typer.Argument(help="the folder of a finished run")],
+    checkpoint: Annotated[Path, typer.Argument(help="the folder of a finished run, or a weights file in it")],
     to: Annotated[Path, typer.Option(help="the ONNX file, *.onnx; its model card is written beside it, *.md")],
     decoder: Annotated[str | None, typer.Option(help="how joints are decoded; by default as the run does")] = None,
     overwrite: Annotated[bool, typer.Option("--overwrite", help="replace files that exist")] = False,
@@ -319,9 +319,10 @@ def export_run(
         check_ending("to", to, [".onnx"])
         card = to.with_suffix(".md")
         check_outputs([to, card], [], overwrite=overwrite)
+        text = model_card(checkpoint, to.name, decoder)  # first, for it needs the record, and writes nothing
         with requires_extra("export", "hdmlib export"):
             export_onnx(checkpoint, to, decoder)
-        write_atomically(card, model_card(checkpoint, to.name, decoder).encode())
+        write_atomically(card, text.encode())
         _print_written([to, card])
 
 

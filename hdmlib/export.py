@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import io
 import warnings
+from collections.abc import Mapping
 from pathlib import Path
 
 import torch
 
 from hdmlib.experiments.engine import frame_of
 from hdmlib.experiments.record import Record, load_record
-from hdmlib.experiments.store import RECORD
+from hdmlib.experiments.store import ARTEFACTS, RECORD
+from hdmlib.experiments.training import BEST, best_epoch
 from hdmlib.files import write_atomically
 from hdmlib.inference import Network, open_network
 from hdmlib.models.hub import NONE
@@ -21,27 +23,25 @@ EXPORTABLE = ("argmax", "quarter", "barycentre", "mean", "dark")
 OPSET = 17
 
 
-def export_onnx(run: Path, to: Path, decoder: str | None = None) -> None:
+def export_onnx(checkpoint: Path, to: Path, decoder: str | None = None) -> None:
     """Write network, readout and decoder of a finished run as ONNX.
 
     Input ``images`` (B, 3, H, W) float32, normalised crops; outputs ``joints`` (B, K, 2), (x, y) in heatmap cells, and
     ``confidence`` (B, K). B is free.
 
     Args:
-        run: Folder of a finished run.
+        checkpoint: Folder of a finished run, or a weights file in it.
         to: The file.
         decoder: Method of :func:`hdmlib.decode`; ``None``: the run's own.
 
     Raises:
-        ValueError: The decoder cannot be exported.
+        ValueError: The decoder cannot be exported, or the checkpoint is a file that no record describes.
         FileNotFoundError, CheckpointError: As :func:`hdmlib.inference.open_network`.
         ImportError: The package ``onnx`` is missing.
         OSError: The file cannot be written.
     """
-    network = open_network(run)
-    module = Decoded(network.reader.model, network.reader.loss, decoder or network.reader.decoder).eval()
-    if module.decoder not in EXPORTABLE:
-        raise ValueError(f"decoder: {module.decoder!r} cannot be exported; choose one of {', '.join(EXPORTABLE)}")
+    network, _ = _open(checkpoint)
+    module = Decoded(network.reader.model, network.reader.loss, _decoder(network, decoder)).eval()
     import onnx  # noqa: F401  # torch needs it to write the file, and its own message is less clear
 
     width, height = network.config.input_size
@@ -57,23 +57,55 @@ def export_onnx(run: Path, to: Path, decoder: str | None = None) -> None:
     write_atomically(to, buffer.getvalue())
 
 
-def model_card(run: Path, file: str, decoder: str | None = None) -> str:
+def model_card(checkpoint: Path, file: str, decoder: str | None = None) -> str:
     """A model card in Markdown: data, recipe, scores, joints, and how the exported file is called.
 
     Args:
-        run: Folder of a finished run.
+        checkpoint: As for :func:`export_onnx`.
         file: Name of the exported file.
         decoder: As for :func:`export_onnx`.
+
+    Raises:
+        ValueError, FileNotFoundError, CheckpointError: As :func:`export_onnx`.
     """
-    network, record = open_network(run), load_record(run / RECORD)
-    return _card(network, record, file, decoder or network.reader.method)
+    network, record = _open(checkpoint)
+    decoder = _decoder(network, decoder)
+    if checkpoint.name != BEST:
+        return _card(network, record, file, decoder, "the last epoch", record.by_decoder[decoder])
+    best = record.epochs[best_epoch(record.epochs)]
+    scored = f"epoch {best.epoch}, the best, decoded by `{network.reader.method}`"
+    return _card(network, record, file, decoder, scored, best.validation.metrics)
 
 
-def _card(network: Network, record: Record, file: str, decoder: str) -> str:
+def _open(checkpoint: Path) -> tuple[Network, Record]:
+    """The network and the record of its run.
+
+    Raises:
+        ValueError: The checkpoint is a file that no record describes.
+    """
+    folder = checkpoint.parent if checkpoint.is_file() else checkpoint
+    described = (BEST, ARTEFACTS["model"])
+    if checkpoint.is_file() and (checkpoint.name not in described or not (folder / RECORD).is_file()):
+        raise ValueError(
+            f"checkpoint: no record describes {checkpoint}; give the folder of a finished run, or "
+            f"{' or '.join(described)} in it"
+        )
+    return open_network(checkpoint), load_record(folder / RECORD)
+
+
+def _decoder(network: Network, wanted: str | None) -> str:
+    """The decoder to export."""
+    decoder = wanted or network.reader.method
+    if decoder not in EXPORTABLE:
+        raise ValueError(f"decoder: {decoder!r} cannot be exported; choose one of {', '.join(EXPORTABLE)}")
+    return decoder
+
+
+def _card(network: Network, record: Record, file: str, decoder: str, scored: str, metrics: Mapping[str, float]) -> str:
     config, (width, height) = network.config, network.config.input_size
     weights = None if config.pretrained in (None, NONE) else Path(config.pretrained).name
     recipe = f"{config.epochs} epochs, batches of {config.batch_size}, {config.optimiser}, learning rate {config.lr:g}"
-    scores = "\n".join(f"| {name} | {value:.1f} |" for name, value in record.by_decoder[decoder].items())
+    scores = "\n".join(f"| {name} | {value:.1f} |" for name, value in metrics.items())
     joints = "\n".join(f"{number}. {name}" for number, name in enumerate(record.joints))
     pairs = ", ".join(f"{record.joints[a]} and {record.joints[b]}" for a, b in network.skeleton.flip_pairs) or "none"
     stride = frame_of(config).stride
@@ -99,7 +131,7 @@ joints, confidence = session.run(None, {{"images": images}})
 pixels = hdmlib.pixels_from_cells(joints, ({width}, {height}), stride={stride}, rule="{config.coordinates}")
 ```
 
-Validation after the last epoch, in percent, errors in pixels of the crop{flip}; not comparable with benchmark numbers:
+Validation after {scored}, in percent, errors in pixels of the crop{flip}; not comparable with benchmark numbers:
 
 | metric | value |
 | --- | --- |

@@ -24,13 +24,13 @@ from hdmlib.config import Config, make_config
 from hdmlib.data.annotation import box_region, clip_box
 from hdmlib.data.crops import Region, invert, transform
 from hdmlib.data.intake import FARTHEST
-from hdmlib.data.photos import LONGEST_SIDE, PHOTO_ENDINGS, inspect_photo, read_image
+from hdmlib.data.photos import LONGEST_SIDE, PHOTO_ENDINGS, inspect_photo, read_image, rgb_of
 from hdmlib.experiments.engine import build_reader, frame_of
 from hdmlib.experiments.record import load_record
 from hdmlib.experiments.store import ARTEFACTS, RECORD
 from hdmlib.models.checkpoints import CheckpointError, load_weights
 from hdmlib.models.registry import build_model
-from hdmlib.paths import expanded
+from hdmlib.paths import expanded, printable
 from hdmlib.reader import Reader
 from hdmlib.skeletons import Skeleton, skeleton_from_names
 
@@ -216,7 +216,7 @@ def predict(
 
     Args:
         image: A file, a folder of photos, an array (H, W, 3) uint8 RGB or (H, W) uint8 grey, or a picture of PIL, which
-            is turned upright like a file. Web addresses are refused.
+            is read like a file: upright, and white where it is transparent. Web addresses are refused.
         boxes: (N, 4), or (4,) for one person, x, y, width, height in pixels, as annotation files have them; they may
             reach beyond the photo and are clipped to it as a dataset's are, to the last pixel, x + width - 1. (Those of
             a ``PoseDataset`` are clipped already: add 1 to width and height.) ``None``: the whole photo is one person.
@@ -257,20 +257,26 @@ def photos_of(name: str) -> list[Path]:
 
     Raises:
         FileNotFoundError: Nothing is there.
-        ValueError: A file is no photo that can be read, or the name is a web address.
+        ValueError: A file is no photo that can be read, its name cannot be written, or the name is a web address.
     """
     path = expanded(name)
     pattern = set("*?[") & set(name) and not path.exists()
     matches = sorted(glob.glob(str(path), recursive=True)) if pattern else []
-    if not matches:
-        return [photo for photo in _photos(name) if isinstance(photo, Path)]
-    return [photo for match in matches for photo in _photos(match) if isinstance(photo, Path)]
+    found = [photo for match in matches or [name] for photo in _photos(match) if isinstance(photo, Path)]
+    photos = list(dict.fromkeys(found))  # `**` matches a folder and also what is in it
+    for photo in photos:
+        if printable(photo) != str(photo):
+            raise ValueError(f"image: {printable(photo)}: its name is not UTF-8, so it cannot be written; rename it")
+    return photos
 
 
 def _photos(image: str | os.PathLike[str] | NDArray[np.uint8] | Image.Image) -> Sequence[Path | NDArray[np.uint8]]:
     """The photos as arrays or checked paths: an unusable file is reported before the network runs."""
     if isinstance(image, Image.Image):
-        image = np.array(ImageOps.exif_transpose(image).convert("RGB"))
+        try:
+            image = rgb_of(ImageOps.exif_transpose(image))
+        except ValueError as error:
+            raise ValueError(f"image: {error}") from None
     if isinstance(image, np.ndarray):
         if image.ndim == 2 and image.dtype == np.uint8:
             image = np.repeat(image[..., None], 3, axis=2)

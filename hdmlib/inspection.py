@@ -27,6 +27,7 @@ from hdmlib.data.mpii import find_mpii
 from hdmlib.data.photos import read_image
 from hdmlib.data.sources import check_folder, embedded_folder, open_data, read_split
 from hdmlib.experiments.engine import training_loader
+from hdmlib.paths import printable
 from hdmlib.skeletons import Skeleton
 
 SHOWN = 12
@@ -235,5 +236,5 @@ def _crops(split: str, people: PoseDataset, count: int) -> Iterator[tuple[NDArra
         path = people.image_path(index)
         to_input = frame.to_input(Region(people.centres[index], people.sizes[index]))
         picture = frame.crop(read_image(path, upright=path in people.upright), to_input)
-        title = f"{split}: {path.name}, annotation {people.annotation_ids[index]}"
+        title = f"{split}: {printable(path.name)}, annotation {people.annotation_ids[index]}"
         yield picture, transform(people.joints[index], to_input), people.visibility[index], title

@@ -106,16 +106,16 @@ def coco_records(found: PhotoPrediction, name: str, given: PhotoBoxes) -> list[d
     Args:
         found: N people.
         name: The photo's name.
-        given: The N boxes, with the photo's id.
+        given: The N boxes, with the ids of the photo and of their categories.
     """
     keypoints = np.concatenate([found.joints, found.confidence[..., None]], axis=2).round(3)
     keypoints = keypoints.reshape(len(found.joints), 3 * len(found.skeleton))
-    shared = {"image_id": given.image_id, "file_name": name, "category_id": 1}
+    photo = {"image_id": given.image_id, "file_name": name}
     scores = rescore(given.scores, found.confidence)
     scores = np.where(scores > 0, scores, given.scores * found.confidence.mean(axis=1))
     return [
-        {**shared, "keypoints": row.tolist(), "score": float(score)}
-        for row, score in zip(keypoints, scores, strict=True)
+        {**photo, "category_id": category, "keypoints": row.tolist(), "score": float(score)}
+        for category, row, score in zip(given.categories or [1] * len(scores), keypoints, scores, strict=True)
     ]
 
 

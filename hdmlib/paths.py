@@ -41,6 +41,11 @@ def expanded(path: str | os.PathLike[str]) -> Path:
         raise ValueError(f"{path}: there is no such user's folder; write the path in full") from None
 
 
+def printable(path: str | os.PathLike[str]) -> str:
+    """A path as text that can be written: a byte of its name that is not UTF-8 as ``\\udce9``."""
+    return os.fspath(path).encode(errors="backslashreplace").decode()
+
+
 def resolved(path: Path) -> Path:
     """A path as an absolute one without symbolic links.
 

@@ -131,6 +131,26 @@ def test_true_maps_through_hrnets_rules_on_coco(coco, preset, tmp_path):
     )
 
 
+def test_results_are_written_with_the_ids_of_the_annotation_file(coco, tmp_path):
+    content = json.loads(find_coco(coco, "val").annotations.read_text())
+    kept = {image["id"]: f"val-{image['id']}" for image in content["images"][:3]}
+    content["images"] = [image | {"id": kept[image["id"]]} for image in content["images"][:3]]
+    content["annotations"] = [
+        a | {"image_id": kept[a["image_id"]], "category_id": "7"}
+        for a in content["annotations"] if a["image_id"] in kept
+    ]  # fmt: skip
+    content["categories"][0]["id"] = "7"
+    (tmp_path / "val.json").write_text(json.dumps(content))
+    (tmp_path / "images").symlink_to(find_coco(coco, "val").photos, target_is_directory=True)
+    config = full("coco_w32_256x192", data_root=tmp_path, val_split="val")
+    people = read_coco(tmp_path, "val")
+    report = evaluate_coco(config, truth_of(config, people), to=tmp_path / "results.json")
+    written = json.loads((tmp_path / "results.json").read_text())
+    assert {entry["image_id"] for entry in written} <= set(kept.values())
+    scores = oks_ap(tmp_path / "val.json", written, people.skeleton.sigmas)
+    assert 100 * scores["AP"] == report.ours.values["AP"] > 90
+
+
 def test_joints_come_back_within_half_a_cell(coco):
     """HRNet's targets stand on the nearest cell, which loses up to half a cell; a flip without its shift loses more."""
     config = full("coco_w32_256x192", data_root=coco, val_split="val")

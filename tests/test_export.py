@@ -13,6 +13,7 @@ from hdmlib import Decoded, MatchingLoss
 from hdmlib.cli import app
 from hdmlib.config import make_config
 from hdmlib.experiments import run
+from hdmlib.experiments.training import best_epoch
 from hdmlib.export import EXPORTABLE, export_onnx, model_card
 from hdmlib.inference import open_network
 
@@ -51,6 +52,36 @@ def test_the_cards_scores_are_those_of_the_exported_decoder(smoke):
         assert f"decoded by `{name}`" in card
         assert f"| mean error | {smoke.record.by_decoder[name]['mean error']:.1f} |" in card
     assert cards["argmax"].partition("| metric |")[2] != cards["mean"].partition("| metric |")[2]
+
+
+def test_a_weights_file_of_a_run_is_exported_with_its_own_scores(smoke, tmp_path):
+    for name in ("best", "model"):
+        words = ["export", str(smoke.folder / f"{name}.safetensors"), "--to", str(tmp_path / f"{name}.onnx")]
+        result = CliRunner().invoke(app, words)
+        assert result.exit_code == 0, result.output
+    best, last = ((tmp_path / f"{name}.md").read_text().partition("Validation ")[2] for name in ("best", "model"))
+    epoch = smoke.record.epochs[best_epoch(smoke.record.epochs)]
+    assert best.startswith(f"after epoch {epoch.epoch}, the best, decoded by `barycentre`, in percent")
+    assert last.startswith("after the last epoch")
+    for name, value in epoch.validation.metrics.items():
+        assert f"| {name} | {value:.1f} |" in best
+    assert last == model_card(smoke.folder, "model.onnx").partition("Validation ")[2]
+
+
+def test_weights_that_no_record_describes_are_refused_before_anything_is_written(smoke, tmp_path):
+    elsewhere = tmp_path / "best.safetensors"
+    elsewhere.write_bytes((smoke.folder / "best.safetensors").read_bytes())
+    for checkpoint, words, told in [
+        (elsewhere, [], "no record describes"),
+        (smoke.folder / "record.json", [], "no record describes"),
+        (smoke.folder / "best.safetensors", ["--decoder", "transport"], "'transport' cannot be exported"),
+        (smoke.folder / "nothing.safetensors", [], "no run's folder and no weights file"),
+    ]:
+        words = ["export", str(checkpoint), "--to", str(tmp_path / "pose.onnx"), *words]
+        result = CliRunner().invoke(app, words)
+        assert result.exit_code == 2
+        assert told in result.output
+        assert list(tmp_path.iterdir()) == [elsewhere]
 
 
 NETWORK = """

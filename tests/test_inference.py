@@ -125,6 +125,27 @@ def test_pictures_of_pil_grey_arrays_and_a_single_box(smoke, photo, boxes):
     np.testing.assert_array_equal(flat.joints, deep.joints)
 
 
+@pytest.mark.parametrize("kind", ["RGBA", "LA", "palette", "grey of 16 bits", "lying"])
+def test_a_picture_of_pil_is_the_picture_of_its_file(smoke, photo, tmp_path, kind):
+    picture, exif = Image.open(photo), Image.Exif()
+    picture.putalpha(Image.fromarray(np.tile(np.arange(128, dtype=np.uint8), (96, 1))))
+    if kind == "palette":
+        picture = picture.quantize(16)
+    elif kind == "grey of 16 bits":
+        picture = Image.fromarray(np.asarray(picture.convert("L")).astype(np.uint16) * 257)
+    elif kind == "LA":
+        picture = picture.convert("LA")
+    elif kind == "lying":
+        exif[0x0112] = 6
+    picture.save(tmp_path / "1.png", exif=exif)
+    network = open_network(smoke.folder)
+    [of_file] = predict(tmp_path / "1.png", checkpoint=network)
+    with Image.open(tmp_path / "1.png") as opened:
+        [of_picture] = predict(opened, checkpoint=network)
+    np.testing.assert_array_equal(of_picture.photo, of_file.photo)
+    assert len(np.unique(of_picture.photo)) > 10
+
+
 def test_weights_in_a_runs_folder_are_described_by_its_record(smoke, photo):
     [best], [last] = (predict(photo, checkpoint=smoke.folder / f"{name}.safetensors") for name in ("best", "model"))
     np.testing.assert_array_equal(last.joints, predict(photo, checkpoint=smoke.folder)[0].joints)
@@ -227,6 +248,7 @@ def test_images_that_are_none(smoke, photo, tmp_path):
         (np.zeros((9, 9, 4), np.uint8), r"\(H, W, 3\) uint8 RGB, got \(9, 9, 4\) uint8"),
         (np.zeros((9, 9, 3)), "got .* float64"),
         (torch.zeros(3, 9, 9), "got Tensor"),
+        (Image.new("F", (9, 9)), "a picture of mode 'F' has no known range; convert it"),
     ]:
         with pytest.raises(ValueError, match=f"image: .*{told}"):
             predict(image, checkpoint=network)

@@ -1,6 +1,7 @@
 """Predictions as files and boxes from files, through the command line as a user would."""
 
 import json
+import sys
 from dataclasses import replace
 
 import cv2
@@ -15,7 +16,10 @@ from hdmlib.cli import app
 from hdmlib.config import make_config
 from hdmlib.data.dataset import DataError
 from hdmlib.experiments import run
+from hdmlib.inference import photos_of
+from hdmlib.metrics.oks import oks_ap
 from hdmlib.outputs import coco_records, drawing_paths, photo_names
+from hdmlib.skeletons import COCO_17
 
 
 @pytest.fixture(scope="module")
@@ -78,6 +82,35 @@ def test_photos_in_folders_below_are_found_and_boxes_elsewhere_are_counted(smoke
     assert "warning: 1 of the 3 boxes in" in output
 
 
+@pytest.mark.parametrize(
+    ("photo_id", "category_id", "own"),
+    [(1, 7, {"category_id": 7}), ("val-1", "cow", {"category_id": "cow"}), ("7", 3.0, {"category_id": 3}), (5, 9, {})],
+)
+def test_results_have_the_ids_of_the_file_of_boxes(smoke, photos, tmp_path, photo_id, category_id, own):
+    file = {
+        "images": [{"id": photo_id, "file_name": "008.jpg"}],
+        "annotations": [{"id": 1, "image_id": photo_id, "bbox": [20, 5, 60, 70], **own}],
+        "categories": [{"id": category_id, "name": "cow"}],
+    }
+    words = ["--boxes", written_boxes(tmp_path, file), "--json", tmp_path / "out.json"]
+    code, output = call("predict", photos / "008.jpg", "--checkpoint", smoke.folder, *words)
+    assert code == 0, output
+    [record] = json.loads((tmp_path / "out.json").read_text())
+    assert (record["image_id"], record["category_id"]) == (photo_id, category_id)
+    truth = [{**a, "keypoints": [v if n % 3 < 2 else 2 for n, v in enumerate(record["keypoints"])]}
+             for a in file["annotations"]]  # fmt: skip
+    assert oks_ap({**file, "annotations": truth}, [record], COCO_17.sigmas)["AP"] == pytest.approx(1)
+
+
+def test_results_of_a_detectors_list_keep_its_categories(tmp_path):
+    entries = [{"image_id": "a", "category_id": 3, "bbox": [1, 2, 3, 4]}, {"file_name": "b.jpg", "bbox": [1, 2, 3, 4]}]
+    with pytest.raises(DataError, match="has boxes of 3, None; choose one"):
+        read_boxes(written_boxes(tmp_path, entries))
+    assert read_boxes(written_boxes(tmp_path, entries[:1])).photos["a"].categories == (3,)
+    [found] = read_boxes(written_boxes(tmp_path, entries[1:])).photos.values()
+    assert (found.image_id, found.categories) == ("b.jpg", (1,))
+
+
 def test_people_whose_joints_are_all_unsure_are_ranked_all_the_same(smoke, photos):
     [found] = predict(photos / "007.jpg", [[10, 12, 60, 70], [-5, 30, 80, 90]], checkpoint=smoke.folder)
     unsure = replace(found, confidence=np.array([[0.1] * 17, [0.05] * 17]))
@@ -90,6 +123,14 @@ def test_a_pattern_names_photos(smoke, photos, tmp_path):
     assert code == 0
     assert "009.jpg" not in output
     assert set(pd.read_csv(tmp_path / "out.csv")["photo"]) == {"007.jpg", "008.jpg"}
+
+
+def test_a_pattern_with_two_stars_names_each_photo_once(photos):
+    (photos / "below").mkdir()
+    (photos / "008.jpg").rename(photos / "below" / "008.jpg")
+    found = photos_of(str(photos / "**"))
+    assert sorted(path.name for path in found) == ["007.jpg", "008.jpg", "009.jpg"]
+    assert len(found) == len(photos_of(str(photos)))
 
 
 def test_several_boxes_on_the_command_line_in_either_spelling(smoke, photos, tmp_path):
@@ -109,6 +150,17 @@ def test_photos_without_boxes_are_one_person_and_ids_are_their_numbers(smoke, ph
     assert [r["image_id"] for r in results] == [7, 8, 9]
     [found] = predict(photos / "008.jpg", checkpoint=smoke.folder)
     np.testing.assert_allclose(np.reshape(results[1]["keypoints"], (-1, 3))[:, :2], found.joints[0], atol=1e-3)
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="file names of Linux")
+def test_a_name_that_is_not_utf8_is_refused_before_anything_is_predicted(smoke, photos, tmp_path):
+    (photos / "008.jpg").rename(photos / "caf\udce9.jpg")
+    words = ["--csv", tmp_path / "out.csv", "--json", tmp_path / "out.json"]
+    code, output = call("predict", photos, "--checkpoint", smoke.folder, *words)
+    assert code == 2
+    assert r"caf\udce9.jpg: its name is not UTF-8, so it cannot be written; rename it" in output.replace("\n", " ")
+    assert "joint" not in output
+    assert not (tmp_path / "out.csv").exists()
 
 
 def written_boxes(folder, content):
@@ -145,6 +197,22 @@ def test_crowds_are_left_out_and_a_photo_without_people_stays_empty(tmp_path):
     boxes = read_boxes(written_boxes(tmp_path, {"images": images, "annotations": entries}))
     found = boxes_on([tmp_path / "0.jpg", tmp_path / "1.jpg"], boxes)
     assert [len(entry.boxes) for entry in found] == [1, 0]
+
+
+@pytest.mark.parametrize(("flag", "people"), [("0", 1), ("", 1), (None, 1), (0.0, 1), ("1", 0), (1, 0), (True, 0)])
+def test_a_crowd_is_what_the_reader_of_annotations_takes_for_one(tmp_path, flag, people):
+    entries = [{"image_id": 1, "bbox": [1, 1, 5, 5], "iscrowd": flag}]
+    file = written_boxes(tmp_path, {"images": [{"id": 1, "file_name": "1.jpg"}], "annotations": entries})
+    assert len(read_boxes(file).photos[1].boxes) == people
+
+
+@pytest.mark.parametrize("entry", [{"file_name": "1.jpg"}, {"image_id": 1}])
+def test_an_entry_that_fits_several_photos_is_refused(tmp_path, entry):
+    file = read_boxes(written_boxes(tmp_path, [{"bbox": [1, 1, 5, 5], **entry}]))
+    both = [tmp_path / "a" / "1.jpg", tmp_path / "b" / "1.jpg"]
+    with pytest.raises(DataError, match=r"fits .*1\.jpg and .*1\.jpg; write file_name with its folder"):
+        boxes_on(both, file)
+    assert [len(boxes_on([photo], file)[0].boxes) for photo in both] == [1, 1]
 
 
 def test_of_several_categories_one_is_read(tmp_path):

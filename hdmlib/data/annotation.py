@@ -75,8 +75,7 @@ def mended(annotation: Mapping[str, Any], joint_count: int, *, photo_size: Seque
         LeaveOut: If ``keypoints`` are not 3 K numbers.
     """
     changes: list[str] = []
-    crowd = annotation.get("iscrowd", 0)
-    if crowd is None:
+    if annotation.get("iscrowd", 0) is None:
         changes.append("iscrowd null: 0")
     joints, visibility = _labelled_joints(annotation.get("keypoints"), joint_count, changes)
     box = _given_box(annotation.get("bbox"))
@@ -88,8 +87,12 @@ def mended(annotation: Mapping[str, Any], joint_count: int, *, photo_size: Seque
     if area is None:
         area = box[2] * box[3] if box else 0.0
         changes.append("area missing or 0: that of the box")
-    crowded = crowd not in (None, 0, "", "0")
-    return MendedAnnotation(crowded, joints, visibility, box, box_given, area, area_given, tuple(changes))
+    return MendedAnnotation(is_crowd(annotation), joints, visibility, box, box_given, area, area_given, tuple(changes))
+
+
+def is_crowd(annotation: Mapping[str, Any]) -> bool:
+    """Whether an annotation marks a group; some tools write its ``iscrowd`` as text."""
+    return annotation.get("iscrowd") not in (None, 0, "", "0")
 
 
 def _labelled_joints(value: Any, count: int, changes: list[str]) -> tuple[np.ndarray, np.ndarray]:

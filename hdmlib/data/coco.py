@@ -67,7 +67,8 @@ def read_truth(root: Path | str, split: str, *, category: str | None = None) -> 
 
     Crowds and people without a labelled joint are included, as COCO's evaluation needs them. A person whom
     :func:`read_coco` leaves out for another reason counts as missed if the joints can be read. Several categories
-    become the first one.
+    become the first one. Ids are integers, as in :func:`read_coco`; ``given_id`` beside the ``id`` of a photo or a
+    category is the one in the file.
 
     Raises:
         DataError: As :func:`read_coco`.
@@ -83,8 +84,18 @@ def read_truth(root: Path | str, split: str, *, category: str | None = None) -> 
         except (LeaveOut, KeyError, TypeError, AttributeError):
             continue  # read_coco has counted it
     return {
-        "images": [{"id": content.image_ids[key]} for key, photo in content.photos.items() if photo is not None],
-        "categories": [{"id": content.category_id, "keypoints": list(content.skeleton.joints)}],
+        "images": [
+            {"id": content.image_ids[key], "given_id": photo["id"]}
+            for key, photo in content.photos.items()
+            if photo is not None
+        ],
+        "categories": [
+            {
+                "id": content.category_id,
+                "given_id": content.first_category,
+                "keypoints": list(content.skeleton.joints),
+            }
+        ],
         "annotations": truth,
     }
 

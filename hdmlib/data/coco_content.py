@@ -35,8 +35,13 @@ class Content:
     categories: frozenset[int | str | None]
     other_categories: frozenset[int | str | None]
     only_category: object
-    category_id: int
+    first_category: Any
     log: IntakeLog
+
+    @property
+    def category_id(self) -> int:
+        """The id of the first category that is read as an integer."""
+        return number_ids([id_key(self.first_category)])[0]
 
     def reads(self, annotation: dict) -> bool:
         """Whether an annotation is of a category that is read.
@@ -118,7 +123,7 @@ def read_content(files: CocoFiles, split: str, category: str | None) -> Content:
         categories=frozenset(id_key(c["id"]) for c in categories),
         other_categories=frozenset(id_key(c.get("id")) for c in _with_joints(content["categories"])) - {None},
         only_category=categories[0]["id"] if len(content["categories"]) == 1 else None,
-        category_id=number_ids([id_key(categories[0]["id"])])[0],
+        first_category=categories[0]["id"],
         log=log,
     )
 

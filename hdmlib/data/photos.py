@@ -95,8 +95,7 @@ def read_image(path: Path, *, upright: bool = False) -> np.ndarray:
             with Image.open(io.BytesIO(data), formats=FORMATS) as image:
                 orientation, transparent = _orientation(image), image.has_transparency_data
                 if transparent:
-                    above = image.convert("RGBA")
-                    pixels = Image.alpha_composite(Image.new("RGBA", above.size, "white"), above).convert("RGB")
+                    pixels = rgb_of(image)
         if not transparent:
             decoded = cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_COLOR | cv2.IMREAD_IGNORE_ORIENTATION)
             if decoded is None:
@@ -108,6 +107,24 @@ def read_image(path: Path, *, upright: bool = False) -> np.ndarray:
         ) from error
     photo = np.asarray(pixels)
     return np.ascontiguousarray(_TURNS[orientation](photo)) if upright else photo
+
+
+def rgb_of(image: Image.Image) -> np.ndarray:
+    """A picture of PIL as (H, W, 3) uint8 RGB; transparent parts are white, grey of 16 bits is reduced to the upper 8.
+
+    Raises:
+        ValueError: Its mode says nothing about the range of its values.
+    """
+    if image.mode in ("I", "F"):
+        raise ValueError(f"a picture of mode {image.mode!r} has no known range; convert it to grey of 8 bits or to RGB")
+    if image.mode.startswith("I;16"):  # PIL would make all above 255 white
+        deep = np.asarray(image)
+        grey = np.where(deep == image.info.get("transparency", -1), 255, deep >> 8).astype(np.uint8)
+        return np.repeat(grey[..., None], 3, axis=2)
+    if image.has_transparency_data:
+        above = image.convert("RGBA")
+        image = Image.alpha_composite(Image.new("RGBA", above.size, "white"), above)
+    return np.array(image.convert("RGB"))
 
 
 # EXIF's codes: from the stored pixels to the upright photo.

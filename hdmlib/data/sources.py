@@ -282,7 +282,8 @@ def _details(*splits: PoseDataset) -> str:
 def _fingerprint(*splits: PoseDataset) -> str:
     digest = hashlib.sha256()
     for people in splits:
-        digest.update("\n".join([*people.skeleton.joints, *(path.name for path in people.images)]).encode())
+        names = "\n".join([*people.skeleton.joints, *(path.name for path in people.images)])
+        digest.update(names.encode(errors="surrogatepass"))  # what is not UTF-8 in a file's name is a surrogate
         for array in (people.image_index, people.joints, people.visibility, people.centres, people.sizes):
             digest.update(array.tobytes())
     return digest.hexdigest()[:12]

@@ -156,11 +156,13 @@ def oks_ap(
     categories = {c["id"] for c in dataset["categories"] if c.get("keypoints")} or {
         c["id"] for c in dataset["categories"]
     }
+    only = dataset["categories"][0]["id"] if len(dataset["categories"]) == 1 else None
+    kinds = [_category_of(annotation, only) for annotation in dataset["annotations"]]
     # Numbered anew from 1: of two annotations with one id pycocotools loses one, and it takes the id 0 for a miss.
     annotations = [
-        _truth_record(number, annotation, len(sigmas))
-        for number, annotation in enumerate(dataset["annotations"], start=1)
-        if annotation["category_id"] in categories
+        _truth_record(number, annotation, kind, len(sigmas))
+        for number, (annotation, kind) in enumerate(zip(dataset["annotations"], kinds, strict=True), start=1)
+        if kind in categories
     ]
     detections = [
         _result_record(i, result, images, categories, len(sigmas)) for i, result in enumerate(results, start=1)
@@ -196,13 +198,21 @@ def _read_truth(truth: Mapping[str, Any] | str | Path) -> Mapping[str, Any]:
     return content
 
 
-def _truth_record(number: int, annotation: Mapping[str, Any], joints: int) -> dict[str, Any]:
+def _category_of(annotation: Mapping[str, Any], only: Any) -> Any:
+    """The category of an annotation, which need not name it where there is only one."""
+    category = annotation.get("category_id", only)
+    if category is None:
+        raise ValueError(f"annotation {annotation.get('id')}: no category_id; add the id of its category")
+    return category
+
+
+def _truth_record(number: int, annotation: Mapping[str, Any], category: Any, joints: int) -> dict[str, Any]:
     """One annotation as pycocotools reads it, mended and numbered."""
     try:
         one = mended(annotation, joints)
     except LeaveOut as fault:
         raise ValueError(f"annotation {annotation.get('id')}: {fault}: {fault.remedy}") from None
-    return one.as_truth(number, annotation["image_id"], annotation["category_id"])
+    return one.as_truth(number, annotation["image_id"], category)
 
 
 def _result_record(

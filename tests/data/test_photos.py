@@ -126,6 +126,16 @@ def test_grey_of_16_bits_is_not_white(tmp_path):
     np.testing.assert_array_equal(read_image(tmp_path / "1.png"), np.dstack([grey] * 3))
 
 
+def test_a_transparent_grey_of_16_bits_is_white_and_the_others_are_not(tmp_path):
+    grey = NOISE[..., 0].astype(np.uint16) * 257 + 1
+    grey[:, :8] = 1000
+    Image.fromarray(grey).save(tmp_path / "1.png", transparency=1000)
+    expected = grey >> 8
+    expected[:, :8] = 255
+    assert inspect_photo(tmp_path / "1.png").problem is None
+    np.testing.assert_array_equal(read_image(tmp_path / "1.png"), np.dstack([expected] * 3))
+
+
 @pytest.mark.parametrize("kind", ["RGBA", "LA", "palette"])
 def test_what_is_transparent_is_white_and_not_the_colour_below(tmp_path, kind):
     image = Image.new("RGBA", (16, 16), (200, 0, 0, 0))

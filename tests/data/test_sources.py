@@ -1,9 +1,11 @@
 """A folder is looked through before it is read: each missing file is named, and where the dataset is published."""
 
 import hashlib
+import json
 import re
 import shutil
 import subprocess
+import sys
 import threading
 from functools import partial
 from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
@@ -13,9 +15,11 @@ import numpy as np
 import pytest
 
 from hdmlib.config import ConfigError, make_config
+from hdmlib.data.coco_files import find_coco
 from hdmlib.data.dataset import DataError
 from hdmlib.data.origins import ORIGINS
 from hdmlib.data.sources import open_data
+from hdmlib.inspection import inspect_dataset, people_to_show
 from hdmlib.synthetic.dataset import embedded_dataset
 
 
@@ -145,6 +149,23 @@ def test_an_offset_that_leaves_nobody_is_refused(tmp_path):
     root = embedded_dataset(tmp_path, format="coco", train=2, val=2, size=64)
     with pytest.raises(ConfigError, match=r"val_offset: 50 leaves nobody"):
         open_data(make_config("smoke", dataset="coco", data_root=root, val_offset=50))
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="file names of Linux")
+def test_photos_may_have_names_that_are_not_utf8(tmp_path):
+    root = embedded_dataset(tmp_path / "plain", format="coco", train=2, val=2, size=64)
+    config = make_config("smoke", dataset="coco", data_root=root)
+    before = open_data(config).fingerprint
+    annotations = find_coco(root, "val").annotations
+    name = json.loads(annotations.read_text())["images"][0]["file_name"]
+    photo = find_coco(root, "val").photos / name
+    photo.rename(photo.with_name("caf\udce9.jpg"))
+    annotations.write_text(annotations.read_text().replace(name, "caf\\udce9.jpg"))
+    data = open_data(config)
+    assert "caf\udce9.jpg" in [path.name for path in data.val.images]
+    assert data.fingerprint != before
+    titles = people_to_show(inspect_dataset(config)).titles
+    assert any(r"caf\udce9.jpg" in title for title in titles)
 
 
 def test_label_noise_moves_the_training_joints_by_so_many_head_sizes_and_nothing_else():

@@ -185,6 +185,16 @@ def test_people_without_joints_and_other_categories_are_ignored():
     assert oks_ap(truth, results, [0.1, 0.1])["AP"] == pytest.approx(1)
 
 
+def test_annotations_of_a_single_category_need_not_name_it():
+    truth, results = dataset()
+    for annotation in truth["annotations"]:
+        del annotation["category_id"]
+    assert oks_ap(truth, results, [0.1, 0.1])["AP"] == pytest.approx(1)
+    truth["categories"].append({"id": 2, "name": "ball"})
+    with pytest.raises(ValueError, match="annotation 1: no category_id; add the id of its category"):
+        oks_ap(truth, results, [0.1, 0.1])
+
+
 def test_truth_that_is_no_annotation(tmp_path):
     path = tmp_path / "truth.json"
     path.write_text("{")
