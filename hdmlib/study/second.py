@@ -16,17 +16,14 @@ import pandas as pd
 from hdmlib.experiments.record import Record
 from hdmlib.experiments.store import Store
 from hdmlib.losses.registry import LOSSES
-from hdmlib.study.analysis import final_scores
 from hdmlib.study.choice import CHOSEN, CHOSEN_ON_FACES, CHOSEN_ON_PHOTOS, Choice, read_as_chosen
-from hdmlib.study.claims import FIGURE_1, claim_lines, difference_cell, differences, wobbles
+from hdmlib.study.claims import FIGURE_1, claim_lines, difference_cell, differences
 from hdmlib.study.results import published_of
 from hdmlib.study.rules import (
     AXES,
     COSTLY_SEEDS,
     FACES_METRICS,
     FACES_SUM_METRICS,
-    FIG2_RATE_FACTORS,
-    FIG2_RATE_SEEDS,
     FINALISTS,
     LARGE_FINALISTS,
     METRICS,
@@ -37,7 +34,7 @@ from hdmlib.study.rules import (
     SUM_METRICS,
     sum_is_better,
 )
-from hdmlib.study.stages import FIG2_LABELS, STAGES, second_fig2, second_fig2_rates
+from hdmlib.study.stages import STAGES, second_fig2
 
 # What is compared with what: label -> references.
 COMPARED = {
@@ -196,29 +193,6 @@ def score_lines(ground: Ground, records: Mapping[str, Sequence[Record]]) -> list
     better, bad = verdict(records, ground)
     why = f"; on the bad side: {', '.join(bad)}" if bad else ""
     return [*table, f"Is the sum better than each, by the rule fixed in advance? **{'Yes' if better else 'No'}**{why}."]
-
-
-def fig2_by_rate(metric: str = "PCKh@0.5", first: int = 2, last: int = 15) -> pd.DataFrame:
-    """Fig. 2 at every constant rate that was trained, from the committed records of the same seeds.
-
-    Args:
-        metric: The score.
-        first, last: Epochs, both included.
-
-    Returns:
-        Index label and factor of the tuned rate; columns of :func:`~hdmlib.study.claims.wobbles`, whose test is against
-        the Gaussian at the same factor, and ``score``, the mean after the last epoch.
-    """
-    tuned, others = published_of(second_fig2(FIG2_RATE_SEEDS)), published_of(second_fig2_rates())
-    parts = {}
-    for factor in sorted((1.0, *FIG2_RATE_FACTORS)):
-        records = {
-            label: tuned[label] if factor == 1 else others[f"{label}, {factor:g} x the rate"] for label in FIG2_LABELS
-        }
-        score = final_scores(records).groupby("label")[metric].mean()
-        parts[factor] = wobbles(records, metric, first, last).assign(score=score)
-    table = pd.concat(parts, names=["factor", "label"]).swaplevel()
-    return table.loc[[(label, factor) for label in FIG2_LABELS for factor in parts]]
 
 
 def chosen_words(choice: Choice) -> str:
