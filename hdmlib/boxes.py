@@ -5,6 +5,7 @@ from __future__ import annotations
 import unicodedata
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -14,11 +15,10 @@ from numpy.typing import NDArray
 from hdmlib.data.annotation import is_crowd
 from hdmlib.data.dataset import DataError
 from hdmlib.data.intake import as_floats, id_key, load_json
-from hdmlib.data.photos import common_end
+from hdmlib.data.photos import PathEnds
 from hdmlib.inference import check_boxes, upright_size
 
 ImageId = int | str
-Name = tuple[tuple[str, ...], ImageId]  # parts of a photo's name, its id
 _Box = tuple[NDArray[np.float64], float, ImageId]  # the box, its score and its category
 
 
@@ -48,14 +48,18 @@ class BoxFile:
     Attributes:
         path: The file.
         photos: Id -> boxes of that photo.
-        names: Last part of a photo's name -> the parts of each such name and the photo's id.
+        names: The parts of each photo's name -> the photo's id.
         nameless: The ids of photos whose name is not in the file.
     """
 
     path: Path
     photos: Mapping[ImageId, PhotoBoxes]
-    names: Mapping[str, Sequence[Name]]
+    names: Mapping[tuple[str, ...], ImageId]
     nameless: frozenset[ImageId]
+
+    @cached_property
+    def _ends(self) -> PathEnds[ImageId]:
+        return PathEnds(self.names.items())
 
     def of(self, photo: Path) -> PhotoBoxes | None:
         """The entry of a photo: the one whose name ends as the path does, else the nameless one whose id is the photo's
@@ -64,10 +68,7 @@ class BoxFile:
         Raises:
             DataError: Several names end as the path does.
         """
-        path = _parts(str(photo.absolute()))
-        ends = [(common_end(path, parts), key) for parts, key in self.names.get(path[-1], ())]
-        longest = max((length for length, _ in ends), default=0)
-        best = [key for length, key in ends if length == longest]
+        _, best = next(self._ends.sharing(_parts(str(photo.absolute()))), (0, []))
         if len(best) > 1:
             raise DataError(f"{self.path}: {len(best)} of its photos fit {photo}; write file_name with its folder")
         number = id_key(photo.stem)
@@ -122,7 +123,7 @@ def read_boxes(path: Path, category: str | None = None) -> BoxFile:
         for key, rows in found.items()
     }
     names = _names([*by_id.items(), *((_image_of(entry), entry) for entry in entries)])
-    nameless = photos.keys() - {key for same in names.values() for _, key in same}
+    nameless = photos.keys() - set(names.values())
     return BoxFile(path, photos, names, frozenset(nameless))
 
 
@@ -161,13 +162,10 @@ def _size(image: Mapping[str, Any]) -> tuple[int, int] | None:
     return (width, height) if isinstance(width, int) and isinstance(height, int) and width > 0 < height else None
 
 
-def _names(entries: Iterable[tuple[ImageId | None, Mapping[str, Any]]]) -> dict[str, list[Name]]:
-    """Last part of a photo's name -> the parts of each such name and the photo's id."""
+def _names(entries: Iterable[tuple[ImageId | None, Mapping[str, Any]]]) -> dict[tuple[str, ...], ImageId]:
+    """The parts of each photo's name -> its id."""
     named = [(key, name) for key, entry in entries if isinstance(name := entry.get("file_name"), str)]
-    names: dict[str, list[Name]] = {}
-    for parts, key in {_parts(name): key for key, name in named if key is not None}.items():
-        names.setdefault(parts[-1], []).append((parts, key))
-    return names
+    return {_parts(name): key for key, name in named if key is not None}
 
 
 def _parts(name: str) -> tuple[str, ...]:
@@ -190,7 +188,7 @@ def boxes_on(photos: Sequence[Path], file: BoxFile) -> list[PhotoBoxes]:
                 "its folder, or predict them apart"
             )
     if all(entry is None for entry in found):
-        named = next(iter(file.names), None) or next(iter(file.photos), "none")
+        named = next((parts[-1] for parts in file.names), None) or next(iter(file.photos), "none")
         raise DataError(f"{file.path}: none of its photos (the first: {named}) is among the {len(photos)} given")
     nobody = PhotoBoxes(np.zeros((0, 4)), np.zeros(0))
     return [nobody if entry is None else entry for entry in found]

@@ -117,7 +117,7 @@ def gallery(
     overwrite: Annotated[bool, typer.Option("--overwrite", help="replace files that exist")] = False,
 ) -> None:
     """Draw a run's predictions for the first validation people; trains the run first if need be."""
-    with one_line_errors():
+    with one_line_errors(resumes=True):
         check_ending("to", to, FIGURE_ENDINGS)
         check_outputs(_figure_files(to), [], overwrite=overwrite)
         result = _run(values or [])
@@ -360,16 +360,21 @@ def check_dataset(
 
 
 @contextmanager
-def one_line_errors() -> Iterator[None]:
+def one_line_errors(*, resumes: bool = False) -> Iterator[None]:
     """One line on stderr and exit status 2 for what a user can mend, 130 for Ctrl-C, 143 for SIGTERM; a bug keeps its
-    traceback."""
+    traceback.
+
+    Args:
+        resumes: Whether the command continues where it was interrupted.
+    """
     usual = warnings.formatwarning
     warnings.formatwarning = lambda *given: _warning_line(*given) or usual(*given)
     try:
         with interrupted_by_sigterm():
             yield
     except KeyboardInterrupt as error:
-        typer.echo("interrupted: finished steps are saved, and the same command resumes", err=True)
+        saved = ": finished steps are saved, and the same command resumes" if resumes else ""
+        typer.echo(f"interrupted{saved}", err=True)
         raise typer.Exit(128 + getattr(error, "signal", signal.SIGINT)) from None
     except Exception as error:
         line = line_for_user(error)
@@ -388,7 +393,7 @@ def _warning_line(message: Warning | str, category: type[Warning], *place: Any) 
 
 def _run(values: list[str]) -> Run:
     """The run of these words; an error becomes one line on stderr and exit status 2."""
-    with one_line_errors():
+    with one_line_errors(resumes=True):
         config = config_from(values)
 
         def print_estimate(data: Data) -> None:
@@ -420,7 +425,7 @@ def run_study(
 ) -> None:
     """Train the runs of a stage of the study that have no record yet."""
     stage = RENAMED_STAGES.get(stage, stage)
-    with one_line_errors():
+    with one_line_errors(resumes=True):
         if stage not in STAGES:
             raise ConfigError(f"stage {unknown_name(stage, STAGES)}")
         if publish and not REFERENCE_RECORDS.is_dir():

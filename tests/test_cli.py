@@ -11,6 +11,7 @@ from hdmlib import __version__
 from hdmlib.cli import app, config_from, one_line_errors
 from hdmlib.config import ConfigError, make_config
 from hdmlib.data.intake import DataWarning
+from hdmlib.errors import Interrupted
 from hdmlib.experiments import run
 
 
@@ -69,6 +70,30 @@ def test_a_warning_of_ours_is_one_line_without_code(tmp_path):
     assert ours == "warning: 3 left out\n"
     assert "x.py:3" in other
     assert "sources.py:91" in warnings.formatwarning("3 left out", DataWarning, "sources.py", 91)
+
+
+@pytest.mark.parametrize(
+    ("words", "work", "resumes"),
+    [
+        (["train", "preset=smoke"], "run", True),
+        (["gallery", "--to", "out.png", "preset=smoke"], "run", True),
+        (["study", "cost"], "train_trials", True),
+        (["predict", "1.jpg", "--checkpoint", "run"], "photos_of", False),
+        (["check", "."], "dataset_format", False),
+        (["evaluate", "preset=smoke"], "evaluate", False),
+        (["export", "run", "--to", "out.onnx"], "model_card", False),
+    ],
+)
+@pytest.mark.parametrize(("interruption", "status"), [(KeyboardInterrupt(), 130), (Interrupted("", 15), 143)])
+def test_an_interruption_promises_to_resume_where_it_does(words, work, resumes, interruption, status, monkeypatch):
+    def interrupted(*args, **kwargs):
+        raise interruption
+
+    monkeypatch.setattr(f"hdmlib.cli.{work}", interrupted)
+    code, output = call(*words)
+    assert code == status
+    assert "interrupted" in output
+    assert ("the same command resumes" in output) == resumes
 
 
 def test_training_says_which_network_is_which(tmp_path):

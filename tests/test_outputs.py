@@ -2,6 +2,7 @@
 
 import json
 import sys
+import unicodedata
 from dataclasses import replace
 
 import cv2
@@ -189,6 +190,17 @@ def test_photos_of_one_name_are_told_apart_by_their_folders(tmp_path):
     assert [boxes.of(tmp_path / f"cam{n + 1}" / "1.jpg").boxes[0, 0] for n in range(2)] == [0, 1]
     with pytest.raises(DataError, match=r"2 of its photos fit .*1\.jpg; write file_name with its folder"):
         boxes.of(tmp_path / "cam3" / "1.jpg")
+
+
+def test_boxes_of_many_videos_are_found_without_comparing_each_with_all(tmp_path, monkeypatch):
+    names = [f"video{video}/{frame}.jpg" for video in range(40) for frame in range(5)]
+    entries = [{"image_id": name, "file_name": name, "bbox": [n, 0, 5, 5]} for n, name in enumerate(names)]
+    file = read_boxes(written_boxes(tmp_path, entries))
+    calls, normalize = [], unicodedata.normalize
+    monkeypatch.setattr("unicodedata.normalize", lambda *given: calls.append(1) or normalize(*given))
+    found = boxes_on([tmp_path / name for name in names], file)
+    assert [entry.boxes[0, 0] for entry in found] == list(range(len(names)))
+    assert len(calls) < 50 * len(names)
 
 
 def test_crowds_are_left_out_and_a_photo_without_people_stays_empty(tmp_path):

@@ -11,9 +11,13 @@ import os
 import re
 import unicodedata
 import warnings
-from collections.abc import Sequence
+from bisect import bisect_left, bisect_right
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import cached_property
+from operator import itemgetter
 from pathlib import Path, PurePosixPath
+from typing import Generic, TypeVar
 from urllib.parse import parse_qs, unquote, urlsplit
 
 import cv2
@@ -31,6 +35,7 @@ PHOTO_ENDINGS = (".jpg", ".jpeg", ".png", ".bmp", ".tif", ".tiff", ".webp")
 LONGEST_SIDE = 2**15 - 2
 
 _ORIENTATION = 0x0112  # EXIF's tag
+T = TypeVar("T")
 
 
 @dataclass(frozen=True)
@@ -160,14 +165,13 @@ class PhotoFolder:
         self._places = tuple(dict.fromkeys((folder, root, beside)))
         self._headers: dict[Path, PhotoHeader] = {}
         self._paths: dict[str, Path] = {}
-        self._by_name: dict[str, list[Path]] | None = None
 
     def find(self, name: object) -> Path:
         """The file that an annotation calls ``name``.
 
-        A plain relative name is looked up in the expected folder, in the data folder and beside the annotations. Any
-        other name (an address, an absolute path of another machine, ``..``, backslashes, %20) is found by its last
-        parts: the file below the data folder whose path ends in most of them.
+        A plain relative name, its folders divided by slashes or backslashes, is looked up in the expected folder, in
+        the data folder and beside the annotations. Any other name (an address, an absolute path of another machine,
+        ``..``, %20) is found by its last parts: the file below the data folder whose path ends in most of them.
 
         Raises:
             LeaveOut: If there is no such file, or several fit equally well.
@@ -185,26 +189,27 @@ class PhotoFolder:
         return self._headers[path]
 
     def _find(self, name: str) -> Path:
-        if _is_plain(name):
+        relative = name.replace("\\", "/")
+        if _is_plain(relative):
             for place in self._places:
-                if os.path.exists(path := place / name):
+                if os.path.exists(path := place / relative):
                     return path
-        best: list[Path] = []
-        for parts in _last_parts(name):
-            found = [(common_end(path.parts, parts), path) for path in self._named(parts[-1])]
-            found = [(length, path) for length, path in found if not self._of_another_split(path, length)]
-            longest = max((length for length, _ in found), default=0)
-            best = [path for length, path in found if length == longest]
-            if len(best) > 1:  # a split's own folder decides
-                best = [path for path in best if path.is_relative_to(self.folder)] or best
-            if best:
-                break
+        best = next(filter(None, map(self._ending_in, _last_parts(name))), [])
+        if len(best) > 1:  # a split's own folder decides
+            best = [path for path in best if path.is_relative_to(self.folder)] or best
         if not best:
             raise LeaveOut("photo missing", f"no file {name[:200]!r} in {self.folder} or elsewhere below {self._root}")
         if len(best) > 1:
-            listed = ", ".join(str(path.relative_to(self._root)) for path in best[:3])
+            listed = ", ".join(str(path.relative_to(self._root)) for path in sorted(best)[:3])
             raise LeaveOut("ambiguous photo name", f"{name[:200]!r} fits {listed}; write file_name with its folder")
         return best[0]
+
+    def _ending_in(self, parts: Sequence[str]) -> list[Path]:
+        """The files whose paths end in most of the last parts, without those of another split."""
+        for known, paths in self._files.sharing(parts):
+            if own := [path for path in paths if not self._of_another_split(path, known)]:
+                return own
+        return []
 
     def _of_another_split(self, path: Path, known: int) -> bool:
         """Whether a folder of another split holds the file, apart from its last ``known`` parts, which were named."""
@@ -212,25 +217,24 @@ class PhotoFolder:
         names = {name for group in SYNONYMS for name in group} - set(split_names(self._split))
         return any(re.sub(r"\d+$", "", folder).lower() in names for folder in folders)
 
-    def _named(self, name: str) -> list[Path]:
-        """All files below the data folder of that name; the folder is walked once, when a photo is not in its place."""
-        if self._by_name is None:
-            self._by_name = {}
-            visited = set()
-            for folder, folders, files in os.walk(self._root, followlinks=True):
-                real = os.path.realpath(folder)
-                if real in visited:  # a link back up
-                    folders.clear()
-                    continue
-                visited.add(real)
-                folders.sort()
-                for file in sorted(files):
-                    self._by_name.setdefault(_composed(file), []).append(Path(folder, file))
-        return self._by_name.get(_composed(name), [])
+    @cached_property
+    def _files(self) -> PathEnds[Path]:
+        """All files below the data folder, which is walked once, when a photo is not in its place."""
+        found: list[Path] = []
+        visited = set()
+        for folder, folders, files in os.walk(self._root, followlinks=True):
+            real = os.path.realpath(folder)
+            if real in visited:  # a link back up
+                folders.clear()
+                continue
+            visited.add(real)
+            folders.sort()
+            found += (Path(folder, file) for file in files)
+        return PathEnds((path.parts, path) for path in found)
 
 
 def _is_plain(name: str) -> bool:
-    return bool(name) and name[0] != "/" and not re.search(r"\\|\0|^[A-Za-z]+:|(^|/)\.\.(/|$)", name)
+    return bool(name) and name[0] != "/" and not re.search(r"\0|^[A-Za-z]+:|(^|/)\.\.(/|$)", name)
 
 
 def _last_parts(name: str) -> list[list[str]]:
@@ -250,12 +254,33 @@ def _last_parts(name: str) -> list[list[str]]:
     return [parts for i, parts in enumerate(cut) if parts and parts not in cut[:i]]
 
 
-def common_end(first: Sequence[str], second: Sequence[str]) -> int:
-    """How many of the last parts two paths share; accents count as the same however they are written."""
-    pairs = zip(reversed(first), reversed(second), strict=False)
-    return next((i for i, (a, b) in enumerate(pairs) if _composed(a) != _composed(b)), min(len(first), len(second)))
+class PathEnds(Generic[T]):
+    """Paths, found by their last parts; accents count as the same however they are written.
+
+    Args:
+        paths: The parts of each path, and what it stands for.
+    """
+
+    def __init__(self, paths: Iterable[tuple[Sequence[str], T]]) -> None:
+        entries = sorted(((_from_the_end(parts), value) for parts, value in paths), key=itemgetter(0))
+        self._ends = [end for end, _ in entries]  # in order, so that those with the same last parts are neighbours
+        self._values = [value for _, value in entries]
+
+    def sharing(self, parts: Sequence[str]) -> Iterator[tuple[int, list[T]]]:
+        """What shares the last parts of a path: how many they are, the most first, and all that share just so many."""
+        wanted, inner = _from_the_end(parts), None
+        for count in range(len(wanted), 0, -1):
+            first, last = (
+                side(self._ends, wanted[:count], key=lambda end, count=count: end[:count])
+                for side in (bisect_left, bisect_right)
+            )
+            start, stop = inner or (last, last)
+            if found := self._values[first:start] + self._values[stop:last]:
+                yield count, found
+                inner = first, last
 
 
-def _composed(name: str) -> str:
-    """Unicode's composed form: macOS writes accents as characters of their own."""
-    return unicodedata.normalize("NFC", name)
+def _from_the_end(parts: Sequence[str]) -> tuple[str, ...]:
+    """The parts of a path, last part first, in Unicode's composed form: macOS writes accents as characters of their
+    own."""
+    return tuple(unicodedata.normalize("NFC", part) for part in reversed(parts))

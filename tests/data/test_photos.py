@@ -2,6 +2,7 @@
 
 import io
 import json
+import unicodedata
 import warnings
 from pathlib import Path
 
@@ -16,7 +17,7 @@ from hdmlib.data.crops import Frame
 from hdmlib.data.dataset import DataError
 from hdmlib.data.intake import DataWarning
 from hdmlib.data.loader import make_loader
-from hdmlib.data.photos import PhotoHeader, inspect_photo, read_image
+from hdmlib.data.photos import PathEnds, PhotoFolder, PhotoHeader, inspect_photo, read_image
 
 NOISE = cv2.resize(
     np.random.default_rng(0).integers(0, 256, (6, 8, 3), np.uint8), (64, 48), interpolation=cv2.INTER_CUBIC
@@ -176,6 +177,41 @@ def test_formats_that_the_project_does_not_read_are_refused_at_reading(tmp_path,
 def test_what_only_one_decoder_reads_is_refused_at_reading(tmp_path):
     Image.fromarray(NOISE[..., 0].astype(np.float32)).save(tmp_path / "1.tif")  # PIL reads it, OpenCV does not
     assert inspect_photo(tmp_path / "1.tif").problem == "photo unreadable or truncated"
+
+
+def test_paths_are_found_by_most_of_their_last_parts():
+    """Against a comparison with every path."""
+    rng = np.random.default_rng(0)
+    paths = [("root", *rng.choice(["a", "b", "c"], rng.integers(1, 5))) for _ in range(200)]
+    ends = PathEnds((path, number) for number, path in enumerate(paths))
+
+    def shared(path: tuple[str, ...], wanted: tuple[str, ...]) -> int:
+        return next(
+            (n for n, (p, w) in enumerate(zip(path[::-1], wanted[::-1], strict=False)) if p != w),
+            min(len(path), len(wanted)),
+        )
+
+    for _ in range(100):
+        wanted = tuple(rng.choice(["a", "b", "c", "d"], rng.integers(1, 6)).tolist())
+        lengths = [shared(path, wanted) for path in paths]
+        expected = {n: {i for i, length in enumerate(lengths) if length == n} for n in sorted(set(lengths) - {0})[::-1]}
+        found = list(ends.sharing(wanted))
+        assert {count: set(values) for count, values in found} == expected
+        assert [count for count, _ in found] == list(expected)
+
+
+@pytest.mark.parametrize("written", [r"D:\project\video{}\{}.jpg", r"video{}\{}.jpg", "/home/me/video{}/{}.jpg"])
+def test_frames_of_many_videos_are_found_without_comparing_each_with_all(tmp_path, monkeypatch, written):
+    frames = [(video, frame) for video in range(40) for frame in range(5)]
+    for video, frame in frames:
+        (tmp_path / f"video{video}").mkdir(exist_ok=True)
+        (tmp_path / f"video{video}" / f"{frame}.jpg").touch()
+    calls, normalize = [], unicodedata.normalize
+    monkeypatch.setattr("unicodedata.normalize", lambda *given: calls.append(1) or normalize(*given))
+    folder = PhotoFolder(tmp_path, tmp_path, tmp_path, "train")
+    for video, frame in frames:
+        assert folder.find(written.format(video, frame)) == tmp_path / f"video{video}" / f"{frame}.jpg"
+    assert len(calls) < 50 * len(frames)
 
 
 def test_a_size_that_the_annotations_lack_is_the_files(tmp_path):
