@@ -211,11 +211,14 @@ class PhotoFolder:
                 return own
         return []
 
+    @cached_property
+    def _other_splits(self) -> frozenset[str]:
+        return frozenset(name for group in SYNONYMS for name in group) - set(split_names(self._split))
+
     def _of_another_split(self, path: Path, known: int) -> bool:
         """Whether a folder of another split holds the file, apart from its last ``known`` parts, which were named."""
         folders = path.relative_to(self._root).parts[:-known]
-        names = {name for group in SYNONYMS for name in group} - set(split_names(self._split))
-        return any(re.sub(r"\d+$", "", folder).lower() in names for folder in folders)
+        return any(re.sub(r"\d+$", "", folder).lower() in self._other_splits for folder in folders)
 
     @cached_property
     def _files(self) -> PathEnds[Path]:

@@ -112,12 +112,12 @@ def paired_differences(
     Returns:
         Index label and metric; columns ``difference``, ``low``, ``high`` (NaN with one seed) and ``seeds``.
     """
-    scores = table.set_index("seed")[["label", *metrics]]
-    against = scores[scores["label"] == reference][list(metrics)]
-    parts = {
-        label: mean_intervals(group[list(metrics)] - against, level)
-        for label, group in scores[scores["label"] != reference].groupby("label", sort=False)
+    names = list(metrics)
+    by_label = {
+        label: pd.DataFrame(part.set_index("seed")[names]) for label, part in table.groupby("label", sort=False)
     }
+    against = by_label.pop(reference)
+    parts = {label: mean_intervals(scores - against, level) for label, scores in by_label.items()}
     return pd.concat(parts, names=["label", "metric"])
 
 
