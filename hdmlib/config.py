@@ -262,7 +262,8 @@ class Config(BaseModel):
         the recipe.
 
         Args:
-            data: Fingerprint of the dataset: it stays the same when a folder moves and changes with an annotation.
+            data: Fingerprint of the dataset: it stays the same when a folder moves, and changes with a joint; see
+                ``data.sources.Data``.
 
         Pretrained weights of a file enter by its name and content, for the same reason.
         """
