@@ -65,8 +65,8 @@ _W48 = {"model": "hrnet_w48", "pretrained": IMAGENET["hrnet_w48"]}
 _SQUARE = {"input_width": 256, "input_height": 256, **_gaussian(2.0)}
 
 PRESETS: dict[str, dict[str, Any]] = {
-    # Two minutes on two cores, including the time to draw the people. So short a training needs little augmentation
-    # and small batches.
+    # Three and a half minutes on two cores, including the time to draw the people. So short a training needs little
+    # augmentation and small batches.
     "laptop": {
         "train_people": 1500, "val_people": 250, "input_width": 96, "input_height": 96, "scale_factor": 0.15,
         "rotation": 15.0, "epochs": 8, "batch_size": 16, "threads": 1,
