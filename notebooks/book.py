@@ -21,8 +21,8 @@ FOLDER = Path(__file__).resolve().parent
 FIGURES = FOLDER.parent / "figures"
 CONTENTS = FOLDER / "README.md"
 BEGIN, END = "<!-- contents -->\n", "<!-- /contents -->\n"
-# Of each picture in a notebook.
-COLOURS = 160
+# Of each picture in a notebook: one that is mostly white is a diagram, which needs fewer.
+COLOURS, COLOURS_OF_A_DIAGRAM = 160, 96
 # The picture of each notebook on the contents page, a name in figures/.
 PICTURES = {
     "01_matching_loss": "01_descent",
@@ -103,9 +103,13 @@ def with_small_pictures(notebook: NotebookNode) -> None:
             if "image/png" not in output.get("data", {}):
                 continue
             picture = Image.open(io.BytesIO(base64.b64decode(output.data["image/png"])))
-            if picture.mode != "P" or len(picture.getcolors() or ()) > COLOURS:
+            rgb = picture.convert("RGB")
+            counts = dict(map(reversed, rgb.getcolors(rgb.width * rgb.height)))
+            white = 2 * counts.get((255, 255, 255), 0) > rgb.width * rgb.height
+            colours = COLOURS_OF_A_DIAGRAM if white else COLOURS
+            if picture.mode != "P" or len(counts) > colours:
                 small = io.BytesIO()
-                picture.convert("RGB").quantize(COLOURS, dither=Image.Dither.NONE).save(
+                rgb.quantize(colours, dither=Image.Dither.NONE).save(
                     small, "PNG", optimize=True
                 )
                 output.data["image/png"] = base64.b64encode(small.getvalue()).decode()
