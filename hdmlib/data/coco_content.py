@@ -105,7 +105,12 @@ def read_content(files: CocoFiles, split: str, category: str | None) -> Content:
     skeleton = _skeleton(path, categories, log)
     photos, annotations = _photos(content["images"]), content["annotations"]
     if files.divided:
-        photos, annotations = _part(photos, annotations, split)
+        everyone, (photos, annotations) = len(photos), _part(photos, annotations, split)
+        if everyone and not photos:
+            raise DataError(
+                f"{path}: none of its {everyone} photos belongs to {split!r}; of a file for all splits one photo in "
+                f"{ONE_IN} is kept for validation, by a hash of its name; write a file for each split"
+            )
         log.note(f"one file for all splits: one photo in {ONE_IN}, by a hash of its name, is kept for validation")
     named = any(has_word(path.stem, name) for name in split_names(split))  # else its folder is
     keys_of = [id_key(a.get("id")) if isinstance(a, dict) else None for a in annotations]

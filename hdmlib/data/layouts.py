@@ -102,9 +102,11 @@ def in_part(photo: str, split: str) -> bool:
     """Whether a photo of a file that is not split belongs to a split: by a hash of its name, so added photos move none.
 
     Args:
-        photo: Its name as annotated; only the last part counts.
+        photo: Its name as annotated; only the last part counts, and of Roboflow's copies of one photo,
+            ``a_jpg.rf.HASH.jpg``, what they share: they stay together.
         split: A name of the training or the validation split.
     """
-    name = re.split(r"[/\\]", photo)[-1]
-    validates = int.from_bytes(hashlib.sha256(name.encode()).digest()[:8], "big") % ONE_IN == 0
+    name = re.sub(r"\.rf\.\w+(?=\.)", "", re.split(r"[/\\]", photo)[-1])
+    # what is not UTF-8 in a file's name is a surrogate
+    validates = int.from_bytes(hashlib.sha256(name.encode(errors="surrogatepass")).digest()[:8], "big") % ONE_IN == 0
     return validates == ("val" in split_names(split))

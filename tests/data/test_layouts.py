@@ -94,6 +94,21 @@ def test_the_division_depends_on_the_last_part_of_the_name_alone():
     assert in_part("7.png", "train") != in_part("7.png", "valid")
 
 
+def test_roboflows_copies_of_one_photo_stay_together():
+    copies = [f"kite_{number}_jpg.rf.{number}{letter}0f9.jpg" for number in range(40) for letter in "abc"]
+    parts = [in_part(name, "val") for name in copies]
+    assert all(len(set(parts[first : first + 3])) == 1 for first in range(0, len(parts), 3))
+    assert 0 < sum(parts) < len(parts)
+
+
+def test_a_file_with_too_few_photos_to_divide_says_so(tmp_path):
+    [name] = [name for name in map("{}.png".format, range(20)) if in_part(name, "train")][:1]
+    write(tmp_path / "result.json", [name])
+    write_photo(tmp_path / "images" / name)
+    with pytest.raises(DataError, match=r"none of its 1 photos belongs to 'val'; .* write a file for each split"):
+        data(tmp_path)
+
+
 def test_a_single_file_is_divided_into_training_and_validation_only(tmp_path):
     write(tmp_path / "result.json", ["1.png"])
     with pytest.raises(DataError, match="no COCO annotations of split 'test'"):
