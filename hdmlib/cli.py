@@ -400,8 +400,8 @@ def _run(values: list[str]) -> Run:
             if config.model != "hrnet_nano":  # hours to days
                 try:
                     typer.echo(estimate(config, data))
-                except Exception as error:  # a network of the user's may need numbers to be built
-                    typer.echo(f"no estimate of the work: {config.model} cannot be built without values ({error})")
+                except Exception as error:  # a courtesy; a network of the user's may need numbers to be built
+                    typer.echo(f"no estimate of the work of {config.model}: {error}")
 
         result = run(
             config, weights=True, before=print_estimate, progress=progress,

@@ -105,8 +105,8 @@ def with_small_pictures(notebook: NotebookNode) -> None:
             picture = Image.open(io.BytesIO(base64.b64decode(output.data["image/png"])))
             rgb = picture.convert("RGB")
             counts = dict(map(reversed, rgb.getcolors(rgb.width * rgb.height)))
-            white = 2 * counts.get((255, 255, 255), 0) > rgb.width * rgb.height
-            colours = COLOURS_OF_A_DIAGRAM if white else COLOURS
+            diagram = 2 * counts.get((255, 255, 255), 0) > rgb.width * rgb.height
+            colours = COLOURS_OF_A_DIAGRAM if diagram else COLOURS
             if picture.mode != "P" or len(counts) > colours:
                 small = io.BytesIO()
                 rgb.quantize(colours, dither=Image.Dither.NONE).save(

@@ -120,7 +120,7 @@ def test_a_network_whose_work_cannot_be_estimated_is_trained(tmp_path, monkeypat
     words = ["train", "preset=smoke", "epochs=1", "model=needing:build", f"run_dir={tmp_path / 'runs'}"]
     result = CliRunner().invoke(app, words)
     assert result.exit_code == 0, result.output
-    assert "no estimate of the work: needing:build" in result.output
+    assert "no estimate of the work of needing:build: " in result.output
     assert "trained: " in result.output
 
 

@@ -141,9 +141,10 @@ def _check_shared_photos(train: PoseDataset, val: PoseDataset) -> None:
             f"{train.name} and {val.name} share {len(shared)} photos, such as {shared[0]}; validation needs photos "
             "that are not trained on: remove them from one of the splits, or set train_split and val_split"
         )
-    alike: dict[tuple[str, int], list[Path]] = defaultdict(list)
+    names, alike = {path.name for path in val.images}, defaultdict(list)
     for path in train.images:
-        alike[path.name, path.stat().st_size].append(path)
+        if path.name in names:
+            alike[path.name, path.stat().st_size].append(path)
     copies = [
         path
         for path in val.images

@@ -118,8 +118,9 @@ def run(
     stride_of(config.model, config.input_size)
     check_start(config)
     store = Store.of(config)
-    if not config.resume or store.find(config, "model" if weights else None) is None:
-        store.check_writable()
+    on_any_data = config.model_copy(update={"data_root": None})
+    if not config.resume or store.find(on_any_data, "model" if weights else None) is None:
+        store.check_writable()  # before the data is read or drawn; a finished run needs no place
     engine = start_engine(config) if started_processes() > 1 else None
     if not is_main_process():  # one process prints
         before = progress = report = None
@@ -135,6 +136,7 @@ def run(
             for line in stored.record.epochs:
                 report(line)
         return Run(config, data, stored.record, stored.folder, trained=False)
+    store.check_writable()
     if before:
         before(data)
     with store.writing(name) if is_main_process() else nullcontext():

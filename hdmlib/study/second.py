@@ -166,7 +166,7 @@ def every_difference_text() -> str:
         seeds = min(map(len, records.values()), default=0)
         if seeds < len(ground.seeds):
             continue
-        lines += [f"### On {ground.name}", "", f"With the 95 % interval over {seeds} seeds.", ""]
+        lines += [f"## On {ground.name}", "", f"With the 95 % interval over {seeds} seeds.", ""]
         for label, references in COMPARED.items():
             lines += [*_difference_lines(ground, records, label, references), ""] if label in records else []
     return "\n".join(lines)

@@ -8,7 +8,7 @@ import cv2
 import numpy as np
 import pytest
 
-from hdmlib.config import make_config
+from hdmlib.config import ConfigError, make_config
 from hdmlib.data.augmentation import Augmentation
 from hdmlib.data.crops import Frame
 from hdmlib.data.dataset import DataError
@@ -16,6 +16,7 @@ from hdmlib.data.intake import DataWarning
 from hdmlib.data.loader import make_loader
 from hdmlib.data.sources import open_data
 from hdmlib.experiments.runs import run
+from hdmlib.experiments.store import Store
 from hdmlib.experiments.training import fit
 from hdmlib.inference import open_network
 from hdmlib.skeletons import COCO_17, LSP_14, MPII_16, skeleton_from_names
@@ -229,3 +230,17 @@ def test_a_run_keeps_its_pairs_for_the_mirrored_photo(tmp_path):
     opened = open_network(trained.folder)
     assert opened.skeleton.flip_pairs == ((0, 4),)
     assert opened.skeleton.limbs == trained.data.val.skeleton.limbs != ()
+
+
+def test_a_finished_run_on_a_folder_is_shown_where_nothing_can_be_written(tmp_path, monkeypatch):
+    root = dataset(tmp_path, HAND)
+    first = run(tiny(root), weights=True)
+
+    def refuse(store):
+        raise ConfigError("run_dir: cannot write")
+
+    monkeypatch.setattr(Store, "check_writable", refuse)
+    assert run(tiny(root), weights=True).folder == first.folder
+    for changed in (tiny(root, seed=1), tiny(dataset(tmp_path / "other", HAND[:4]), seed=0)):
+        with pytest.raises(ConfigError, match="cannot write"):
+            run(changed.model_copy(update={"run_dir": root / "runs"}), weights=True)
