@@ -9,6 +9,10 @@ from hdmlib.heatmaps import demanders, dot_map, gaussian_map, gaussian_reaches
 from hdmlib.losses.base import HeatmapLoss, number_between
 from hdmlib.losses.suppliers import make_suppliers
 
+# A map of peak 1 is made a distribution by the softmax of this many times it: at 1 even a single 1 among the 576 cells
+# of a 24 x 24 map would hold half a percent of the mass, at 10 it holds 97 percent.
+_SHARPNESS = 10.0
+
 
 class GaussianMSE(HeatmapLoss):
     """The usual training: half the squared difference from a Gaussian of peak 1, mean over cells and over joints.
@@ -19,18 +23,26 @@ class GaussianMSE(HeatmapLoss):
         sigma: Width of the Gaussian in cells.
         rounded: HRNet's form: centred on the nearest cell and cut off at 3 sigma, and joints just outside the map take
             part as long as the Gaussian reaches it. Otherwise it is centred on the joint itself, which must be inside.
+        likelihood: Weight lambda of the second term that :class:`~hdmlib.losses.matching.MatchingLoss` has, too: the
+            cross-entropy on the demanders, sum_m D_m (-log S_m), of S = softmax(10 h), divided by the number of cells
+            as the squared error is; 0: none. Not with ``rounded``.
         reduction: As for every :class:`~hdmlib.losses.base.HeatmapLoss`.
 
     Raises:
         ValueError: An argument is out of range.
     """
 
-    def __init__(self, *, sigma: float = 0.75, rounded: bool = False, reduction: str = "mean") -> None:
+    def __init__(
+        self, *, sigma: float = 0.75, rounded: bool = False, likelihood: float = 0.0, reduction: str = "mean"
+    ) -> None:
         super().__init__(reduction=reduction)
         self.sigma = number_between("sigma", sigma, 1e-3, 1e4)
         if not isinstance(rounded, bool):
             raise ValueError(f"rounded: is true or false, got {rounded!r}")
         self.rounded = rounded
+        self.likelihood = number_between("likelihood", likelihood, 0, 1e6)
+        if self.likelihood and rounded:
+            raise ValueError("likelihood: needs joints inside the map, and rounded takes others, too; give one of them")
 
     def target(self, joints: Tensor, size: tuple[int, int]) -> Tensor:
         """The map (..., H, W) that joints (..., 2) are trained towards."""
@@ -40,8 +52,11 @@ class GaussianMSE(HeatmapLoss):
         return gaussian_reaches(joints, size, self.sigma) if self.rounded else super().usable(joints, size)
 
     def per_joint(self, heatmaps: Tensor, joints: Tensor, weights: Tensor) -> Tensor:
-        difference = heatmaps - self.target(joints, (heatmaps.shape[2], heatmaps.shape[3]))
-        return weights.square() * 0.5 * difference.square().mean(dim=(2, 3))
+        size = (heatmaps.shape[2], heatmaps.shape[3])
+        losses = 0.5 * (heatmaps - self.target(joints, size)).square().mean(dim=(2, 3))
+        if self.likelihood:
+            losses = losses + self.likelihood / (size[0] * size[1]) * _cross_entropy(_SHARPNESS * heatmaps, joints)
+        return weights.square() * losses
 
     def over_joints(self, losses: Tensor) -> Tensor:
         return losses.mean(dim=1)
@@ -71,10 +86,7 @@ class CrossEntropy(HeatmapLoss):
     expects_logits = True
 
     def per_joint(self, heatmaps: Tensor, joints: Tensor, weights: Tensor) -> Tensor:
-        points, shares = demanders(joints, (heatmaps.shape[2], heatmaps.shape[3]))
-        cells = (points[..., 1] * heatmaps.shape[3] + points[..., 0]).long()
-        log_supply = heatmaps.flatten(2).log_softmax(dim=-1).gather(2, cells)
-        return -weights * (shares * log_supply).sum(dim=-1)
+        return weights * _cross_entropy(heatmaps, joints)
 
     def readout(self, heatmaps: Tensor) -> Tensor:
         return make_suppliers(heatmaps, "softmax")
@@ -99,3 +111,10 @@ class SoftArgmax(HeatmapLoss):
 
     def readout(self, heatmaps: Tensor) -> Tensor:
         return make_suppliers(heatmaps, "softmax")
+
+
+def _cross_entropy(logits: Tensor, joints: Tensor) -> Tensor:
+    """-sum_m D_m log S_m, (B, K), of S = softmax of the logits (B, K, H, W) and the demanders of joints (B, K, 2)."""
+    points, shares = demanders(joints, (logits.shape[2], logits.shape[3]))
+    cells = (points[..., 1] * logits.shape[3] + points[..., 0]).long()
+    return -(shares * logits.flatten(2).log_softmax(dim=-1).gather(2, cells)).sum(dim=-1)

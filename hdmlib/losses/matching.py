@@ -187,6 +187,8 @@ class MatchingLoss(HeatmapLoss):
             shrinks, stops growing. Well above the heatmaps' peaks every map is pulled with the same strength.
         likelihood: Weight lambda, in cells, of the cross-entropy on the demanders, sum_m D_m (-log S_m), which is added
             to the distance; 0: none. Needs suppliers that are positive everywhere, ``softmax`` or ``softplus``.
+        likelihood_start: Initial lambda, which goes in a straight line to ``likelihood`` over the first half of the
+            training, as ``epsilon_start`` does; ``None``: constant.
         reduction: As for every :class:`~hdmlib.losses.base.HeatmapLoss`.
 
     Raises:
@@ -209,6 +211,7 @@ class MatchingLoss(HeatmapLoss):
         epsilon_start: float | None = None,
         mass_floor: float = Matching.mass_floor,
         likelihood: float = Matching.likelihood,
+        likelihood_start: float | None = None,
         reduction: str = "mean",
     ) -> None:
         self.expects_logits = suppliers in POSITIVE_SUPPLIERS
@@ -221,7 +224,9 @@ class MatchingLoss(HeatmapLoss):
         self.demanders = one_of("demanders", demanders, DEMANDERS)
         self.mass_floor = number_between("mass_floor", mass_floor, 1e-30, 1e30)
         self.likelihood = number_between("likelihood", likelihood, 0, 1e6)
-        if self.likelihood and not self.expects_logits:
+        start = self.likelihood if likelihood_start is None else likelihood_start
+        self.likelihood_start = number_between("likelihood_start", start, 0, 1e6)
+        if (self.likelihood or self.likelihood_start) and not self.expects_logits:
             raise ValueError(
                 f"likelihood: suppliers {suppliers!r} may be 0 at the joint, where the likelihood is infinitely bad; "
                 f"choose one of {', '.join(POSITIVE_SUPPLIERS)}"
@@ -233,17 +238,25 @@ class MatchingLoss(HeatmapLoss):
 
     def epsilon_now(self) -> float:
         """The epsilon at this point of the training; in evaluation mode the final one."""
-        rest = max(0.0, 1 - 2 * self.progress) if self.training else 0.0
-        return self.epsilon * (self.epsilon_start / self.epsilon) ** rest
+        return self.epsilon * (self.epsilon_start / self.epsilon) ** self._rest()
+
+    def likelihood_now(self) -> float:
+        """The lambda at this point of the training; in evaluation mode the final one."""
+        return self.likelihood + (self.likelihood_start - self.likelihood) * self._rest()
+
+    def _rest(self) -> float:
+        """1 at the start of a training, 0 from its middle on and in evaluation mode."""
+        return max(0.0, 1 - 2 * self.progress) if self.training else 0.0
 
     def per_joint(self, heatmaps: Tensor, joints: Tensor, weights: Tensor) -> Tensor:
         if _within_functorch():
             raise RuntimeError(_NO_SECOND_DERIVATIVE)
         points, shares = demanders(joints, (heatmaps.shape[2], heatmaps.shape[3]), self.demanders)
         shares = shares * (weights > 0)[..., None]
-        # traced, an epsilon that falls would be a new constant, and a new compilation, in every step
-        falling = self.epsilon_start != self.epsilon and torch.compiler.is_compiling()
-        transport: Any = torch.compiler.disable(self._transport) if falling else self._transport
+        # traced, a number that changes would be a new constant, and a new compilation, in every step
+        changing = (self.epsilon_start, self.likelihood_start) != (self.epsilon, self.likelihood)
+        untraced = changing and torch.compiler.is_compiling()
+        transport: Any = torch.compiler.disable(self._transport) if untraced else self._transport
         distance = transport(heatmaps.flatten(0, 1), points.flatten(0, 1), shares.flatten(0, 1))
         return weights * distance.unflatten(0, weights.shape)
 
@@ -251,7 +264,7 @@ class MatchingLoss(HeatmapLoss):
         """The loss (G,) of heatmaps (G, H, W) with demanders (G, M, 2) and their shares (G, M)."""
         return _MatchingFunction.apply(
             heatmaps, points, shares, self.suppliers, self.epsilon_now(), self.problem.regulariser,
-            self.problem.cost.kind, self.problem.cost.tau, self.mass_floor, self.likelihood,
+            self.problem.cost.kind, self.problem.cost.tau, self.mass_floor, self.likelihood_now(),
         )  # fmt: skip
 
     def readout(self, heatmaps: Tensor) -> Tensor:

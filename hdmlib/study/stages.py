@@ -20,6 +20,8 @@
                   its finalists around those settings on photos of people and on faces (both need data_root)
     second_photos, second_faces
                   what that chose, five seeds, on the other half of the validation people
+    second_why_tuning, second_why
+                  the Gaussian with the sum's second term, the sum with a weight that changes: tuned, then five seeds
     gpu_demo      HRNet-W32 with each loss, for one large GPU; on photos with dataset=coco data_root=DIR epochs=25
 
 ``python -m hdmlib study STAGE`` trains the runs that have no record yet.
@@ -253,6 +255,12 @@ def second_large(seeds: Sequence[int] = rules.COSTLY_SEEDS, **values: Any) -> It
     yield from _as_chosen(chosen, rules.LARGE_TEST, seeds, **values)
 
 
+def second_why_tuning(**values: Any) -> Iterator[Trial]:
+    """What the sum is taken apart into: the grids."""
+    for label, grid in rules.WHY_GRIDS.items():
+        yield from _tried(label, grid, rules.TUNING_PEOPLE, **values)
+
+
 def second_photo_tuning(**values: Any) -> Iterator[Trial]:
     """The finalists on photos of people, around what the embedded people chose."""
     yield from _around_chosen(rules.PHOTOS_TUNING, rules.PHOTOS_EXTENSIONS, **values)
@@ -308,7 +316,7 @@ STAGES = {
     "second_tuning": second_tuning, "second_finals": second_finals, "second_fig2": second_fig2,
     "second_photo_tuning": second_photo_tuning, "second_face_tuning": second_face_tuning,
     "second_photos": second_photos, "second_faces": second_faces, "second_fig2_rates": second_fig2_rates,
-    "second_long": second_long, "second_large": second_large,
+    "second_long": second_long, "second_large": second_large, "second_why_tuning": second_why_tuning,
 }  # fmt: skip
 RENAMED_STAGES = {"joint": "cost"}  # earlier name -> name
 

@@ -5,6 +5,7 @@ import torch
 
 from hdmlib.heatmaps import demanders
 from hdmlib.losses import MatchingLoss, build_loss, make_suppliers
+from hdmlib.losses.controls import CrossEntropy, GaussianMSE
 from hdmlib.transport import TransportWarning
 
 SIZE = (9, 8)
@@ -84,3 +85,45 @@ def test_float32_agrees_with_float64():
         results.append((value.double(), h.grad.double()))
     torch.testing.assert_close(results[0][0], results[1][0], rtol=1e-5, atol=1e-5)
     torch.testing.assert_close(results[0][1], results[1][1], rtol=1e-3, atol=1e-4)
+
+
+def test_its_weight_goes_in_a_straight_line_over_the_first_half_of_the_training():
+    loss = MatchingLoss(likelihood=0.1, likelihood_start=0.5)
+    seen = []
+    for progress in (0.0, 0.25, 0.5, 1.0):
+        loss.set_progress(progress)
+        seen.append(loss.likelihood_now())
+    assert seen == pytest.approx([0.5, 0.3, 0.1, 0.1])
+    loss.set_progress(0.0)
+    assert loss.eval().likelihood_now() == 0.1
+
+
+@pytest.mark.parametrize(("start", "end"), [(0.0, 0.1), (0.5, 0.0)])
+def test_a_changing_weight_is_that_weight_at_each_moment(start, end):
+    heatmaps, joints, weights = batch()
+    loss = MatchingLoss(likelihood=end, likelihood_start=start)
+    for progress in (0.0, 0.2, 0.9):
+        loss.set_progress(progress)
+        there = MatchingLoss(likelihood=loss.likelihood_now())
+        torch.testing.assert_close(loss(heatmaps, joints, weights), there(heatmaps, joints, weights))
+
+
+def test_a_weight_that_only_starts_above_0_needs_positive_suppliers_too():
+    with pytest.raises(ValueError, match="likelihood: suppliers 'relu' may be 0"):
+        MatchingLoss(suppliers="relu", likelihood_start=0.1)
+
+
+@pytest.mark.parametrize("weight", [0.1, 2.0])
+def test_the_gaussian_takes_the_same_second_term(weight):
+    heatmaps, joints, weights = batch()
+    with_it = GaussianMSE(likelihood=weight, reduction="none")(heatmaps, joints, weights)
+    apart = GaussianMSE(reduction="none")(heatmaps, joints, weights)
+    entropy = CrossEntropy(reduction="none")(10 * heatmaps, joints, weights)
+    torch.testing.assert_close(with_it, apart + weight * weights * entropy / (SIZE[0] * SIZE[1]))
+    loss = GaussianMSE(likelihood=weight)
+    assert torch.autograd.gradcheck(lambda h: loss(h, joints, weights), (heatmaps.requires_grad_(),))
+
+
+def test_the_gaussian_with_joints_off_the_map_has_no_likelihood():
+    with pytest.raises(ValueError, match="likelihood: needs joints inside the map, and rounded takes others"):
+        GaussianMSE(rounded=True, likelihood=0.1)

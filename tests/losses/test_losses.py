@@ -408,8 +408,8 @@ def test_a_second_derivative_is_refused_in_a_sentence():
         torch.func.grad(lambda h: loss(h, joints, weights))(heatmaps.detach())
 
 
-@pytest.mark.parametrize("options", [{}, {"epsilon_start": 1.0}])
-def test_a_compiled_loss_is_not_compiled_again_as_epsilon_falls(options):
+@pytest.mark.parametrize("options", [{}, {"epsilon_start": 1.0}, {"likelihood_start": 1.0}])
+def test_a_compiled_loss_is_not_compiled_again_as_a_weight_changes(options):
     heatmaps, joints, weights = batch()
     loss = MatchingLoss(**options)
     compiled = torch.compile(loss, backend="eager")
