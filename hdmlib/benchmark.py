@@ -322,7 +322,7 @@ def _detector(truth: dict[str, Any], people: PoseDataset, scores: NDArray[np.flo
         for photo, box, score in zip(people.image_ids.tolist(), people.boxes.tolist(), scores.tolist(), strict=True)
     ]
     ground_truth: Any = COCO()
-    ground_truth.dataset = {**truth, "annotations": [dict(a) for a in truth["annotations"]]}
+    ground_truth.dataset = {**truth, "annotations": [{**a, "id": n} for n, a in enumerate(truth["annotations"], 1)]}
     with contextlib.redirect_stdout(io.StringIO()):
         ground_truth.createIndex()
         evaluation = COCOeval(ground_truth, ground_truth.loadRes(boxes), "bbox")

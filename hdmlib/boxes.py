@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import unicodedata
+import warnings
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -14,7 +15,7 @@ from numpy.typing import NDArray
 
 from hdmlib.data.annotation import is_crowd
 from hdmlib.data.dataset import DataError
-from hdmlib.data.intake import as_floats, id_key, load_json
+from hdmlib.data.intake import DataWarning, as_floats, id_key, load_json
 from hdmlib.data.photos import PathEnds
 from hdmlib.inference import check_boxes, upright_size
 
@@ -63,7 +64,7 @@ class BoxFile:
 
     def of(self, photo: Path) -> PhotoBoxes | None:
         """The entry of a photo: the one whose name ends as the path does, else the nameless one whose id is the photo's
-        name; ``None`` if there is none.
+        name, with or without its ending; ``None`` if there is none.
 
         Raises:
             DataError: Several names end as the path does.
@@ -71,8 +72,8 @@ class BoxFile:
         _, best = next(self._ends.sharing(_parts(str(photo.absolute()))), (0, []))
         if len(best) > 1:
             raise DataError(f"{self.path}: {len(best)} of its photos fit {photo}; write file_name with its folder")
-        number = id_key(photo.stem)
-        key = best[0] if best else number if number in self.nameless else None
+        by_id = (key for name in (photo.stem, photo.name) if (key := id_key(name)) in self.nameless)
+        key = best[0] if best else next(by_id, None)
         return None if key is None else self.photos.get(key)
 
 
@@ -100,8 +101,9 @@ def read_boxes(path: Path, category: str | None = None) -> BoxFile:
     kinds = [id_key(entry.get("category_id", only)) for entry in entries]
     known = {key: one for one in categories if (key := id_key(one.get("id"))) is not None}
     read = _read_categories(path, set(kinds), known, category)
-    by_id = {key: image for image in images if (key := id_key(image.get("id"))) is not None}
-    found: dict[ImageId, list[_Box]] = {key: [] for key in by_id}
+    by_id = _by_id(path, images)
+    first = _first_of_name(path, by_id)
+    found: dict[ImageId, list[_Box]] = {key: [] for key in first.values()}
     given_ids = {key: image["id"] for key, image in by_id.items()}
     for number, (entry, kind) in enumerate(zip(entries, kinds, strict=True)):
         if is_crowd(entry) or kind not in read:
@@ -110,6 +112,7 @@ def read_boxes(path: Path, category: str | None = None) -> BoxFile:
         if key is None:
             raise DataError(f"{path}: entry {number} has neither image_id nor file_name")
         given_kind = known[kind]["id"] if kind in known else 1 if kind is None else entry["category_id"]
+        key = first.get(key, key)
         found.setdefault(key, []).append((*_checked(path, number, entry), given_kind))
         given_ids.setdefault(key, key if entry.get("image_id") is None else entry["image_id"])
     photos = {
@@ -122,9 +125,39 @@ def read_boxes(path: Path, category: str | None = None) -> BoxFile:
         )
         for key, rows in found.items()
     }
-    names = _names([*by_id.items(), *((_image_of(entry), entry) for entry in entries)])
+    named = [(key, by_id[key]) for key in found if key in by_id]
+    names = _names([*named, *((_image_of(entry), entry) for entry in entries)])
     nameless = photos.keys() - set(names.values())
     return BoxFile(path, photos, names, frozenset(nameless))
+
+
+def _by_id(path: Path, images: Sequence[Mapping[str, Any]]) -> dict[ImageId, Mapping[str, Any]]:
+    """Id -> entry of ``images``.
+
+    Raises:
+        DataError: Two photos have one id.
+    """
+    by_id: dict[ImageId, Mapping[str, Any]] = {}
+    for image in images:
+        key = id_key(image.get("id"))
+        if key is not None and by_id.setdefault(key, image).get("file_name") != image.get("file_name"):
+            both = f"{by_id[key].get('file_name')} and {image.get('file_name')}"
+            raise DataError(f"{path}: {both} have the id {key!r}; give each photo an id of its own")
+    return by_id
+
+
+def _first_of_name(path: Path, by_id: Mapping[ImageId, Mapping[str, Any]]) -> dict[ImageId, ImageId]:
+    """Id -> the first id with its file name: some files list a photo once for each person on it."""
+    first: dict[Any, ImageId] = {}
+    found = {key: first.setdefault(image.get("file_name", ("nameless", key)), key) for key, image in by_id.items()}
+    if several := [key for key, one in found.items() if key != one]:
+        warnings.warn(
+            f"{path}: {len(several)} images are listed again under another id (the first: {several[0]!r}); results "
+            "have the first id of each",
+            DataWarning,
+            stacklevel=3,
+        )
+    return found
 
 
 def _checked(path: Path, number: int, entry: Mapping[str, Any]) -> tuple[NDArray[np.float64], float]:

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import inspect
+import io
 import json
 import signal
+import sys
 import warnings
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
+from traceback import format_exception
 from typing import Annotated, Any
 
 import matplotlib.pyplot as plt
@@ -76,6 +79,9 @@ def main(
     ] = False,
 ) -> None:
     """Train pose networks with the matching loss and its controls."""
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")  # a name that this terminal cannot show loses no result
 
 
 @app.command()
@@ -118,6 +124,7 @@ def gallery(
 ) -> None:
     """Draw a run's predictions for the first validation people; trains the run first if need be."""
     with one_line_errors(resumes=True):
+        to = from_caller(to)
         check_ending("to", to, FIGURE_ENDINGS)
         check_outputs(_figure_files(to), [], overwrite=overwrite)
         result = _run(values or [])
@@ -170,6 +177,7 @@ def predict_photo(
 ) -> None:
     """Find people's joints on photos: prints the position of each in pixels and its confidence, and writes files."""
     with one_line_errors():
+        csv, json_file, draw, to = (path and from_caller(path) for path in (csv, json_file, draw, to))
         photos = photos_of(photo)
         if to is not None and len(photos) > 1:
             raise ValueError("to: draws one photo; pass --draw FOLDER for several")
@@ -233,9 +241,9 @@ def _people_on(
 
 def _box(word: str) -> list[float]:
     try:
-        x, y, width, height = map(float, word.split(","))
+        x, y, width, height = map(float, word.replace(",", " ").split())
     except ValueError:
-        raise ValueError(f"box: needs four numbers, x y width height, got {word!r}") from None
+        raise ValueError(f"box: needs four numbers, as in --box 120 40 210 480, got {word!r}") from None
     return [x, y, width, height]
 
 
@@ -316,6 +324,7 @@ def export_run(
 ) -> None:
     """Write a run as ONNX, network, readout and decoder in one, and a model card as Markdown."""
     with one_line_errors():
+        to = from_caller(to)
         check_ending("to", to, [".onnx"])
         card = to.with_suffix(".md")
         check_outputs([to, card], [], overwrite=overwrite)
@@ -345,6 +354,7 @@ def check_dataset(
         first = (split or [given.get("train_split", "train")])[0]
         config = make_config(**{"dataset": format or dataset_format(given["data_root"], first), **given})
         if to is not None:
+            to = from_caller(to)
             check_ending("to", to, [".png"])
             check_outputs([to], [], overwrite=overwrite)
         found = inspect_dataset(config, split or ())
@@ -386,9 +396,13 @@ def one_line_errors(*, resumes: bool = False) -> Iterator[None]:
         warnings.formatwarning = usual
 
 
+_PACKAGE = Path(__file__).parent
+
+
 def _warning_line(message: Warning | str, category: type[Warning], *place: Any) -> str | None:
     """A warning of this package in one line; ``None`` for others, whose place in the code is needed."""
-    return f"warning: {message}\n" if category.__module__.partition(".")[0] == "hdmlib" else None
+    ours = category.__module__.partition(".")[0] == "hdmlib" or _PACKAGE in Path(str(place[0])).parents
+    return f"warning: {message}\n" if ours else None
 
 
 def _run(values: list[str]) -> Run:
@@ -439,7 +453,8 @@ def run_study(
                 named = f"{trial.config.loss:14} {trial.label:30}"
                 if isinstance(found, Exception):
                     failed.append(trial.label)
-                    typer.echo(f"{named} failed: {found}", err=True)
+                    said = line_for_user(found) or "".join(format_exception(found))  # a bug keeps its traceback
+                    typer.echo(f"{named} failed: {said}", err=True)
                     continue
                 finished += 1
                 typer.echo(f"{named} {epoch_line(found.epochs[-1])}")
@@ -448,7 +463,7 @@ def run_study(
         finally:
             typer.echo(f"{finished} of {len(trials)} runs are finished")
         if failed:
-            raise ValueError(f"{len(failed)} runs failed: {'; '.join(failed)}")
+            raise ValueError(f"{len(failed)} of {len(trials)} runs failed: {'; '.join(failed)}")
 
 
 @app.command()
@@ -506,5 +521,9 @@ def _number_or_text(text: str) -> Any:
     """``0.1``, ``true`` or ``null`` as JSON has them, ``True`` or ``None`` as Python has, else the text."""
     try:
         return json.loads({"True": "true", "False": "false", "None": "null"}.get(text, text))
+    except ValueError:
+        pass
+    try:
+        return float(text)  # .05, which JSON does not know
     except ValueError:
         return text

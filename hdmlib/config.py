@@ -219,6 +219,12 @@ class Config(BaseModel):
                 raise ValueError(f"is not valid JSON: {error}") from None
         return value
 
+    @field_validator("loss_options")
+    @classmethod
+    def _numbers_as_one_type(cls, value: dict[str, Any]) -> dict[str, Any]:
+        # 1 and 1.0 are one run, and JSON, of which its name is the hash, tells them apart
+        return {name: float(given) if type(given) is int else given for name, given in value.items()}
+
     @field_validator("pretrained", mode="before")
     @classmethod
     def _as_text(cls, value: Any) -> Any:

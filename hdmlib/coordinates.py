@@ -74,5 +74,5 @@ def _axes(points: Points, input_size: tuple[int, int], stride: int, rule: str) -
     ratios, offsets = zip(*pairs, strict=True)
     if isinstance(points, Tensor):
         points = points if points.is_floating_point() else points.to(torch.get_default_dtype())
-        return points, torch.tensor(ratios).to(points), torch.tensor(offsets).to(points)
+        return points, points.new_tensor(ratios), points.new_tensor(offsets)
     return points, np.array(ratios), np.array(offsets)

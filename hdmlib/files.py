@@ -11,6 +11,8 @@ import time
 from contextlib import suppress
 from pathlib import Path
 
+from hdmlib.paths import resolved
+
 # In the names of files that are being written.
 _UNFINISHED = "unfinished-"
 _HOST = re.sub(r"[^\w-]", "-", platform.node())
@@ -31,7 +33,8 @@ def write_atomically(path: Path, data: bytes, *, earlier: int = 0) -> None:
     Raises:
         OSError: The folder cannot be written; the message names it. An earlier file at ``path`` is untouched.
     """
-    temporary = path.with_name(f".{path.name}.{_UNFINISHED}{writer()}")
+    path = resolved(path) if path.is_symlink() else path  # the link stays, and the file that it names is replaced
+    temporary = _temporary(path)
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         file = temporary.open("xb")
@@ -50,6 +53,11 @@ def write_atomically(path: Path, data: bytes, *, earlier: int = 0) -> None:
             raise OSError(f"could not finish {path}: {error.strerror}; an earlier file there is untouched") from error
         raise
     _sync_folder(path.parent)
+
+
+def _temporary(path: Path) -> Path:
+    """The name of an unfinished file; the start of a long name suffices, and the whole would be too long."""
+    return path.with_name(f".{path.name[:40]}.{_UNFINISHED}{writer()}")
 
 
 def versions(path: Path) -> list[Path]:
@@ -72,7 +80,7 @@ def _keep_earlier(path: Path, count: int) -> None:
         if (newer := _version(path, number - 1)).exists():
             os.replace(newer, _version(path, number))
     if count and path.exists():
-        second_name = path.with_name(f".{path.name}.{_UNFINISHED}{writer()}")
+        second_name = _temporary(path)
         try:
             os.link(path, second_name)
         except OSError:  # a file system without links

@@ -61,7 +61,7 @@ def gaussian_map(joints: Tensor, size: tuple[int, int], sigma: float, *, rounded
 
 
 def gaussian_reaches(joints: Tensor, size: tuple[int, int], sigma: float) -> Tensor:
-    """Which joints' rounded Gaussians, cut off at 3 sigma, touch the map: those that HRNet trains on.
+    """Which joints HRNet trains on: those whose patch, 3 sigma around the rounded joint, does not end before the map.
 
     Args:
         joints: (..., 2) in cells.
@@ -72,10 +72,10 @@ def gaussian_reaches(joints: Tensor, size: tuple[int, int], sigma: float) -> Ten
         (...) bool; a coordinate that is not finite does not reach.
     """
     height, width = size
-    # the patch covers mu - 3 sigma .. mu + 3 sigma
+    # the patch goes from int(mu - 3 sigma) to int(mu + 3 sigma + 1), not negative; int truncates towards 0
     x, y = _hrnets_cell(joints).unbind(dim=-1)
     reach = 3 * sigma
-    return (x - reach < width) & (x + reach + 1 >= 0) & (y - reach < height) & (y + reach + 1 >= 0)
+    return (x - reach < width) & (x + reach + 1 > -1) & (y - reach < height) & (y + reach + 1 > -1)
 
 
 def dot_map(joints: Tensor, size: tuple[int, int]) -> Tensor:
@@ -129,6 +129,11 @@ def demanders(joints: Tensor, size: tuple[int, int], kind: str = "subpixel") -> 
     next_x, next_y = (left + 1).clamp(max=width - 1), (top + 1).clamp(max=height - 1)
     cells = torch.stack([left, top, next_x, top, left, next_y, next_x, next_y], dim=-1)
     return cells.unflatten(-1, (4, 2)), weights
+
+
+def flat_cells(cells: Tensor, width: int) -> Tensor:
+    """Cells (..., 2), integral (x, y), as indices (...) into a flattened map of that width."""
+    return (cells[..., 1] * width + cells[..., 0]).long()
 
 
 def _nearest_cell(joints: Tensor) -> Tensor:

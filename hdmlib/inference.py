@@ -218,9 +218,10 @@ def predict(
         image: A file, a folder of photos, an array (H, W, 3) uint8 RGB or (H, W) uint8 grey, or a picture of PIL, which
             is read like a file: upright, and white where it is transparent. Web addresses are refused.
         boxes: (N, 4), or (4,) for one person, x, y, width, height in pixels, as annotation files have them; they may
-            reach beyond the photo and are clipped to it as a dataset's are, to the last pixel, x + width - 1. (Those of
-            a ``PoseDataset`` are clipped already: add 1 to width and height.) ``None``: the whole photo is one person.
-            For a folder only ``None``.
+            reach beyond the photo and are clipped to it as HRNet clips a dataset's: right and below to the last pixel,
+            x + width - 1; one that begins left of the photo or above it is moved onto it. (Those of a ``PoseDataset``
+            are clipped already: add 1 to width and height.) ``None``: the whole photo is one person. For a folder only
+            ``None``.
         checkpoint: A run's folder, a file of weights, or the result of :func:`open_network`, which is read once for
             many calls.
         **settings: Arguments of :func:`open_network`: the description of a file of weights, ``flip_test``, ``device``.
@@ -262,6 +263,8 @@ def photos_of(name: str) -> list[Path]:
     path = expanded(name)
     pattern = set("*?[") & set(name) and not path.exists()
     matches = sorted(glob.glob(str(path), recursive=True)) if pattern else []
+    if any(map(os.path.isfile, matches)):  # of the folders beside photos only those that have some
+        matches = [match for match in matches if not os.path.isdir(match) or _photos_below(Path(match))]
     found = [photo for match in matches or [name] for photo in _photos(match) if isinstance(photo, Path)]
     photos = list(dict.fromkeys(found))  # `**` matches a folder and also what is in it
     for photo in photos:
@@ -293,8 +296,7 @@ def _photos(image: str | os.PathLike[str] | NDArray[np.uint8] | Image.Image) -> 
     path = expanded(image)
     files = [path]
     if path.is_dir():
-        named = (file for file in path.rglob("*") if file.suffix.lower() in PHOTO_ENDINGS)
-        files = sorted(file for file in named if file.is_file() and not _is_hidden(file.relative_to(path)))
+        files = _photos_below(path)
         if not files:
             raise ValueError(f"image: no photo in or below the folder {path}; looked for {', '.join(PHOTO_ENDINGS)}")
     elif not path.exists():
@@ -305,8 +307,14 @@ def _photos(image: str | os.PathLike[str] | NDArray[np.uint8] | Image.Image) -> 
     return files
 
 
-def _is_hidden(path: Path) -> bool:
-    return any(part.startswith(".") for part in path.parts)
+def _photos_below(folder: Path) -> list[Path]:
+    """The photo files in a folder and those below it, apart from hidden ones."""
+    named = (file for file in folder.rglob("*") if file.suffix.lower() in PHOTO_ENDINGS)
+    return sorted(
+        file
+        for file in named
+        if file.is_file() and not any(part.startswith(".") for part in file.relative_to(folder).parts)
+    )
 
 
 def upright_size(photo: Path) -> tuple[int, int]:

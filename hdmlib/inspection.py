@@ -17,7 +17,7 @@ from typing import Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from hdmlib.config import Config
+from hdmlib.config import Config, ConfigError
 from hdmlib.data.coco_files import find_coco
 from hdmlib.data.crops import Frame, Region, transform
 from hdmlib.data.dataset import DataError, PoseDataset
@@ -27,6 +27,7 @@ from hdmlib.data.mpii import find_mpii
 from hdmlib.data.photos import read_image
 from hdmlib.data.sources import check_folder, embedded_folder, open_data, read_split
 from hdmlib.experiments.engine import training_loader
+from hdmlib.metrics.scores import PCKReference
 from hdmlib.paths import printable
 from hdmlib.skeletons import Skeleton
 
@@ -140,8 +141,14 @@ def inspect_dataset(config: Config, splits: Sequence[str] = ()) -> Inspection:
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always")
         try:
-            training_loader(config, open_data(config).train)  # warns where mirrored crops would teach left as right
-        except DataError as error:
+            data = open_data(config)
+            training_loader(config, data.train)  # warns where mirrored crops would teach left as right
+            lengths = PCKReference.of(data.val, config.pck_reference).lengths
+            if (known := int(np.isfinite(lengths).sum())) < len(lengths) / 2:
+                kind = config.pck_reference or data.val.default_reference()
+                remark = f"PCK rests on {known} of {len(lengths)} people: the others have no {kind} length"
+                warnings.warn(f"{remark}; pck_reference=box needs none", stacklevel=1)
+        except (DataError, ConfigError) as error:
             problem = str(error)
     of_splits = {remark for report in reports for remark in report.remarks}
     together = dict.fromkeys(str(one.message) for one in caught)

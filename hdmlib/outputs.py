@@ -33,7 +33,7 @@ def check_outputs(outputs: Iterable[Path], inputs: Iterable[Path], *, overwrite:
 
     Raises:
         FileExistsError: A file exists already.
-        ValueError: It is one of the inputs, or named twice.
+        ValueError: It is one of the inputs, a device, or named twice.
         OSError: A folder cannot be made or written.
     """
     read, writing = {resolved(path) for path in inputs}, set()
@@ -45,6 +45,8 @@ def check_outputs(outputs: Iterable[Path], inputs: Iterable[Path], *, overwrite:
             raise ValueError(f"{path} would be written twice; choose different names")
         if path.is_dir():
             raise IsADirectoryError(f"{path} is a folder; give the name of a file")
+        if path.exists() and not path.is_file():
+            raise ValueError(f"{path} is a device or a pipe, which cannot be replaced; give the name of a file")
         if path.exists() and not overwrite:
             raise FileExistsError(f"{path} exists; choose another name, or pass --overwrite to replace it")
         writing.add(target)

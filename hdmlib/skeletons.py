@@ -205,6 +205,9 @@ def _given_pairs(
         raise ValueError(
             f"skeleton {name!r}: flip_pairs name a joint {unknown[0]!r}; the joints are {', '.join(joints)}"
         )
+    wrong = next((pair for pair in pairs if len(pair) != 2), None)
+    if wrong is not None:
+        raise ValueError(f"skeleton {name!r}: flip_pairs must be pairs, got {list(wrong)}")
     first, second = (
         [joints.index(plain_name(pair[i])) if isinstance(pair[i], str) else int(pair[i]) for pair in pairs]
         for i in (0, 1)

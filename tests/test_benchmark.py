@@ -11,7 +11,7 @@ import torch
 from typer.testing import CliRunner
 
 from hdmlib import benchmark, published
-from hdmlib.benchmark import coco_results, evaluate, evaluate_coco, evaluate_mpii, mpii_scores
+from hdmlib.benchmark import _detector, coco_results, evaluate, evaluate_coco, evaluate_mpii, mpii_scores
 from hdmlib.cli import app
 from hdmlib.config import ConfigError, make_config
 from hdmlib.data.coco import read_coco
@@ -216,6 +216,14 @@ def test_the_detector_is_named_by_its_own_precision(coco, boxes, tmp_path):
     assert report.ours.boxes.startswith("detector, AP ")
     assert report.people == 20
     assert report.ours.values["AP"] < 5
+
+
+@pytest.mark.parametrize("own", [lambda n: n, lambda n: 7, lambda n: f"a{n}", lambda n: None])
+def test_a_detector_that_finds_every_box_is_perfect_whatever_the_annotations_ids(coco, own):
+    people = read_coco(coco, "val")
+    truth = json.loads(find_coco(coco, "val").annotations.read_text())
+    truth["annotations"] = [{**a, "id": own(n)} for n, a in enumerate(truth["annotations"])]
+    assert _detector(truth, people, np.ones(len(people)), 1) == "detector, AP 100.0"
 
 
 # ----------------------------------------------------------------------------------------------------------- confidence

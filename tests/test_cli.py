@@ -3,11 +3,12 @@
 import json
 import shutil
 import warnings
+from pathlib import Path
 
 import pytest
 from typer.testing import CliRunner
 
-from hdmlib import __version__
+from hdmlib import __version__, cli
 from hdmlib.cli import app, config_from, one_line_errors
 from hdmlib.config import ConfigError, make_config
 from hdmlib.data.intake import DataWarning
@@ -32,6 +33,11 @@ def test_parameters_shows_the_values_of_a_preset_the_choices_and_the_options_of_
     assert "(argmax, quarter, barycentre, mean, dark, transport)" in lines["decoder"]
     assert "loss_options of gaussian_mse: sigma=0.75" in output
     assert call("parameters", "preset=smok")[0] == 2
+
+
+@pytest.mark.parametrize("text", [".05", "0.05", "5e-2"])
+def test_a_number_of_an_option_may_be_written_as_python_writes_it(text):
+    assert config_from(["loss=matching", f"loss_options.epsilon={text}"]).loss_options == {"epsilon": 0.05}
 
 
 def test_a_single_option_of_the_loss_is_set_beside_those_of_the_preset():
@@ -128,3 +134,23 @@ def test_a_network_whose_work_cannot_be_estimated_is_trained(tmp_path, monkeypat
 def test_words_of_python_and_of_json(word, value):
     options = config_from(["preset=smoke", "loss=gaussian_mse", f"loss_options.rounded={word}"]).loss_options
     assert options["rounded"] is value or options["rounded"] == value
+
+
+def test_a_warning_from_this_package_is_one_line_whatever_its_kind():
+    with one_line_errors():
+        said = warnings.formatwarning("damaged", UserWarning, str(Path(cli.__file__).parent / "store.py"), 253)
+    assert said == "warning: damaged\n"
+
+
+@pytest.mark.parametrize(
+    ("word", "remedy"), [("checkpoint=x.pth", "give pretrained=FILE"), ("boxes=x.json", "no training uses it")]
+)
+def test_what_a_training_would_not_use_is_refused(word, remedy, tmp_path):
+    code, output = call("train", "preset=smoke", word, f"run_dir={tmp_path}")
+    assert code == 2
+    assert remedy in output.replace("\n", " ")
+
+
+def test_a_training_that_never_leaves_its_warm_start_says_so(tmp_path):
+    with pytest.warns(UserWarning, match="all 1 epochs are trained with gaussian_mse, and none with matching"):
+        run(make_config(preset="smoke", epochs=1, warm_start_epochs=1, run_dir=tmp_path))

@@ -173,3 +173,9 @@ def test_a_default_of_a_loss_does_not_change_unnoticed(loss):
     assert RECIPE_VERSION == 1
     defaults = {name: option.default for name, option in inspect.signature(LOSSES[loss]).parameters.items()}
     assert {name: defaults.get(name) for name in FIRST_DEFAULTS[loss]} == FIRST_DEFAULTS[loss]
+
+
+def test_a_whole_number_and_its_float_are_one_run():
+    whole, point = (make_config(loss_options={"epsilon": value, "cost": "euclidean"}) for value in (1, 1.0))
+    assert whole.run_name("data") == point.run_name("data")
+    assert make_config(loss="gaussian_mse", loss_options={"rounded": True}).loss_options == {"rounded": True}

@@ -58,3 +58,8 @@ def test_whole_numbers_of_pixels_are_not_rounded(kind):
     cells = cells_from_pixels(pixels, (64, 48))
     assert cells.tolist() == [[7.375, 11.375], [2.875, 5.125]]
     assert pixels_from_cells(kind([[3, 5]]), (64, 48)).tolist() == [[13.5, 21.5]]
+
+
+def test_a_float64_tensor_keeps_its_precision():
+    cells = cells_from_pixels(torch.tensor(PIXELS, dtype=torch.float64), SIZE, rule="udp")
+    np.testing.assert_allclose(cells.numpy(), cells_from_pixels(PIXELS, SIZE, rule="udp"), atol=1e-12)

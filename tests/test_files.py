@@ -4,6 +4,7 @@ import os
 import stat
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 
@@ -98,3 +99,19 @@ def test_a_write_that_fails_leaves_the_latest_version_where_it_was(links, tmp_pa
 @pytest.mark.skipif(sys.platform == "win32", reason="processes of POSIX")
 def test_what_a_running_process_writes_is_never_abandoned():
     assert not is_abandoned(writer(), changed=0.0)
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="links need a right there")
+def test_a_link_stays_and_the_file_that_it_names_is_replaced(tmp_path):
+    (tmp_path / "there").mkdir()
+    (tmp_path / "there" / "real.csv").write_bytes(b"old")
+    (tmp_path / "link.csv").symlink_to(Path("there") / "real.csv")
+    write_atomically(tmp_path / "link.csv", b"new")
+    assert (tmp_path / "link.csv").is_symlink()
+    assert (tmp_path / "there" / "real.csv").read_bytes() == b"new"
+
+
+def test_a_long_name_is_no_longer_while_it_is_written(tmp_path):
+    path = tmp_path / ("字" * 83 + ".csv")  # 253 of 255 bytes
+    write_atomically(path, b"1", earlier=1)
+    assert path.read_bytes() == b"1"

@@ -202,3 +202,38 @@ def test_an_earlier_picture_is_kept(tmp_path):
     code, output = check(tmp_path, "--to", tmp_path / "sheet.jpg")
     assert code == 2
     assert "sheet.jpg must end in .png" in output
+
+
+def test_a_length_that_nobody_has_is_reported(tmp_path):
+    write(tmp_path, "train", 4)
+    write(tmp_path, "val", 3)
+    for reference, why in {"wrist:tail": "has no joint 'tail'", "head": "nobody has a head length"}.items():
+        code, output = check(tmp_path, f"pck_reference={reference}")
+        assert code == 2, output
+        assert why in output.replace("\n", " ")
+    code, output = check(tmp_path, "val_offset=100")
+    assert code == 2
+    assert "3 people on 3 photos" in output  # the report is there all the same
+    assert "val_offset: 100 leaves nobody" in output
+
+
+def test_pck_that_rests_on_few_is_a_remark(tmp_path):
+    write(tmp_path, "train", 4)
+    write(tmp_path, "val", 3)
+    content = json.loads((tmp_path / "val.json").read_text())
+    content["annotations"][0]["head_size"] = 20
+    (tmp_path / "val.json").write_text(json.dumps(content))
+    code, output = check(tmp_path)
+    assert code == 1, output
+    assert "PCK rests on 1 of 3 people: the others have no head length" in output
+
+
+def test_a_side_without_a_partner_is_a_remark(tmp_path):
+    for split in ("train", "val"):
+        write(tmp_path, split, 4)
+        content = json.loads((tmp_path / f"{split}.json").read_text())
+        content["categories"][0]["keypoints"][4] = "tip_rigth"
+        (tmp_path / f"{split}.json").write_text(json.dumps(content))
+    code, output = check(tmp_path)
+    assert code == 1, output
+    assert "no partner on the other side is known for tip_left" in output

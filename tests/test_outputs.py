@@ -1,6 +1,8 @@
 """Predictions as files and boxes from files, through the command line as a user would."""
 
 import json
+import os
+import subprocess
 import sys
 import unicodedata
 from dataclasses import replace
@@ -13,9 +15,10 @@ from typer.testing import CliRunner
 
 from hdmlib import predict
 from hdmlib.boxes import PhotoBoxes, boxes_on, read_boxes
-from hdmlib.cli import app
+from hdmlib.cli import _box, app
 from hdmlib.config import make_config
 from hdmlib.data.dataset import DataError
+from hdmlib.data.intake import DataWarning
 from hdmlib.experiments import run
 from hdmlib.inference import photos_of
 from hdmlib.metrics.oks import oks_ap
@@ -134,6 +137,10 @@ def test_a_pattern_with_two_stars_names_each_photo_once(photos):
     assert len(found) == len(photos_of(str(photos)))
 
 
+def test_a_box_in_quotes_is_four_numbers():
+    assert _box("10 20 30 40") == _box("10,20,30,40") == [10, 20, 30, 40]
+
+
 def test_several_boxes_on_the_command_line_in_either_spelling(smoke, photos, tmp_path):
     expected = predict(photos / "007.jpg", [[10, 12, 60, 70], [-5, 30, 80, 90]], checkpoint=smoke.folder)[0].joints
     first, second = ["--box", 10, 12, 60, 70], ["--box", -5, 30, 80, 90]
@@ -182,6 +189,27 @@ def test_detections_are_matched_by_the_number_in_the_name(tmp_path):
     assert boxes.of(tmp_path / "cat.jpg") is not None
 
 
+def test_an_id_may_be_the_photos_name_with_its_ending(tmp_path):
+    boxes = read_boxes(written_boxes(tmp_path, [{"image_id": "b.jpg", "bbox": [1, 2, 3, 4]}]))
+    assert boxes.of(tmp_path / "b.jpg").boxes.tolist() == [[1, 2, 3, 4]]
+
+
+def test_two_photos_of_one_id_are_refused(tmp_path):
+    images = [{"id": 1, "file_name": name} for name in ("a.jpg", "b.jpg")]
+    content = {"images": images, "annotations": [{"image_id": 1, "bbox": [1, 2, 3, 4]}]}
+    with pytest.raises(DataError, match=r"a\.jpg and b\.jpg have the id 1; give each photo an id of its own"):
+        read_boxes(written_boxes(tmp_path, content))
+
+
+def test_a_photo_that_is_listed_for_each_person_keeps_them_all(tmp_path):
+    images = [{"id": n, "file_name": "a.jpg"} for n in (5, 6)]
+    entries = [{"image_id": n, "bbox": [n, 2, 3, 4]} for n in (6, 5)]
+    with pytest.warns(DataWarning, match="1 images are listed again under another id"):
+        boxes = read_boxes(written_boxes(tmp_path, {"images": images, "annotations": entries}))
+    assert boxes.of(tmp_path / "a.jpg").boxes.tolist() == [[6, 2, 3, 4], [5, 2, 3, 4]]
+    assert boxes.of(tmp_path / "a.jpg").image_id == 5
+
+
 def test_photos_of_one_name_are_told_apart_by_their_folders(tmp_path):
     names = ["cam1/1.jpg", "D:\\data\\cam2\\1.jpg"]
     images = [{"id": number, "file_name": name} for number, name in enumerate(names)]  # 0 is an id
@@ -211,7 +239,9 @@ def test_crowds_are_left_out_and_a_photo_without_people_stays_empty(tmp_path):
     assert [len(entry.boxes) for entry in found] == [1, 0]
 
 
-@pytest.mark.parametrize(("flag", "people"), [("0", 1), ("", 1), (None, 1), (0.0, 1), ("1", 0), (1, 0), (True, 0)])
+@pytest.mark.parametrize(
+    ("flag", "people"), [("0", 1), ("", 1), (None, 1), (0.0, 1), ("false", 1), ("No", 1), ("1", 0), (1, 0), (True, 0)]
+)
 def test_a_crowd_is_what_the_reader_of_annotations_takes_for_one(tmp_path, flag, people):
     entries = [{"image_id": 1, "bbox": [1, 1, 5, 5], "iscrowd": flag}]
     file = written_boxes(tmp_path, {"images": [{"id": 1, "file_name": "1.jpg"}], "annotations": entries})
@@ -285,6 +315,36 @@ def test_no_file_is_replaced_unless_asked(smoke, photos, tmp_path):
     assert len(pd.read_csv(tmp_path / "out.csv")) == 3 * len(smoke.data.val.skeleton)
 
 
+@pytest.mark.skipif(sys.platform == "win32", reason="devices of POSIX")
+def test_a_device_is_never_replaced(smoke, photos):
+    code, output = call("predict", photos, "--checkpoint", smoke.folder, "--csv", "/dev/null", "--overwrite")
+    assert code == 2
+    assert "is a device or a pipe" in output.replace("\n", " ")
+
+
+def test_a_home_folder_is_expanded(smoke, photos, tmp_path, monkeypatch):
+    monkeypatch.setenv("HOME", str(tmp_path / "home"))
+    monkeypatch.setenv("USERPROFILE", str(tmp_path / "home"))
+    monkeypatch.chdir(tmp_path)
+    code, _ = call("predict", photos, "--checkpoint", smoke.folder, "--csv=~/out.csv")
+    assert code == 0
+    assert (tmp_path / "home" / "out.csv").is_file()
+
+
+def test_a_pattern_passes_over_folders_without_photos_beside_photos(photos):
+    (photos / "notes").mkdir()
+    assert [photo.name for photo in photos_of(str(photos / "*"))] == ["007.jpg", "008.jpg", "009.jpg"]
+
+
+def test_a_terminal_that_cannot_show_a_name_loses_no_result(smoke, photos, tmp_path):
+    (photos / "007.jpg").rename(photos / "字.jpg")
+    words = [sys.executable, "-m", "hdmlib", "predict", photos / "字.jpg", "--checkpoint", smoke.folder]
+    environment = os.environ | {"PYTHONIOENCODING": "cp1252"}
+    done = subprocess.run([*words, "--csv", tmp_path / "out.csv"], env=environment, capture_output=True, check=False)
+    assert done.returncode == 0, done.stderr
+    assert (tmp_path / "out.csv").is_file()
+
+
 def test_a_photo_is_never_replaced_by_its_drawing(smoke, photos):
     photo = photos / "007.png"
     cv2.imwrite(str(photo), cv2.imread(str(photos / "007.jpg")))
@@ -307,7 +367,7 @@ def test_a_photo_is_never_replaced_by_its_drawing(smoke, photos):
         (["--box", 1, 2, 30, 40, "--boxes", "b.json"], "box, boxes: give one of them"),
         (["--to", "one.png"], "to: draws one photo"),
         (["--boxes", "missing.json"], "cannot read missing.json"),
-        (["--box", 1, 2, 30], "box: needs four numbers"),
+        (["--box", 1, 2, 30], "box: needs four numbers, as in --box 120 40 210 480"),
         (["--box", 1, 2, 30, 0], "has no area"),
         (["--box", 9000, 2, 30, 40], "lies outside the photo"),
         (["--csv", "/proc/nowhere/out.csv"], "cannot make the folder /proc/nowhere"),

@@ -92,7 +92,8 @@ def mended(annotation: Mapping[str, Any], joint_count: int, *, photo_size: Seque
 
 def is_crowd(annotation: Mapping[str, Any]) -> bool:
     """Whether an annotation marks a group; some tools write its ``iscrowd`` as text."""
-    return annotation.get("iscrowd") not in (None, 0, "", "0")
+    value = annotation.get("iscrowd")
+    return (value.strip().lower() if isinstance(value, str) else value) not in (None, 0, "", "0", "false", "no")
 
 
 def _labelled_joints(value: Any, count: int, changes: list[str]) -> tuple[np.ndarray, np.ndarray]:

@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 
 from hdmlib.data.dataset import DataError, Person, PoseDataset
-from hdmlib.data.intake import IntakeLog, LeaveOut, listed
+from hdmlib.data.intake import IntakeLog, LeaveOut
 from hdmlib.data.photos import PhotoFolder
 from hdmlib.skeletons import Skeleton
 
@@ -61,7 +61,7 @@ def assemble(
                 log.notice(_FAR_OUTSIDE, person.annotation_id)
     if not kept:
         raise DataError(
-            f"{name}: no usable person (left out: {listed(log.left_out) or 'nobody, the list is empty'}; photos looked "
+            f"{name}: no usable person (left out: {log.described() or 'nobody, the list is empty'}; photos looked "
             f"for in {photos.folder}); check the data folder and the split"
         )
     log.warn(name, total, stacklevel=3)

@@ -97,6 +97,10 @@ class IntakeLog:
         if parts or self._notes:
             warnings.warn(f"{name}: {'; '.join([*parts, *self._notes])}", DataWarning, stacklevel=stacklevel + 1)
 
+    def described(self) -> str:
+        """Who was left out and why, with the first of each reason."""
+        return self._described(self.left_out)
+
     def _described(self, counts: Mapping[str, int]) -> str:
         ordered = sorted(counts.items(), key=lambda item: -item[1])
         return ", ".join(f"{n} {what} (first: {self._first[what]})" for what, n in ordered)
@@ -169,18 +173,6 @@ def number_ids(keys: Iterable[int | str | None]) -> list[int]:
         else:  # entries without an id are all different
             result.append(numbered.setdefault(("none", position) if key is None else key, following + len(numbered)))
     return result
-
-
-def integer_id(value: object) -> int:
-    """``value`` as an id that an int64 array can hold.
-
-    Raises:
-        LeaveOut: If it is something else.
-    """
-    key = id_key(value)
-    if not isinstance(key, int) or abs(key) >= 2**63:
-        raise LeaveOut("malformed id", "ids must be integers")
-    return key
 
 
 def load_json(path: Path) -> object:

@@ -25,6 +25,7 @@ from hdmlib.data.crops import Frame, Region, float32_parts, transform
 from hdmlib.data.dataset import PoseDataset
 from hdmlib.data.intake import DataWarning
 from hdmlib.data.photos import read_image
+from hdmlib.skeletons import Skeleton, side_of
 
 
 class CropDataset(Dataset):
@@ -198,13 +199,12 @@ def make_loader(
         ValueError: If a parameter has no such value.
 
     Warns:
-        DataWarning: If crops are mirrored although no joints are paired as left and right.
+        DataWarning: If crops are mirrored although no joints are paired as left and right, or one has no partner.
     """
-    if augmentation and augmentation.mirror_probability and not people.skeleton.flip_pairs and len(people.skeleton) > 1:
+    if augmentation and augmentation.mirror_probability and (unpaired := _unpaired(people.skeleton)):
         warnings.warn(
-            f"{people.name}: no left and right joints are known, so mirrored crops teach left as right; name them "
-            "left_* and right_*, or give flip_pairs (pairs of 0-based numbers or of names) in the category, or set "
-            "flip_probability=0",
+            f"{people.name}: {unpaired}, so mirrored crops teach left as right; name them left_* and right_*, or give "
+            "flip_pairs (pairs of 0-based numbers or of names) in the category, or set flip_probability=0",
             DataWarning,
             stacklevel=2,
         )
@@ -221,6 +221,15 @@ def make_loader(
         # torch draws a seed for its workers, which do not use it; this keeps the caller's global generator unchanged
         generator=torch.Generator().manual_seed(seed),
     )
+
+
+def _unpaired(skeleton: Skeleton) -> str:
+    """Why a mirrored crop would teach left as right; empty if it would not."""
+    if len(skeleton) > 1 and not skeleton.flip_pairs:
+        return "no left and right joints are known"
+    paired = {joint for pair in skeleton.flip_pairs for joint in pair}
+    alone = [name for number, name in enumerate(skeleton.joints) if number not in paired and side_of(name)]
+    return f"no partner on the other side is known for {', '.join(alone)}" if alone else ""
 
 
 def _start_worker(worker: int) -> None:

@@ -13,7 +13,7 @@ from hdmlib.config import Config
 from hdmlib.data.dataset import PoseDataset
 from hdmlib.data.loader import make_loader
 from hdmlib.experiments.engine import augmentation_of, build_reader, frame_of
-from hdmlib.heatmaps import demanders, gaussian_map, inside
+from hdmlib.heatmaps import demanders, flat_cells, gaussian_map, inside
 from hdmlib.skeletons import Skeleton
 
 # Joints whose own heatmaps are shown: easy, hard, and easily confused with the other side.
@@ -102,9 +102,8 @@ def _pictures(config: Config, batch: dict[str, Tensor]) -> tuple[NDArray[np.uint
 def _drawn(points: Tensor, shares: Tensor, weights: Tensor, size: tuple[int, int]) -> Tensor:
     """Demanders of all joints as one map (N, h, w): each cell holds the largest share that any joint demands there."""
     maps = torch.zeros(len(points), size[0] * size[1])
-    x, y = points.round().long().clamp(min=0).unbind(dim=-1)
-    cell = (y.clamp(max=size[0] - 1) * size[1] + x.clamp(max=size[1] - 1)).flatten(1)
-    maps.scatter_reduce_(1, cell, (shares * weights[..., None]).flatten(1), reduce="amax")
+    cells = flat_cells(points, size[1]).flatten(1)
+    maps.scatter_reduce_(1, cells, (shares * weights[..., None]).flatten(1), reduce="amax")
     return maps.unflatten(1, size)
 
 

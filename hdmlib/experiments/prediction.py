@@ -41,7 +41,7 @@ class Prediction:
         confidence: (N, K), as :class:`hdmlib.reader.Reading` defines it.
         losses: Mean over the people of every loss of the registry, on the raw heatmaps.
         measures: (N, K) each: compactness of a joint's heatmap (``metrics.compactness``) and the terms of Theorem 1 for
-            the Gaussian that is trained (``theory``).
+            the Gaussian of the width that is trained, not cut off (``theory``).
         measured: (N, K) bool, the joints that are labelled and inside the heatmap, over which measures are averaged.
         by_decoder: Method -> joints and confidence decoded from the same heatmaps.
         other_confidence: The same with the other kind of confidence (peak or mass) than the loss's own.

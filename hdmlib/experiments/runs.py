@@ -113,6 +113,7 @@ def run(
     several = (config.processes or 1) > 1
     if several and "LOCAL_RANK" in os.environ:
         raise ConfigError("processes: torchrun has started them already; leave processes out")
+    _check_use(config)
     check_engine(config)  # a missing device, wrong options or weights are reported before the data is read or drawn
     build_losses(config)
     stride_of(config.model, config.input_size)
@@ -213,6 +214,18 @@ def _record(config: Config, data: Data, epochs: list[Epoch], prediction: Predict
         peak_memory=peak_memory(),
         machine=machine(),
     )
+
+
+def _check_use(config: Config) -> None:
+    """Refuse what a training would not use, and warn of a recipe that hardly is what it is called."""
+    for name, instead in {"checkpoint": "to start from weights give pretrained=FILE", "boxes": "leave it out"}.items():
+        if getattr(config, name) is not None:
+            raise ConfigError(f"{name}: is for `evaluate`, and no training uses it; {instead}")
+    if config.warm_start_epochs >= config.epochs and config.loss != "gaussian_mse":
+        warnings.warn(
+            f"warm_start_epochs: all {config.epochs} epochs are trained with gaussian_mse, and none with {config.loss}",
+            stacklevel=3,
+        )
 
 
 def record_of(config: Config, progress: Callable[..., Any] | None = None) -> Record:

@@ -127,7 +127,7 @@ class Store:
     def save(self, record: Record, model: nn.Module, prediction: Prediction) -> None:
         """Finish a run of the user's: network, predictions and, last, the record."""
         folder = self.folder(record.name)
-        save_weights(model, folder / ARTEFACTS["model"])
+        save_weights(model, folder / ARTEFACTS["model"], record.joints)
         write_atomically(folder / ARTEFACTS["predictions"], _packed(prediction))
         save_record(record, folder / RECORD)
 

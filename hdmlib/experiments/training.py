@@ -33,11 +33,10 @@ from hdmlib.experiments.engine import (
     training_loader,
 )
 from hdmlib.experiments.prediction import validate
-from hdmlib.experiments.record import Epoch, load_record
+from hdmlib.experiments.record import Epoch
 from hdmlib.experiments.steps import Steps, build_optimiser, learning_rate, loss_of
-from hdmlib.experiments.store import RECORD
 from hdmlib.files import remove_leftovers, write_atomically
-from hdmlib.models.checkpoints import load_weights, save_weights
+from hdmlib.models.checkpoints import joints_of, load_weights, save_weights
 from hdmlib.models.hrnet import HRNet
 from hdmlib.models.hub import NONE, weights_path
 from hdmlib.models.lite import Lite0
@@ -82,7 +81,7 @@ def fit(
     folder.mkdir(parents=True, exist_ok=True)
     if engine.is_main_process:
         remove_leftovers(folder)
-    bare = untrained_model(config, len(data.train.skeleton))
+    bare = untrained_model(config, data.train.skeleton.joints)
     loader, val_loader = training_loader(config, data.train, engine), evaluation_loader(config, data.val, engine)
     if config.sync_batchnorm and engine.num_processes > 1:
         bare = nn.SyncBatchNorm.convert_sync_batchnorm(bare)
@@ -107,7 +106,7 @@ def fit(
             state = TrainingState([*state.epochs, line])
             if engine.is_main_process:
                 if best:
-                    save_weights(bare, folder / BEST)
+                    save_weights(bare, folder / BEST, data.train.skeleton.joints)
                 write_atomically(folder / METRICS, metrics_table(state.epochs).to_csv(index=False).encode())
                 checkpoints.save(state)
                 if report:
@@ -153,16 +152,16 @@ def check_start(config: Config) -> None:
     """
     if config.initial_bias or config.pretrained not in (None, NONE):
         with torch.random.fork_rng(devices=[]):
-            untrained_model(config, joints=3)  # any number: the last layer is not read
+            untrained_model(config, joints=("of", "no", "run"))  # any: the last layer is not read
 
 
-def untrained_model(config: Config, joints: int) -> nn.Module:
+def untrained_model(config: Config, joints: Sequence[str]) -> nn.Module:
     """The network before training, its weights drawn from the config's seed or pretrained.
 
-    Pretrained weights leave the last layer as it is drawn, unless they are those of a finished run with as many joints.
+    Pretrained weights leave the last layer as it is drawn, unless they are those of a run with the same joints.
     """
     torch.manual_seed(config.seed)
-    model = build_model(config.model, num_joints=joints)
+    model = build_model(config.model, num_joints=len(joints))
     if isinstance(model, HRNet | Lite0):
         assert model.final_layer.bias is not None
         nn.init.constant_(model.final_layer.bias, config.initial_bias)
@@ -170,14 +169,8 @@ def untrained_model(config: Config, joints: int) -> nn.Module:
         raise ConfigError(f"initial_bias: only HRNet and lite0 have a known last layer; set it in {config.model}")
     if config.pretrained not in (None, NONE):
         path = weights_path(config.pretrained)
-        load_weights(model, path, backbone_only=_joints_of_run(path) != joints)
+        load_weights(model, path, backbone_only=joints_of(path) != tuple(joints))
     return model.to(memory_format=torch.channels_last)  # type: ignore[call-overload]  # a fifth faster on a CPU
-
-
-def _joints_of_run(weights: Path) -> int | None:
-    """How many joints the finished run predicts whose weights these are; ``None`` for other weights."""
-    record = weights.parent / RECORD
-    return len(load_record(record).joints) if record.is_file() else None
 
 
 def best_epoch(epochs: Sequence[Epoch]) -> int:

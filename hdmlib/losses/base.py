@@ -10,6 +10,7 @@ decode and to look at, ``decoder`` and ``confidence`` the method that suits it.
 from __future__ import annotations
 
 import math
+from numbers import Real
 from typing import Any
 
 import torch
@@ -62,9 +63,9 @@ class HeatmapLoss(nn.Module):
 
         Raises:
             TypeError: One of them is no tensor.
-            ValueError: The shapes do not fit, a map has no cell, a weight is negative or not finite, or the heatmap of
-                a joint that takes part holds NaN or infinity. The numbers are inspected now and then, on a GPU without
-                waiting for the device, so the error may come some calls later.
+            ValueError: The shapes do not fit, there is no joint or no cell, a weight is negative or not finite, or the
+                heatmap of a joint that takes part holds NaN or infinity. Numbers are inspected at the 1st, 2nd, 4th,
+                8th, ... call; on a GPU the error comes at a later call, so that none waits for the device.
 
         Warns:
             UserWarning: Once, if the inputs look like a mistake: maps that are already softmaxed for a loss that takes
@@ -103,6 +104,13 @@ class HeatmapLoss(nn.Module):
     def decoder_options(self, method: str) -> dict[str, float]:
         """Options of a decoding method that follow from the loss, such as the width of its target."""
         return {}
+
+    def options(self) -> dict[str, Any]:
+        """The arguments with which this loss was made, apart from the reduction."""
+        return {}
+
+    def extra_repr(self) -> str:
+        return ", ".join(f"{name}={value!r}" for name, value in {**self.options(), "reduction": self.reduction}.items())
 
     def _losses(self, heatmaps: Tensor, joints: Tensor, weights: Tensor | None) -> tuple[Tensor, Tensor]:
         """The weighted loss of each joint, (B, K), and which of them take part, (B, K) bool."""
@@ -164,7 +172,8 @@ def number_between(name: str, value: Any, low: float, high: float) -> float:
     Raises:
         ValueError: It is no number from ``low`` to ``high``; the message names the parameter.
     """
-    if not (isinstance(value, int | float) and math.isfinite(value) and low <= value <= high):
+    is_number = isinstance(value, Real) and not isinstance(value, bool)
+    if not (is_number and math.isfinite(value) and low <= float(value) <= high):
         raise ValueError(f"{name} must be a number from {low:g} to {high:g}, got {value!r}")
     return float(value)
 

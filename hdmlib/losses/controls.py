@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 from torch import Tensor
 
-from hdmlib.heatmaps import demanders, dot_map, gaussian_map, gaussian_reaches
+from hdmlib.heatmaps import demanders, dot_map, flat_cells, gaussian_map, gaussian_reaches
 from hdmlib.losses.base import HeatmapLoss, number_between
 from hdmlib.losses.suppliers import make_suppliers
 
@@ -23,9 +25,10 @@ class GaussianMSE(HeatmapLoss):
         sigma: Width of the Gaussian in cells.
         rounded: HRNet's form: centred on the nearest cell and cut off at 3 sigma, and joints just outside the map take
             part as long as the Gaussian reaches it. Otherwise it is centred on the joint itself, which must be inside.
-        likelihood: Weight lambda of the second term that :class:`~hdmlib.losses.matching.MatchingLoss` has, too: the
-            cross-entropy on the demanders, sum_m D_m (-log S_m), of S = softmax(10 h), divided by the number of cells
-            as the squared error is; 0: none. Not with ``rounded``.
+        likelihood: Weight lambda of a second term, that of :class:`~hdmlib.losses.matching.MatchingLoss`: the
+            cross-entropy of S = softmax(10 h) on the four demanders, sum_m D_m (-log S_m), divided by the number of
+            cells, since the squared error is a mean over cells. The joint's squared weight multiplies it, too. 0: none.
+            Not with ``rounded``.
         reduction: As for every :class:`~hdmlib.losses.base.HeatmapLoss`.
 
     Raises:
@@ -42,7 +45,9 @@ class GaussianMSE(HeatmapLoss):
         self.rounded = rounded
         self.likelihood = number_between("likelihood", likelihood, 0, 1e6)
         if self.likelihood and rounded:
-            raise ValueError("likelihood: needs joints inside the map, and rounded takes others, too; give one of them")
+            raise ValueError(
+                "likelihood: not with rounded, which also trains on joints outside the map; they have no demanders"
+            )
 
     def target(self, joints: Tensor, size: tuple[int, int]) -> Tensor:
         """The map (..., H, W) that joints (..., 2) are trained towards."""
@@ -60,6 +65,9 @@ class GaussianMSE(HeatmapLoss):
 
     def over_joints(self, losses: Tensor) -> Tensor:
         return losses.mean(dim=1)
+
+    def options(self) -> dict[str, Any]:
+        return {"sigma": self.sigma, "rounded": self.rounded, "likelihood": self.likelihood}
 
     def decoder_options(self, method: str) -> dict[str, float]:
         return {"sigma": self.sigma} if method == "dark" else {}
@@ -116,5 +124,5 @@ class SoftArgmax(HeatmapLoss):
 def _cross_entropy(logits: Tensor, joints: Tensor) -> Tensor:
     """-sum_m D_m log S_m, (B, K), of S = softmax of the logits (B, K, H, W) and the demanders of joints (B, K, 2)."""
     points, shares = demanders(joints, (logits.shape[2], logits.shape[3]))
-    cells = (points[..., 1] * logits.shape[3] + points[..., 0]).long()
-    return -(shares * logits.flatten(2).log_softmax(dim=-1).gather(2, cells)).sum(dim=-1)
+    log_supply = logits.flatten(2).log_softmax(dim=-1).gather(2, flat_cells(points, logits.shape[3]))
+    return -(shares * log_supply).sum(dim=-1)

@@ -18,6 +18,10 @@ class DeferredFlags:
         self._arrival: torch.cuda.Event | None = None
         self._waiting: Tensor | None = None
 
+    def __reduce__(self) -> tuple[type, tuple[()]]:
+        """A copy starts with flags of its own: CUDA's events can be neither copied nor pickled."""
+        return DeferredFlags, ()
+
     def post(self, flags: Tensor) -> None:
         """Start to bring counts, or flags to be counted, to the host."""
         flags = flags.long()

@@ -7,6 +7,7 @@ judges at once, for a GPU's maps at a later call, when the flags have arrived by
 
 from __future__ import annotations
 
+import sys
 import warnings
 
 import torch
@@ -64,8 +65,8 @@ class InputGuard:
         Raises:
             ValueError: Numbers are not finite, or a weight is negative.
         """
-        if torch.compiler.is_compiling() or not heatmaps.numel():
-            return
+        if torch.compiler.is_compiling() or within_functorch() or not heatmaps.numel():
+            return  # no numbers to look at
         self._judge()
         self.calls += 1
         if not self.calls & (self.calls - 1):  # a power of two
@@ -105,4 +106,17 @@ class InputGuard:
         for name, message in WARNINGS.items():
             if raised[name] and name not in self.warned:
                 self.warned.add(name)
-                warnings.warn(f"{self.loss}: {message}", UserWarning, stacklevel=6)
+                warnings.warn(f"{self.loss}: {message}", UserWarning, stacklevel=_frames_of_torch_and_this_package())
+
+
+def within_functorch() -> bool:
+    """Whether torch.func.grad, vmap or the like is at work, whose tensors hide their numbers."""
+    return torch._C._functorch.maybe_current_level() is not None  # pyright: ignore[reportAttributeAccessIssue]
+
+
+def _frames_of_torch_and_this_package() -> int:
+    """The ``stacklevel`` of a caller of this function at which the user's own line is."""
+    frame, level = sys._getframe(1), 1
+    while frame.f_back and frame.f_globals.get("__name__", "").partition(".")[0] in ("torch", "hdmlib"):
+        frame, level = frame.f_back, level + 1
+    return level

@@ -19,8 +19,9 @@ import torch
 from torch import Tensor
 
 from hdmlib.extras import accelerator
-from hdmlib.heatmaps import DEMANDERS, demanders
+from hdmlib.heatmaps import DEMANDERS, demanders, flat_cells
 from hdmlib.losses.base import HeatmapLoss, number_between, one_of
+from hdmlib.losses.guards import within_functorch
 from hdmlib.losses.suppliers import POSITIVE_SUPPLIERS, SUPPLIERS, make_suppliers, pull_back, scores, through_scores
 from hdmlib.transport.cost import Cost
 from hdmlib.transport.problem import Problem, maps_at_once, solve_maps
@@ -108,7 +109,7 @@ def _solve_group(heatmaps: Tensor, points: Tensor, shares: Tensor, matching: Mat
     solution = solve_maps(supply, points, shares, matching.problem, _TOLERANCE.get(heatmaps.dtype))
     value, gradient = solution.value, pull_back(solution.gradient, supply, heatmaps, kind, matching.mass_floor)
     if weight:
-        cells = (points[..., 1] * heatmaps.shape[2] + points[..., 0]).long()
+        cells = flat_cells(points, heatmaps.shape[2])
         value = value + weight * _cross_entropy(heatmaps, supply, cells, shares, kind)
         # d/ds of -sum_m D_m log S_m is S - D
         to_scores = supply.mul_(weight)
@@ -148,11 +149,6 @@ class _MatchingFunction(torch.autograd.Function):
         return scaled, *[None] * 9
 
 
-def _within_functorch() -> bool:
-    """Whether torch.func.grad, vmap or the like is at work."""
-    return torch._C._functorch.maybe_current_level() is not None  # pyright: ignore[reportAttributeAccessIssue]
-
-
 class _Refusal(torch.autograd.Function):
     """The identity; its derivative is refused. The second argument makes autograd ask for it."""
 
@@ -168,12 +164,12 @@ class _Refusal(torch.autograd.Function):
 class MatchingLoss(HeatmapLoss):
     """A regularised earth mover's distance from each heatmap to its annotation, in heatmap cells.
 
-    It does not change when a heatmap is scaled (``relu``) or shifted (``softmax``).
+    It does not change when a heatmap is scaled (``relu``) or shifted (``softmax``). Joints get no gradient.
 
     Args:
-        epsilon: Strength of the regulariser in units of the cost, cells; it plays the part of the Gaussian's sigma.
-            Where the cost saturates keep it well below ``tau``: far cells hold exp(-tau / epsilon) of the best cell's
-            mass.
+        epsilon: Strength of the regulariser in units of the cost: cells, or squared cells with ``sqeuclidean``. It
+            plays the part of the Gaussian's sigma. Where the cost saturates keep it well below ``tau``: far cells hold
+            exp(-tau / epsilon) of the best cell's mass.
         regulariser: ``entropy``, ``kl`` or ``debiased`` (slow: some hundred times the others).
         suppliers: ``softmax``, ``softplus``, ``relu`` or ``relu_plain``; see
             :func:`~hdmlib.losses.suppliers.make_suppliers`.
@@ -185,10 +181,11 @@ class MatchingLoss(HeatmapLoss):
             (see :meth:`set_progress`); ``None``: constant. In evaluation mode the loss has ``epsilon``.
         mass_floor: ``relu`` and ``relu_plain``: peak of a heatmap below which its gradient, which grows as the map
             shrinks, stops growing. Well above the heatmaps' peaks every map is pulled with the same strength.
-        likelihood: Weight lambda, in cells, of the cross-entropy on the demanders, sum_m D_m (-log S_m), which is added
-            to the distance; 0: none. Needs suppliers that are positive everywhere, ``softmax`` or ``softplus``.
-        likelihood_start: Initial lambda, which goes in a straight line to ``likelihood`` over the first half of the
-            training, as ``epsilon_start`` does; ``None``: constant.
+        likelihood: Weight lambda, in units of the cost, of the cross-entropy on the demanders, sum_m D_m (-log S_m),
+            which is added to the distance; 0: none. Needs suppliers that are positive everywhere, ``softmax`` or
+            ``softplus``.
+        likelihood_start: Initial lambda, which changes linearly to ``likelihood`` over the first half of the training
+            (see :meth:`set_progress`); ``None``: constant. In evaluation mode the loss has ``likelihood``.
         reduction: As for every :class:`~hdmlib.losses.base.HeatmapLoss`.
 
     Raises:
@@ -249,9 +246,9 @@ class MatchingLoss(HeatmapLoss):
         return max(0.0, 1 - 2 * self.progress) if self.training else 0.0
 
     def per_joint(self, heatmaps: Tensor, joints: Tensor, weights: Tensor) -> Tensor:
-        if _within_functorch():
+        if within_functorch():
             raise RuntimeError(_NO_SECOND_DERIVATIVE)
-        points, shares = demanders(joints, (heatmaps.shape[2], heatmaps.shape[3]), self.demanders)
+        points, shares = demanders(joints.detach(), (heatmaps.shape[2], heatmaps.shape[3]), self.demanders)
         shares = shares * (weights > 0)[..., None]
         # traced, a number that changes would be a new constant, and a new compilation, in every step
         changing = (self.epsilon_start, self.likelihood_start) != (self.epsilon, self.likelihood)
@@ -270,8 +267,10 @@ class MatchingLoss(HeatmapLoss):
     def readout(self, heatmaps: Tensor) -> Tensor:
         return make_suppliers(heatmaps, self.suppliers)
 
-    def extra_repr(self) -> str:
-        return (
-            f"epsilon={self.epsilon}, regulariser={self.problem.regulariser!r}, suppliers={self.suppliers!r}, "
-            f"cost={self.problem.cost.kind!r}, tau={self.problem.cost.tau}, likelihood={self.likelihood}"
-        )
+    def options(self) -> dict[str, Any]:
+        return {
+            "epsilon": self.epsilon, "regulariser": self.problem.regulariser, "suppliers": self.suppliers,
+            "demanders": self.demanders, "cost": self.problem.cost.kind, "tau": self.problem.cost.tau,
+            "epsilon_start": self.epsilon_start, "mass_floor": self.mass_floor, "likelihood": self.likelihood,
+            "likelihood_start": self.likelihood_start,
+        }  # fmt: skip

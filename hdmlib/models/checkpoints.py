@@ -22,11 +22,12 @@ from __future__ import annotations
 
 import hashlib
 import io
+import json
 import pickle
 import re
 import zipfile
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -57,6 +58,7 @@ DEPTH = 3
 AVERAGED = "n_averaged"
 # Under this name the metadata of our safetensors files hold the SHA-256 of their tensors.
 CHECKSUM = "sha256"
+JOINTS = "joints"
 # How many times its own size a file may unpack to.
 MOST_UNPACKED = 8
 # The layers that give one map per joint: those of HRNet and Lite0, and ViTPose's.
@@ -115,6 +117,7 @@ def load_weights(model: nn.Module, path: str | Path, *, backbone_only: bool = Fa
     weights, target = _tensors(_read(path), path), model.state_dict()
     # a network of one's own may have a common prefix itself: the names that it knows best are taken
     weights = max(_namings(weights), key=lambda named: len(named.keys() & target.keys()), default=weights)
+    _check_finite(weights, target, path)
     if backbone_only:
         weights = {key: value for key, value in weights.items() if key in target or not CLASSIFIER.match(key)}
         weights = {key: value for key, value in weights.items() if not key.startswith(HEADS)}
@@ -200,10 +203,17 @@ def _tensors(content: Any, path: Path) -> dict[str, Tensor]:
             raise CheckpointError(f"{path}: tensor {name!r} repeats its values; save it dense, with contiguous()")
         if tensor.is_complex():
             raise CheckpointError(f"{path}: tensor {name!r} is complex; the networks here are real")
+    return state
+
+
+def _check_finite(weights: dict[str, Tensor], target: dict[str, Tensor], path: Path) -> None:
+    """Raise unless all numbers are finite, apart from those that are not in the model either, as a mask of -inf."""
+    for name, tensor in weights.items():
         # as float32, which the networks compute in: a larger number is infinite there, and float8 has no such test
         if tensor.is_floating_point() and not tensor.float().isfinite().all():
-            raise CheckpointError(f"{path}: tensor {name!r} holds NaN or infinity: a diverged training or damage")
-    return state
+            own = target.get(name)
+            if own is None or not torch.equal(own.detach().cpu().float().isfinite(), tensor.float().isfinite()):
+                raise CheckpointError(f"{path}: tensor {name!r} holds NaN or infinity: a diverged training or damage")
 
 
 def _find_state(content: Any, depth: int = DEPTH) -> dict[str, Tensor] | None:
@@ -261,7 +271,7 @@ def _check_fit(weights: dict[str, Tensor], target: dict[str, Tensor], model: nn.
     if not (missing or unknown or shapes or kinds):
         return
     lines = [f"{path}: the weights do not fit the model"]
-    lines += [f"  {advice}" for advice in (*_beside(weights, target), *_advice(weights, shapes, model))]
+    lines += [f"  {advice}" for advice in (*_beside(weights, target), *_advice(weights, model))]
     lines += _listed("missing in the file", missing, lambda key: key)
     lines += _listed("unknown to the model", unknown, lambda key: key)
     lines += _listed(
@@ -282,7 +292,7 @@ def _beside(weights: dict[str, Tensor], target: dict[str, Tensor]) -> list[str]:
     return [f"it has all of the model's tensors under {found}, beside others: save one of them alone"] if parts else []
 
 
-def _advice(weights: dict[str, Tensor], shapes: Iterable[str], model: nn.Module) -> list[str]:
+def _advice(weights: dict[str, Tensor], model: nn.Module) -> list[str]:
     """In plain words, the usual reasons and what to do about them."""
     if not isinstance(model, HRNet):
         return []
@@ -315,12 +325,13 @@ def _sides(tensor: Tensor) -> str:
     return "x".join(map(str, tensor.shape)) or "one number"
 
 
-def save_weights(model: nn.Module, path: str | Path) -> None:
+def save_weights(model: nn.Module, path: str | Path, joints: Sequence[str] = ()) -> None:
     """Write a model's weights as safetensors with a checksum: at no time is there half a file under that name.
 
     Args:
         model: Source of the weights.
         path: Ends in ``.safetensors``; its folder is made if need be.
+        joints: Names of the joints that its last layer has been trained to find, for :func:`joints_of`.
 
     Raises:
         ValueError: If the ending is another one.
@@ -329,7 +340,17 @@ def save_weights(model: nn.Module, path: str | Path) -> None:
     if path.suffix != ".safetensors":
         raise ValueError(f"{path}: weights are saved as .safetensors; export_hrnet writes PyTorch files")
     weights = _plain(model)
-    write_atomically(path, safetensors.torch.save(weights, {CHECKSUM: _digest(weights)}))
+    named = {JOINTS: json.dumps(list(joints))} if joints else {}
+    write_atomically(path, safetensors.torch.save(weights, {CHECKSUM: _digest(weights), **named}))
+
+
+def joints_of(path: str | Path) -> tuple[str, ...]:
+    """The joints that a file of :func:`save_weights` says its last layer finds; empty for any other file."""
+    try:
+        with safetensors.safe_open(path, framework="pt") as file:
+            return tuple(json.loads((file.metadata() or {}).get(JOINTS, "[]")))
+    except (SafetensorError, OSError, ValueError, TypeError):
+        return ()  # of PyTorch, or damaged, which load_weights reports
 
 
 def export_hrnet(model: nn.Module, path: str | Path) -> None:
@@ -347,5 +368,11 @@ def export_hrnet(model: nn.Module, path: str | Path) -> None:
 
 
 def _plain(model: nn.Module) -> dict[str, Tensor]:
-    """The model's tensors on the CPU in the plain memory layout, whatever the model was trained in."""
-    return {key: value.detach().cpu().contiguous() for key, value in model.state_dict().items()}
+    """The model's tensors on the CPU in the plain memory layout, whatever the model was trained in.
+
+    A tensor under two names, as tied weights are, becomes two tensors.
+    """
+    plain = {key: value.detach().cpu().contiguous() for key, value in model.state_dict().items()}
+    owners: dict[int, str] = {}
+    first = {key: owners.setdefault(value.untyped_storage().data_ptr(), key) for key, value in plain.items()}
+    return {key: value if first[key] == key else value.clone() for key, value in plain.items()}

@@ -9,6 +9,7 @@ import re
 import sys
 from functools import lru_cache
 from importlib import import_module
+from inspect import signature
 from pathlib import Path
 
 import torch
@@ -66,7 +67,16 @@ def _built_by_function(name: str, num_joints: int) -> nn.Module:
         build = getattr(import_module(module), function)
     except (ImportError, AttributeError) as error:
         raise ValueError(f"model: {name!r} cannot be imported ({error})") from error
-    model = build(num_joints=num_joints)
+    if not callable(build):
+        raise ValueError(f"model: {name!r} is {type(build).__name__}, not a function that returns a network")
+    known = signature(build).parameters.values()
+    by_name = any(one.name == "num_joints" or one.kind == one.VAR_KEYWORD for one in known)
+    given = {"num_joints": num_joints} if by_name else {}
+    try:
+        signature(build).bind(*([] if by_name else [num_joints]), **given)
+    except TypeError as error:
+        raise ValueError(f"model: {name!r} must take the number of joints as its one argument ({error})") from None
+    model = build(**given) if by_name else build(num_joints)
     if not isinstance(model, nn.Module):
         raise ValueError(f"model: {name!r} returned {type(model).__name__}, not a torch.nn.Module")
     return model

@@ -43,7 +43,7 @@ def loss_against_score(curves: Mapping[str, pd.DataFrame], metric: str, first: i
     """
     figure, panels = plt.subplots(1, len(curves), figsize=(4.7 * len(curves), 3.3), layout="constrained", squeeze=False)
     for axes, (label, table) in zip(panels[0], curves.items(), strict=True):
-        style = STYLES[label]
+        style = _style(label)
         other = axes.twinx()
         for number, (_, run) in enumerate(table[table["epoch"] >= first].groupby("seed")):
             strength = {"alpha": 1.0 if number == 0 else 0.35}
@@ -333,7 +333,7 @@ def heatmaps_by_loss(
         row[0].plot(*truth[i], **_TRUTH)
         for axes, label in zip(row[1:], maps, strict=True):
             off = np.linalg.norm(predicted[label][i] - truth[i])
-            name = f"{LABELS[label]}\n" if i == 0 else ""
+            name = f"{LABELS.get(label, label)}\n" if i == 0 else ""
             overlay(axes, pictures[i], np.maximum(maps[label][i], 0), f"{name}{off:.1f} px off")
             axes.plot(*truth[i], **_TRUTH)
             axes.plot(*predicted[label][i], marker="x", color="white", markersize=5, markeredgewidth=1.1)

@@ -43,9 +43,9 @@ def _scored(
                 yield score, Choice(setting, decoder, confidence)
 
 
-def read_as_chosen(record: Record, chosen: Choice) -> dict[str, float]:
-    """The metrics of a final as its tuning chose to read it."""
-    return (record.by_decoder if chosen.confidence == "own" else record.other_confidence)[chosen.decoder]
+def read_as(record: Record, decoder: str, confidence: str) -> dict[str, float]:
+    """The metrics of a run read by a decoder, with the ``own`` or the ``other`` confidence."""
+    return (record.by_decoder if confidence == "own" else record.other_confidence)[decoder]
 
 
 # As the committed trials of stage second_tuning have it; a test chooses again.

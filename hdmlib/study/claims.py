@@ -120,8 +120,8 @@ def claims_text() -> str:
     lines = [*claim_lines(table, people, SUBJECTS), "", "Every difference, with its 95 % interval over five seeds:", ""]
     grounds = {"500 embedded people": people, "250 photos (LSP Extended)": on_photos}
     for ground, records in grounds.items():
-        lines += [*_difference_lines(f"{ground}, less the Gaussian", records, {**TABLE_1, **LOCALISATION}), ""]
-    return "\n".join([*lines, *_difference_lines("Fig. 1, 500 embedded people, less the Gaussian", people, FIGURE_1)])
+        lines += [*_subject_lines(f"{ground}, less the Gaussian", records, {**TABLE_1, **LOCALISATION}), ""]
+    return "\n".join([*lines, *_subject_lines("Fig. 1, 500 embedded people, less the Gaussian", people, FIGURE_1)])
 
 
 def claim_lines(
@@ -191,27 +191,30 @@ def _claims(
     yield "more joints found, PCKh@0.5", ablation, own_and_same("PCKh@0.5")
 
 
-def _difference_lines(title: str, records: Mapping[str, Sequence[Record]], metrics: Mapping[str, int]) -> list[str]:
-    """A Markdown table: a row a metric, for each subject own and same, the difference, its interval and the outcome."""
+def _subject_lines(title: str, records: Mapping[str, Sequence[Record]], metrics: Mapping[str, int]) -> list[str]:
+    """:func:`difference_lines` of both subjects from the Gaussian, own and, where every metric has it, same."""
     table = differences(records, metrics)
-    columns = [
-        (subject, view) for subject in SUBJECTS for view in ("own", "same") if view == "own" or _has_same(metrics)
-    ]
-    lines = [f"| {title} | {' | '.join(f'{subject}, {view}' for subject, view in columns)} |"]
-    lines.append("| --- |" + " --- |" * len(columns))
+    views = ["own"] if any(metric.startswith("map: ") for metric in metrics) else ["own", "same"]
+    columns = {
+        f"{subject}, {view}": table.loc[view].loc[label] for subject, label in SUBJECTS.items() for view in views
+    }
+    return difference_lines(title, columns, metrics)
+
+
+def difference_lines(title: str, columns: Mapping[str, pd.DataFrame], metrics: Iterable[str]) -> list[str]:
+    """A Markdown table: a row a metric, in each column its difference, interval and outcome.
+
+    Args:
+        title: Heading of the first column.
+        columns: Heading -> index metric, columns as :func:`differences` has them.
+        metrics: Those to show.
+    """
+    lines = [f"| {title} | {' | '.join(columns)} |", "| --- |" + " --- |" * len(columns)]
     for metric in metrics:
-        cells = [difference_cell(table.loc[(view, SUBJECTS[subject], metric)], metric) for subject, view in columns]
+        found = (column.loc[metric] for column in columns.values())
+        cells = (f"{_difference(one, metric)}: {one['outcome']}" for one in found)
         lines.append(f"| {NAMES.get(metric, metric)} | {' | '.join(cells)} |")
     return lines
-
-
-def _has_same(metrics: Mapping[str, int]) -> bool:
-    return not any(metric.startswith("map: ") for metric in metrics)
-
-
-def difference_cell(found: pd.Series, metric: str) -> str:
-    """A difference with its interval and outcome, in words for a table."""
-    return f"{_difference(found, metric)}: {found['outcome']}"
 
 
 def outcome_lines(table: pd.DataFrame, testable: bool = True) -> Iterator[str]:

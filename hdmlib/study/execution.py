@@ -7,12 +7,14 @@ import os
 import signal
 from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
+from concurrent.futures.process import BrokenProcessPool
 from contextlib import suppress
 from typing import Any
 
 import torch
 
 from hdmlib.config import Config
+from hdmlib.errors import line_for_user
 from hdmlib.experiments.engine import default_workers
 from hdmlib.experiments.record import Record
 from hdmlib.experiments.runs import record_of
@@ -31,7 +33,8 @@ def train_trials(trials: Sequence[Trial], jobs: int = 1) -> Iterator[tuple[Trial
         A trial with its record, or with the error that ended it.
 
     Raises:
-        KeyboardInterrupt: The running trials have saved their step, and no other was started.
+        KeyboardInterrupt: The running trials have saved their step, and no other was started; likewise where the
+            caller's loop ends early.
     """
     waiting = []
     for trial in trials:
@@ -39,29 +42,56 @@ def train_trials(trials: Sequence[Trial], jobs: int = 1) -> Iterator[tuple[Trial
             yield trial, found.record
         else:
             waiting.append(trial)
+    running: dict[Future[Record], tuple[Trial, int]] = {}
+    free = list(range(jobs))
+    try:
+        while waiting or running:
+            while free and (trial := _next(waiting, running.values())):
+                place = free.pop(0)
+                running[_started(_at_place(trial.config, place, jobs))] = trial, place
+            for future in wait(running, return_when=FIRST_COMPLETED).done:
+                error = future.exception()
+                if error is not None and not isinstance(error, Exception):
+                    raise error
+                trial, place = running.pop(future)
+                free.append(place)
+                yield trial, _why_killed(error) or error or future.result()
+    except (KeyboardInterrupt, GeneratorExit):  # the latter where the caller's loop ends early
+        for process in multiprocessing.active_children():
+            with suppress(ProcessLookupError):
+                os.kill(process.pid or 0, signal.SIGINT)  # saves its step and ends
+        wait(running)
+        raise
+
+
+def _started(config: Config) -> Future[Record]:
+    """A run, begun in a process and a pool of its own: a process that the system kills breaks its pool."""
     context = multiprocessing.get_context("spawn")
-    with ProcessPoolExecutor(jobs, mp_context=context, initializer=_leave_terminal, max_tasks_per_child=1) as pool:
-        running: dict[Future[Record], tuple[Trial, int]] = {}
-        free = list(range(jobs))
-        try:
-            while waiting or running:
-                while free and (
-                    trial := _next(waiting, running.values())
-                ):  # no more: the pool would start what it queues
-                    place = free.pop(0)
-                    running[pool.submit(record_of, _at_place(trial.config, place, jobs))] = trial, place
-                for future in wait(running, return_when=FIRST_COMPLETED).done:
-                    error = future.exception()
-                    if error is not None and not isinstance(error, Exception):
-                        raise error
-                    trial, place = running.pop(future)
-                    free.append(place)
-                    yield trial, error or future.result()
-        except KeyboardInterrupt:
-            for process in multiprocessing.active_children():
-                with suppress(ProcessLookupError):
-                    os.kill(process.pid or 0, signal.SIGINT)  # saves its step and ends
+    pool = ProcessPoolExecutor(1, mp_context=context, initializer=_leave_terminal)
+    future = pool.submit(_record_of, config)
+    pool.shutdown(wait=False)
+    return future
+
+
+class TrialError(ValueError):
+    """What a user can mend in a trial."""
+
+
+def _record_of(config: Config) -> Record:
+    """:func:`record_of`; a plain ValueError is told from a bug here, where it still knows where it was raised."""
+    try:
+        return record_of(config)
+    except ValueError as error:
+        if type(error) is not ValueError or (line := line_for_user(error)) is None:
             raise
+        raise TrialError(line) from None
+
+
+def _why_killed(error: BaseException | None) -> ChildProcessError | None:
+    """What to do about a process that ended without a word; ``None`` for any other error."""
+    if not isinstance(error, BrokenProcessPool):
+        return None
+    return ChildProcessError("the system ended its process, usually because memory ran out; set fewer --jobs")
 
 
 def _next(waiting: list[Trial], running: Iterable[tuple[Trial, int]]) -> Trial | None:

@@ -16,8 +16,8 @@ import pandas as pd
 from hdmlib.experiments.record import Record
 from hdmlib.experiments.store import Store
 from hdmlib.losses.registry import LOSSES
-from hdmlib.study.choice import CHOSEN, CHOSEN_ON_FACES, CHOSEN_ON_PHOTOS, Choice, read_as_chosen
-from hdmlib.study.claims import FIGURE_1, claim_lines, difference_cell, differences
+from hdmlib.study.choice import CHOSEN, CHOSEN_ON_FACES, CHOSEN_ON_PHOTOS, Choice, read_as
+from hdmlib.study.claims import FIGURE_1, claim_lines, difference_lines, differences
 from hdmlib.study.results import published_of
 from hdmlib.study.rules import (
     AXES,
@@ -70,6 +70,15 @@ class Ground:
         """Label -> how many trials its tuning had."""
         return Counter(trial.label.partition(":")[0] for trial in STAGES[self.tuning]())
 
+    def ends(self, label: str) -> set[str]:
+        """What was tuned of a label and chosen at the end of its grid: a value beyond it may be better."""
+        _, options, fields = self.chosen[label].setting
+        chosen = {**fields, **{name: options[name] for name in AXES if name in options}}
+        configs = [t.config for t in STAGES[self.tuning]() if t.label.partition(":")[0] == label]
+        tried = {name: {c.loss_options.get(name, getattr(c, name, None)) for c in configs} for name in chosen}
+        found = {name: (min(values), max(values)) for name, values in tried.items() if len(values) > 1}
+        return {name for name, ends in found.items() if chosen[name] in ends}
+
     def finals(self) -> dict[str, list[Record]]:
         """Label -> its published finals, of the seeds that every label has; empty before the first such seed."""
         complete: dict[str, list[Record]] = {}
@@ -96,7 +105,7 @@ class Ground:
             for record in runs:
                 run = {"label": label, "seed": record.identity["seed"]}
                 measures = {f"map: {name}": value for name, value in record.final.measures.items()}
-                rows["own"].append(run | read_as_chosen(record, self.chosen[label]) | measures)
+                rows["own"].append(run | read_as(record, *self.chosen[label][1:]) | measures)
                 rows["same"].append(run | _read_as_all(record))
         return {view: pd.DataFrame(found) for view, found in rows.items()}
 
@@ -129,7 +138,7 @@ GROUNDS = (PEOPLE, PHOTOS, FACES, LONG, LARGE)
 
 def _read_as_all(record: Record) -> dict[str, float]:
     own = LOSSES[record.identity["loss"]].confidence == SAME_CONFIDENCE
-    return (record.by_decoder if own else record.other_confidence)[SAME_DECODER]
+    return read_as(record, SAME_DECODER, "own" if own else "other")
 
 
 def verdict(records: Mapping[str, Sequence[Record]], ground: Ground = PEOPLE) -> tuple[bool, list[str]]:
@@ -181,10 +190,7 @@ def score_lines(ground: Ground, records: Mapping[str, Sequence[Record]]) -> list
     table = [
         f"| {ground.name}, mean over {seeds} seeds | trials | chosen | {' | '.join(shown)} |",
         "| --- | --- | --- |" + " --- |" * len(shown),
-        *(
-            _score_line(str(label), trials[str(label)], ground.chosen[str(label)], part[shown].mean().to_dict())
-            for label, part in scores
-        ),
+        *(_score_line(str(label), trials[str(label)], ground, part[shown].mean().to_dict()) for label, part in scores),
         "",
     ]
     if seeds < len(ground.seeds):
@@ -195,28 +201,26 @@ def score_lines(ground: Ground, records: Mapping[str, Sequence[Record]]) -> list
     return [*table, f"Is the sum better than each, by the rule fixed in advance? **{'Yes' if better else 'No'}**{why}."]
 
 
-def chosen_words(choice: Choice) -> str:
-    """``lr 0.004, sigma 0.75, dark``: what a tuning chose, in words for a table."""
-    (_, options, fields), decoder, confidence = choice
-    values = {**fields, **{name: options[name] for name in AXES if name in options}}
-    words = [*(f"{name} {value:g}" for name, value in values.items()), decoder]
+def chosen_words(ground: Ground, label: str) -> str:
+    """``lr 0.048*, epsilon 0.05, dark``: what a tuning chose, in words for a table; * marks the end of a grid."""
+    (_, options, fields), decoder, confidence = ground.chosen[label]
+    values, ends = {**fields, **{name: options[name] for name in AXES if name in options}}, ground.ends(label)
+    words = [*(f"{name} {value:g}{'*' * (name in ends)}" for name, value in values.items()), decoder]
     return ", ".join(words if confidence == "own" else [*words, "other confidence"])
 
 
-def _score_line(label: str, trials: int, choice: Choice, means: Mapping[Any, float]) -> str:
+def _score_line(label: str, trials: int, ground: Ground, means: Mapping[Any, float]) -> str:
     cells = (f"{value:.{2 if metric in ('mean error', 'NME') else 1}f}" for metric, value in means.items())
-    return f"| {label} | {trials} | {chosen_words(choice)} | {' | '.join(cells)} |"
+    return f"| {label} | {trials} | {chosen_words(ground, label)} | {' | '.join(cells)} |"
 
 
 def _difference_lines(
     ground: Ground, records: Mapping[str, Sequence[Record]], label: str, references: Sequence[str]
 ) -> list[str]:
-    """A Markdown table of one label: a row a metric, for each reference own and same."""
+    """:func:`difference_lines` of one label from each reference, own and same."""
     tables = {reference: ground.less(records, reference) for reference in references}
-    columns = list(product(references, ("own", "same")))
-    lines = [f"| {label}, less | {' | '.join(f'{reference}, {view}' for reference, view in columns)} |"]
-    lines.append("| --- |" + " --- |" * len(columns))
-    for metric in ground.metrics:
-        cells = (difference_cell(tables[reference].loc[(view, label, metric)], metric) for reference, view in columns)
-        lines.append(f"| {metric} | {' | '.join(cells)} |")
-    return lines
+    columns = {
+        f"{reference}, {view}": tables[reference].loc[view].loc[label]
+        for reference, view in product(references, ("own", "same"))
+    }
+    return difference_lines(f"{label}, less", columns, ground.metrics)

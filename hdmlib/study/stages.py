@@ -20,8 +20,8 @@
                   its finalists around those settings on photos of people and on faces (both need data_root)
     second_photos, second_faces
                   what that chose, five seeds, on the other half of the validation people
-    second_why_tuning, second_why
-                  the Gaussian with the sum's second term, the sum with a weight that changes: tuned, then five seeds
+    second_why_tuning
+                  the Gaussian with the sum's second term, and the sum with a weight that changes: tuned
     gpu_demo      HRNet-W32 with each loss, for one large GPU; on photos with dataset=coco data_root=DIR epochs=25
 
 ``python -m hdmlib study STAGE`` trains the runs that have no record yet.
@@ -256,9 +256,9 @@ def second_large(seeds: Sequence[int] = rules.COSTLY_SEEDS, **values: Any) -> It
 
 
 def second_why_tuning(**values: Any) -> Iterator[Trial]:
-    """What the sum is taken apart into: the grids."""
+    """What the sum is taken apart into: the grids, and what they grew by."""
     for label, grid in rules.WHY_GRIDS.items():
-        yield from _tried(label, grid, rules.TUNING_PEOPLE, **values)
+        yield from _tried(label, [*grid, *rules.WHY_EXTENSIONS.get(label, ())], rules.TUNING_PEOPLE, **values)
 
 
 def second_photo_tuning(**values: Any) -> Iterator[Trial]:

@@ -59,7 +59,6 @@ RANGES: Mapping[str, tuple[float, float]] = {
     "ankle_flexion": (-35, 20),
 }
 
-_SIDED = ("shoulder", "elbow", "wrist", "hip", "knee", "ankle")
 _SIDES = (("left", 1.0), ("right", -1.0))
 
 

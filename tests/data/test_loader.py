@@ -264,11 +264,12 @@ def test_bad_parameters_are_refused(options, message):
 def test_workers_outlive_a_sigterm_to_all_and_end_by_that_of_their_trainer(people):
     loader = make_loader(people, SQUARE, batch_size=2, workers=2)
     batches = iter(loader)
-    next(batches)
+    for _ in range(2):
+        next(batches)  # one of each worker: both have begun
     workers = batches._workers
     for worker in workers:  # as Slurm sends it: by another process
         subprocess.run(["kill", "-TERM", str(worker.pid)], check=True)
-    assert sum(len(batch["index"]) for batch in batches) == COUNT - 2
+    assert sum(len(batch["index"]) for batch in batches) == COUNT - 4
     assert all(worker.is_alive() for worker in workers)
     for worker in workers:
         worker.terminate()

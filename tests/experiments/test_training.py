@@ -3,6 +3,7 @@
 import io
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -728,8 +729,17 @@ def test_a_finished_run_goes_on_from_its_last_layer(data, tmp_path):
     further = smoke(tmp_path, pretrained=first.folder / "model.safetensors", lr=1e-5, epochs=1)
     _, epochs = fit(further, data, tmp_path / "further")
     assert epochs[0].validation.metrics == pytest.approx(first.record.final.metrics, rel=1e-4)
-    fresh = untrained_model(further, joints=3)  # other joints: a last layer of their own
-    assert fresh.final_layer.weight.shape[0] == 3
+    joints = data.train.skeleton.joints
+    kept, fresh = untrained_model(further, joints), untrained_model(further, joints[::-1])  # others: a layer of theirs
+    last = first.model().final_layer.weight
+    assert torch.equal(kept.final_layer.weight, last.to(kept.final_layer.weight))
+    assert not torch.equal(fresh.final_layer.weight, last)
+    # the file alone says so, wherever it lies: its content is what names the run
+    (tmp_path / "elsewhere").mkdir()
+    moved = Path(shutil.copy(first.folder / "model.safetensors", tmp_path / "elsewhere"))
+    elsewhere = smoke(tmp_path, pretrained=moved, lr=1e-5, epochs=1)
+    assert elsewhere.run_name("data") == further.run_name("data")
+    assert torch.equal(untrained_model(elsewhere, joints).final_layer.weight, kept.final_layer.weight)
 
 
 @pytest.mark.parametrize("reduction", ["per_joint", "none"])

@@ -1,12 +1,17 @@
 """What all losses share: reductions, optional weights, ignored joints, guards against inputs that are a mistake."""
 
+import copy
+import inspect
+import pickle
 import warnings
 
 import numpy as np
 import pytest
 import torch
 
+from hdmlib import Decoded
 from hdmlib.losses import LOSSES, MatchingLoss, build_loss, visibility_weights
+from hdmlib.losses.controls import CrossEntropy, GaussianMSE
 from hdmlib.losses.deferred import DeferredFlags
 from hdmlib.losses.guards import FEWEST_JOINTS
 
@@ -253,3 +258,62 @@ def test_flags_that_wait_for_others_are_added_up_and_not_lost():
     assert flags.arrived().tolist() == [1, 0]
     assert flags.arrived().tolist() == [0, 2]
     assert flags.arrived() is None
+
+
+def test_a_loss_can_be_copied_and_pickled_while_flags_of_a_gpu_are_under_way():
+    loss = MatchingLoss()
+    loss(torch.randn(2, 3, 12, 9), torch.rand(2, 3, 2) * 8)
+    loss._guard.flags._arrival = torch.Event("cpu")  # stands for CUDA's, which cannot be copied either
+    for copied in (copy.deepcopy(loss), pickle.loads(pickle.dumps(loss)), Decoded(torch.nn.Identity(), loss).loss):
+        assert copied._guard.calls == 1
+        copied(torch.randn(2, 3, 12, 9), torch.rand(2, 3, 2) * 8)
+
+
+@pytest.mark.parametrize("loss", [GaussianMSE(), CrossEntropy()])
+def test_gradients_of_people_by_torch_func(loss):
+    heatmaps, joints = torch.randn(3, 2, 9, 8), 7 * torch.rand(3, 2, 2)
+    each = torch.func.vmap(torch.func.grad(lambda h, j: loss(h[None], j[None])))(heatmaps, joints)
+    together = torch.func.grad(lambda h: loss.per_person(h, joints).sum())(heatmaps)
+    torch.testing.assert_close(each, together)
+
+
+def test_the_matching_loss_says_on_the_first_call_that_torch_func_cannot_have_it():
+    with pytest.raises(RuntimeError, match=r"not torch\.func"):
+        torch.func.vmap(torch.func.grad(lambda h, j: MatchingLoss()(h[None], j[None])))(
+            torch.randn(3, 2, 9, 8), 7 * torch.rand(3, 2, 2)
+        )
+
+
+def test_joints_have_no_gradient_in_the_matching_loss():
+    joints = (7 * torch.rand(1, 2, 2)).requires_grad_()
+    assert not MatchingLoss()(torch.randn(1, 2, 9, 8), joints).requires_grad
+
+
+def test_a_warning_points_to_the_line_that_called_the_loss():
+    def call():
+        return MatchingLoss()(torch.randn(2, 8, 9, 8), torch.full((2, 8, 2), 300.0))
+
+    def call_per_person():
+        return MatchingLoss().per_person(torch.randn(2, 8, 9, 8), torch.full((2, 8, 2), 300.0))
+
+    for function in (call, call_per_person):
+        with pytest.warns(UserWarning, match="most joints lie outside") as caught:
+            function()
+        assert caught[0].filename == __file__
+
+
+def test_a_printed_loss_names_its_options():
+    assert "sigma=0.75, rounded=False, likelihood=0.0, reduction='mean'" in repr(GaussianMSE())
+    options = inspect.signature(MatchingLoss).parameters
+    assert all(f"{name}=" in repr(MatchingLoss(epsilon=0.1, likelihood_start=0.2)) for name in options)
+
+
+@pytest.mark.parametrize("value", [np.float32(0.5), np.float64(0.5), np.int64(1), 1])
+def test_numbers_of_numpy_are_numbers(value):
+    assert MatchingLoss(epsilon=value).epsilon == float(value)
+
+
+@pytest.mark.parametrize("value", [True, "0.1", float("nan"), None])
+def test_what_is_no_number_is_refused_by_name(value):
+    with pytest.raises(ValueError, match=r"epsilon must be a number from 0\.0001 to 10000, got"):
+        MatchingLoss(epsilon=value)

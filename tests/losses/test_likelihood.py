@@ -125,5 +125,5 @@ def test_the_gaussian_takes_the_same_second_term(weight):
 
 
 def test_the_gaussian_with_joints_off_the_map_has_no_likelihood():
-    with pytest.raises(ValueError, match="likelihood: needs joints inside the map, and rounded takes others"):
+    with pytest.raises(ValueError, match="likelihood: not with rounded"):
         GaussianMSE(rounded=True, likelihood=0.1)

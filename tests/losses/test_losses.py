@@ -429,13 +429,13 @@ def test_a_compiled_loss_is_not_compiled_again_as_a_weight_changes(options):
 def hrnet_weight(joint, size, sigma):
     """Whether HRNet trains on a joint: its patch, 3 sigma around the rounded joint, touches the map."""
     mu = [int(c + 0.5) for c in joint]  # truncates towards 0, as there
-    upper_left = [m - 3 * sigma for m in mu]
-    bottom_right = [m + 3 * sigma + 1 for m in mu]
+    upper_left = [int(m - 3 * sigma) for m in mu]
+    bottom_right = [int(m + 3 * sigma + 1) for m in mu]
     outside = upper_left[0] >= size[1] or upper_left[1] >= size[0] or bottom_right[0] < 0 or bottom_right[1] < 0
     return 0.0 if outside else 1.0
 
 
-@pytest.mark.parametrize("sigma", [2, 3])
+@pytest.mark.parametrize("sigma", [0.75, 1.5, 2, 3])
 def test_the_rounded_gaussian_trains_on_the_joints_that_hrnet_does(sigma):
     places = torch.arange(-13.0, 24.0, 0.7)
     joints = torch.cartesian_prod(places, places)

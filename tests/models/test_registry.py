@@ -48,6 +48,34 @@ def no_module(num_joints):
     return num_joints
 
 
+def of_k(k):
+    return Tiny(k)
+
+
+def with_more(width=4, *, num_joints):
+    return Tiny(num_joints)
+
+
+def two_numbers(width, height):
+    return Tiny(width)
+
+
+number = 3
+
+
+class Tied(Tiny):
+    """Two names for one tensor, and a mask of -inf, as attention has it."""
+
+    def __init__(self, num_joints):
+        super().__init__(num_joints)
+        self.again = next(layer for layer in self.modules() if isinstance(layer, nn.Conv2d))
+        self.register_buffer("mask", torch.tensor([0.0, -torch.inf]))
+
+
+def tied(num_joints):
+    return Tied(num_joints)
+
+
 @pytest.fixture
 def name(tmp_path, monkeypatch):
     """A module of the user's, in the folder that the command is typed in."""
@@ -66,8 +94,14 @@ def test_it_is_built_and_its_stride_measured(name):
     assert stride_of("hrnet_nano", (96, 64)) == 4
 
 
-def test_it_is_trained_resumed_and_used(name, tmp_path):
-    config = make_config(preset="smoke", model=name("tiny"), epochs=2, run_dir=tmp_path)
+@pytest.mark.parametrize("function", ["of_k", "with_more"])
+def test_it_is_given_the_number_of_joints_whatever_it_calls_it(name, function):
+    assert build_model(name(function), num_joints=5)(torch.zeros(1, 3, 64, 96)).shape[1] == 5
+
+
+@pytest.mark.parametrize("function", ["tiny", "tied"])
+def test_it_is_trained_resumed_and_used(name, function, tmp_path):
+    config = make_config(preset="smoke", model=name(function), epochs=2, run_dir=tmp_path)
     result = run(config)
     assert len(result.record.epochs) == 3
     assert not run(config).trained
@@ -91,6 +125,8 @@ def test_names_that_begin_as_those_of_a_wrapper_are_kept(tmp_path):
         ("no_whole_stride", "which is no whole stride"),
         ("no_module", "returned int, not a torch.nn.Module"),
         ("missing", "cannot be imported"),
+        ("number", "is int, not a function"),
+        ("two_numbers", "must take the number of joints as its one argument"),
     ],
 )
 def test_what_is_wrong_is_named_before_any_picture_is_drawn(name, function, message, tmp_path, monkeypatch):

@@ -2,16 +2,16 @@
 
 import pytest
 
-from hdmlib.study.choice import CHOSEN, CHOSEN_ON_FACES, CHOSEN_ON_PHOTOS, Choice, choose, read_as_chosen
+from hdmlib.study.choice import CHOSEN, CHOSEN_ON_FACES, CHOSEN_ON_PHOTOS, Choice, choose, read_as
 from hdmlib.study.results import published_of
 from hdmlib.study.rules import (
-    AXES,
     CHOSEN_BY,
     FACES_CHOSEN_BY,
     MOST_TRIALS,
     TEST_PEOPLE,
     TUNING_PEOPLE,
 )
+from hdmlib.study.second import FACES, PEOPLE, PHOTOS
 from hdmlib.study.stages import second_face_tuning, second_finals, second_photo_tuning, second_tuning
 
 
@@ -53,7 +53,7 @@ def test_a_choice_is_the_best_score_of_any_trial_decoder_and_confidence(trials):
             for _, each in trials[label]
             for metrics in (*each.by_decoder.values(), *each.other_confidence.values())
         )
-        assert read_as_chosen(record, chosen)["AP"] == best
+        assert read_as(record, chosen.decoder, chosen.confidence)["AP"] == best
 
 
 def test_ties_go_to_the_finer_localisation(trials):
@@ -67,23 +67,21 @@ def test_ties_go_to_the_finer_localisation(trials):
 
 @pytest.mark.parametrize("label", CHOSEN)
 def test_a_grid_ends_where_the_score_falls_or_at_the_most_trials(label, trials):
-    chosen = CHOSEN[label].setting
-    tried = [_axes(setting) for setting, _ in trials[label]]
-    assert len(tried) <= MOST_TRIALS
-    ends = [
-        axis
-        for axis, value in _axes(chosen).items()
-        if value in (min(t[axis] for t in tried), max(t[axis] for t in tried)) and len({t[axis] for t in tried}) > 1
-    ]
-    assert not ends or len(tried) == MOST_TRIALS, f"{label}: {ends} should be extended"
+    ends = PEOPLE.ends(label)
+    assert len(trials[label]) <= MOST_TRIALS
+    assert not ends or len(trials[label]) == MOST_TRIALS, f"{label}: {ends} should be extended"
+
+
+def test_the_ends_of_the_grids_are_those_that_the_tables_mark():
+    found = {(ground.stage, label): ground.ends(label) for ground in (PEOPLE, PHOTOS, FACES) for label in ground.chosen}
+    assert {key: ends for key, ends in found.items() if ends} == {
+        ("second_finals", "the sum"): {"lr"},
+        ("second_finals", "the letter"): {"lr", "initial_bias"},
+        ("second_faces", "gaussian_mse"): {"sigma"},
+    }
 
 
 def test_nobody_is_tested_on_whom_a_trial_has_seen():
     assert {trial.config.data_seed for trial in second_tuning()} == {TUNING_PEOPLE["data_seed"]}
     assert {trial.config.data_seed for trial in second_finals()} == {TEST_PEOPLE["data_seed"]}
     assert TUNING_PEOPLE["data_seed"] != TEST_PEOPLE["data_seed"]
-
-
-def _axes(setting):
-    _, options, fields = setting
-    return {**fields, **{name: options[name] for name in AXES if name in options}}

@@ -13,6 +13,8 @@ from typer.testing import CliRunner
 from hdmlib.cli import app
 from hdmlib.config import make_config
 from hdmlib.experiments import Record
+from hdmlib.experiments.engine import build_losses
+from hdmlib.study import execution
 from hdmlib.study.execution import _at_place, train_trials
 from hdmlib.study.stages import Trial
 
@@ -49,6 +51,62 @@ def test_jobs_have_a_gpu_of_their_own_while_there_are_enough(tmp_path, monkeypat
     failures = [str(error) for _, error in train_trials(trials, jobs=2)]
     assert sorted(message.split("'")[1] for message in failures) == ["cuda:0", "cuda:1", "cuda:7"]
     assert all("is not on this machine" in message for message in failures)
+
+
+def _killed(config):
+    os.kill(os.getpid(), signal.SIGKILL)  # as the system does where memory runs out
+
+
+def _mistaken(config):
+    return {}["oops"]
+
+
+def _refused(config):
+    build_losses(config.model_copy(update={"loss_options": {"epsilon": -1}}))
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="signals of POSIX")
+def test_a_killed_process_ends_its_own_trial_alone(tmp_path, monkeypatch):
+    monkeypatch.setattr(execution, "_record_of", _killed)
+    trials = [Trial(str(seed), make_config(**TINY, run_dir=tmp_path, seed=seed)) for seed in range(3)]
+    found = [error for _, error in train_trials(trials)]
+    assert [type(error) for error in found] == [ChildProcessError] * 3
+    assert "memory ran out; set fewer --jobs" in str(found[0])
+
+
+def test_a_bug_in_a_trial_keeps_its_traceback_and_a_mistake_is_a_line(tmp_path, monkeypatch):
+    monkeypatch.setenv("HDMLIB_RUNS", str(tmp_path))
+    monkeypatch.setattr(execution, "record_of", _mistaken)
+    with pytest.raises(KeyError):
+        execution._record_of(make_config(**TINY))
+    monkeypatch.setattr(execution, "record_of", _refused)
+    with pytest.raises(execution.TrialError, match="epsilon must be a number"):
+        execution._record_of(make_config(**TINY, loss="matching"))
+    monkeypatch.setattr(execution, "_record_of", _mistaken)
+    shown = CliRunner().invoke(app, ["study", "gpu_demo", "preset=smoke"])
+    assert shown.exit_code == 2
+    assert 'return {}["oops"]' in shown.stderr
+    assert "of 5 runs failed: " in shown.stderr
+
+
+def _slow(config):
+    time.sleep(600)
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="signals of POSIX")
+def test_a_loop_that_ends_early_ends_the_running_trials(tmp_path, monkeypatch):
+    monkeypatch.setattr(execution, "_record_of", _mistaken_or_slow)
+    trials = [Trial(str(seed), make_config(**TINY, run_dir=tmp_path, seed=seed)) for seed in range(2)]
+    usual = signal.signal(signal.SIGINT, signal.default_int_handler)  # ignored in what a shell starts in the background
+    for _ in train_trials(trials, jobs=2):
+        start = time.monotonic()
+        break  # a failure of the caller
+    assert time.monotonic() - start < 300
+    signal.signal(signal.SIGINT, usual)
+
+
+def _mistaken_or_slow(config):
+    return _mistaken(config) if config.seed == 0 else _slow(config)
 
 
 def test_jobs_share_the_cores(monkeypatch):
