@@ -11,8 +11,6 @@ import time
 from contextlib import suppress
 from pathlib import Path
 
-from hdmlib.paths import resolved
-
 # In the names of files that are being written.
 _UNFINISHED = "unfinished-"
 _HOST = re.sub(r"[^\w-]", "-", platform.node())
@@ -33,7 +31,7 @@ def write_atomically(path: Path, data: bytes, *, earlier: int = 0) -> None:
     Raises:
         OSError: The folder cannot be written; the message names it. An earlier file at ``path`` is untouched.
     """
-    path = resolved(path) if path.is_symlink() else path  # the link stays, and the file that it names is replaced
+    path = path.resolve() if path.is_symlink() else path  # the link stays, and the file that it names is replaced
     temporary = _temporary(path)
     try:
         path.parent.mkdir(parents=True, exist_ok=True)

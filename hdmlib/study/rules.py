@@ -195,8 +195,8 @@ WHY_GRIDS: dict[str, list[Setting]] = {
         ],
     ),
 }
-# Where the best of these lay at the end of an axis, a step more: the Gaussian's at the highest rate and, next to it, the
-# most likelihood.
+# Where the best of these lay at the end of an axis, a step more: the Gaussian's at the highest rate and nearly the most
+# likelihood.
 WHY_EXTENSIONS: dict[str, list[Setting]] = {
     "gaussian_mse + likelihood": [
         *_grid("gaussian_mse", (1.6e-2,), [{"sigma": 0.75, "likelihood": w} for w in (0.1, 0.3, 1.0)]),
