@@ -59,6 +59,17 @@ CHOSEN = {
     "soft_argmax": Choice(("soft_argmax", {}, {"lr": 3e-3}), "mean", "other"),
     "dot_mse": Choice(("dot_mse", {}, {"lr": 1.2e-2}), "dark", "other"),
 }
+# Likewise of stage second_why_tuning, which takes the sum apart.
+CHOSEN_WHY = {
+    "gaussian_mse + likelihood": Choice(
+        ("gaussian_mse", {"sigma": 0.75, "likelihood": 0.3}, {"lr": 1.6e-2}), "dark", "own"
+    ),
+    "the sum, lambda changing": Choice(
+        ("matching", {**BEST, "epsilon": 0.05, "likelihood": 0.05, "likelihood_start": 0.5}, {"lr": 2.4e-2}),
+        "dark",
+        "own",
+    ),
+}
 # Likewise of stages second_photo_tuning and second_face_tuning.
 CHOSEN_ON_PHOTOS = {
     "gaussian_mse": Choice(("gaussian_mse", {"sigma": 1.0}, {"lr": 4e-3}), "dark", "other"),

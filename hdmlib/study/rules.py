@@ -196,20 +196,27 @@ WHY_GRIDS: dict[str, list[Setting]] = {
     ),
 }
 # Where the best of these lay at the end of an axis, a step more: the Gaussian's at the highest rate and nearly the most
-# likelihood; the changing lambda's at the lowest rate, for its three best.
+# likelihood; the changing lambda's at the lowest rate, for its three best, and at the largest lambda to start from.
 WHY_EXTENSIONS: dict[str, list[Setting]] = {
     "gaussian_mse + likelihood": [
         *_grid("gaussian_mse", (1.6e-2,), [{"sigma": 0.75, "likelihood": w} for w in (0.1, 0.3, 1.0)]),
         *_grid("gaussian_mse", (4e-3, 8e-3, 1.6e-2), [{"sigma": 0.75, "likelihood": 3.0}]),
     ],
-    "the sum, lambda changing": _grid(
-        "matching",
-        (1.2e-2,),
-        [
-            {**BEST, "epsilon": 0.05, "likelihood": end, "likelihood_start": start}
-            for start, end in ((0.5, 0.05), (0.2, 0.05), (0.5, 0.1))
-        ],
-    ),
+    "the sum, lambda changing": [
+        *_grid(
+            "matching",
+            (1.2e-2,),
+            [
+                {**BEST, "epsilon": 0.05, "likelihood": end, "likelihood_start": start}
+                for start, end in ((0.5, 0.05), (0.2, 0.05), (0.5, 0.1))
+            ],
+        ),
+        *_grid(
+            "matching",
+            (1.2e-2, 2.4e-2, 4.8e-2),
+            [{**BEST, "epsilon": 0.05, "likelihood": 0.05, "likelihood_start": 1.0}],
+        ),
+    ],
 }
 # Label -> what it is compared with.
 WHY_COMPARED = {

@@ -16,7 +16,7 @@ import pandas as pd
 from hdmlib.experiments.record import Record
 from hdmlib.experiments.store import Store
 from hdmlib.losses.registry import LOSSES
-from hdmlib.study.choice import CHOSEN, CHOSEN_ON_FACES, CHOSEN_ON_PHOTOS, Choice, read_as
+from hdmlib.study.choice import CHOSEN, CHOSEN_ON_FACES, CHOSEN_ON_PHOTOS, CHOSEN_WHY, Choice, read_as
 from hdmlib.study.claims import FIGURE_1, claim_lines, difference_lines, differences
 from hdmlib.study.results import published_of
 from hdmlib.study.rules import (
@@ -79,6 +79,17 @@ class Ground:
         found = {name: (min(values), max(values)) for name, values in tried.items() if len(values) > 1}
         return {name for name, ends in found.items() if chosen[name] in ends}
 
+    def tuned(self) -> pd.DataFrame:
+        """The scores of what was chosen, on the tuning people: of one seed, and the best of each label's trials."""
+        found = {}
+        for trial in STAGES[self.tuning]():
+            label, config = trial.label.partition(":")[0], trial.config
+            loss, options, fields = self.chosen[label].setting
+            if (config.loss, config.loss_options) == (loss, options) and fields.items() <= dict(config).items():
+                [record] = published_of([trial])[trial.label]
+                found[label] = read_as(record, *self.chosen[label][1:])
+        return pd.DataFrame.from_dict(found, orient="index").rename_axis("label")
+
     def finals(self) -> dict[str, list[Record]]:
         """Label -> its published finals, of the seeds that every label has; empty before the first such seed."""
         complete: dict[str, list[Record]] = {}
@@ -133,6 +144,8 @@ LARGE = Ground(
     "500 embedded people, 192 x 192 pixels", "second_tuning", "second_large",
     {label: CHOSEN[label] for label in LARGE_FINALISTS}, METRICS | CALIBRATION, SUM_METRICS, COSTLY_SEEDS,
 )  # fmt: skip
+# Beside the finals, what the sum is taken apart into; no rule asks for a verdict.
+WHY = Ground("500 embedded people", "second_why_tuning", "second_why", CHOSEN_WHY, METRICS | CALIBRATION, SUM_METRICS)
 GROUNDS = (PEOPLE, PHOTOS, FACES, LONG, LARGE)
 
 

@@ -20,8 +20,8 @@
                   its finalists around those settings on photos of people and on faces (both need data_root)
     second_photos, second_faces
                   what that chose, five seeds, on the other half of the validation people
-    second_why_tuning
-                  the Gaussian with the sum's second term, and the sum with a weight that changes: tuned
+    second_why_tuning, second_why
+                  the Gaussian with the sum's second term, the sum with a weight that changes: tuned, then five seeds
     gpu_demo      HRNet-W32 with each loss, for one large GPU; on photos with dataset=coco data_root=DIR epochs=25
 
 ``python -m hdmlib study STAGE`` trains the runs that have no record yet.
@@ -37,7 +37,7 @@ from typing import Any
 from hdmlib.config import Config, make_config
 from hdmlib.presets import LEARNING_RATES
 from hdmlib.study import rules
-from hdmlib.study.choice import CHOSEN, CHOSEN_ON_FACES, CHOSEN_ON_PHOTOS, Choice
+from hdmlib.study.choice import CHOSEN, CHOSEN_ON_FACES, CHOSEN_ON_PHOTOS, CHOSEN_WHY, Choice
 
 SEEDS = (0, 1, 2, 3, 4)
 # Tuning and formulation: half the epochs, and people that are not reported on.
@@ -261,6 +261,11 @@ def second_why_tuning(**values: Any) -> Iterator[Trial]:
         yield from _tried(label, [*grid, *rules.WHY_EXTENSIONS.get(label, ())], rules.TUNING_PEOPLE, **values)
 
 
+def second_why(seeds: Sequence[int] = rules.SEEDS, **values: Any) -> Iterator[Trial]:
+    """What that chose, beside the finals, on the people that are reported."""
+    yield from _as_chosen(CHOSEN_WHY, rules.TEST_PEOPLE, seeds, **values)
+
+
 def second_photo_tuning(**values: Any) -> Iterator[Trial]:
     """The finalists on photos of people, around what the embedded people chose."""
     yield from _around_chosen(rules.PHOTOS_TUNING, rules.PHOTOS_EXTENSIONS, **values)
@@ -317,6 +322,7 @@ STAGES = {
     "second_photo_tuning": second_photo_tuning, "second_face_tuning": second_face_tuning,
     "second_photos": second_photos, "second_faces": second_faces, "second_fig2_rates": second_fig2_rates,
     "second_long": second_long, "second_large": second_large, "second_why_tuning": second_why_tuning,
+    "second_why": second_why,
 }  # fmt: skip
 RENAMED_STAGES = {"joint": "cost"}  # earlier name -> name
 

@@ -2,7 +2,7 @@
 
 import pytest
 
-from hdmlib.study.choice import CHOSEN, CHOSEN_ON_FACES, CHOSEN_ON_PHOTOS, Choice, choose, read_as
+from hdmlib.study.choice import CHOSEN, CHOSEN_ON_FACES, CHOSEN_ON_PHOTOS, CHOSEN_WHY, Choice, choose, read_as
 from hdmlib.study.results import published_of
 from hdmlib.study.rules import (
     CHOSEN_BY,
@@ -12,15 +12,15 @@ from hdmlib.study.rules import (
     TUNING_PEOPLE,
 )
 from hdmlib.study.second import FACES, PEOPLE, PHOTOS
-from hdmlib.study.stages import second_face_tuning, second_finals, second_photo_tuning, second_tuning
+from hdmlib.study.stages import second_face_tuning, second_finals, second_photo_tuning, second_tuning, second_why_tuning
 
 
-def tried(stage):
+def tried(stage, chosen=CHOSEN):
     """Label -> the settings of a stage's trials with their committed records, in order."""
     found = {}
     for trial in stage():
         label = trial.label.partition(":")[0]
-        fields = {name: getattr(trial.config, name) for name in CHOSEN[label].setting[2]}
+        fields = {name: getattr(trial.config, name) for name in chosen[label].setting[2]}
         [record] = published_of([trial])[trial.label]
         found.setdefault(label, []).append(((trial.config.loss, trial.config.loss_options, fields), record))
     return found
@@ -37,10 +37,11 @@ def trials():
         (second_tuning, CHOSEN, CHOSEN_BY),
         (second_photo_tuning, CHOSEN_ON_PHOTOS, CHOSEN_BY),
         (second_face_tuning, CHOSEN_ON_FACES, FACES_CHOSEN_BY),
+        (second_why_tuning, CHOSEN_WHY, CHOSEN_BY),
     ],
 )
 def test_the_committed_trials_choose_what_the_finals_train(stage, chosen, by):
-    found = tried(stage)
+    found = tried(stage, chosen)
     assert {label: choose(settings, by) for label, settings in found.items()} == chosen
     assert all(len(settings) <= MOST_TRIALS for settings in found.values())
 
