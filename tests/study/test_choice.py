@@ -47,6 +47,8 @@ def test_the_committed_trials_choose_what_the_finals_train(stage, chosen, by):
 
 
 def test_a_choice_is_the_best_score_of_any_trial_decoder_and_confidence(trials):
+    tuned = PEOPLE.tuned()
+    assert list(tuned.index) == list(CHOSEN)
     for label, chosen in CHOSEN.items():
         [record] = [record for setting, record in trials[label] if setting == chosen.setting]
         best = max(
@@ -55,6 +57,7 @@ def test_a_choice_is_the_best_score_of_any_trial_decoder_and_confidence(trials):
             for metrics in (*each.by_decoder.values(), *each.other_confidence.values())
         )
         assert read_as(record, chosen.decoder, chosen.confidence)["AP"] == best
+        assert tuned.loc[label, "AP"] == best
 
 
 def test_ties_go_to_the_finer_localisation(trials):
