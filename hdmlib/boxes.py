@@ -149,7 +149,8 @@ def _by_id(path: Path, images: Sequence[Mapping[str, Any]]) -> dict[ImageId, Map
 def _first_of_name(path: Path, by_id: Mapping[ImageId, Mapping[str, Any]]) -> dict[ImageId, ImageId]:
     """Id -> the first id with its file name: some files list a photo once for each person on it."""
     first: dict[Any, ImageId] = {}
-    found = {key: first.setdefault(image.get("file_name", ("nameless", key)), key) for key, image in by_id.items()}
+    names = {key: image.get("file_name") for key, image in by_id.items()}
+    found = {key: first.setdefault(name, key) if isinstance(name, str) else key for key, name in names.items()}
     if several := [key for key, one in found.items() if key != one]:
         warnings.warn(
             f"{path}: {len(several)} images are listed again under another id (the first: {several[0]!r}); results "

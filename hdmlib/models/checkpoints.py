@@ -57,8 +57,7 @@ DEPTH = 3
 # torch's AveragedModel counts its updates among the tensors.
 AVERAGED = "n_averaged"
 # Under this name the metadata of our safetensors files hold the SHA-256 of their tensors.
-CHECKSUM = "sha256"
-JOINTS = "joints"
+ABOUT, CHECKSUM, JOINTS = "hdmlib", "sha256", "joints"
 # How many times its own size a file may unpack to.
 MOST_UNPACKED = 8
 # The layers that give one map per joint: those of HRNet and Lite0, and ViTPose's.
@@ -171,18 +170,19 @@ def _check_unpacked_size(path: Path) -> None:
 def _read_safetensors(path: Path) -> dict[str, Tensor]:
     weights = safetensors.torch.load_file(path)
     with safetensors.safe_open(path, framework="pt") as file:
-        expected = (file.metadata() or {}).get(CHECKSUM)
-    if expected is not None and expected != _digest(weights):
+        said = _said(file.metadata())
+    if CHECKSUM in said and said[CHECKSUM] != _digest(weights, said.get(JOINTS, ())):
         raise CheckpointError(f"{path}: damaged, its tensors do not have the checksum that it was saved with")
     return weights
 
 
-def _digest(weights: dict[str, Tensor]) -> str:
-    """SHA-256 of the tensors with their names, types and shapes, in the order of their names."""
+def _digest(weights: dict[str, Tensor], joints: Sequence[str] = ()) -> str:
+    """SHA-256 of the tensors with their names, types and shapes, in the order of their names, and of the joints."""
     digest = hashlib.sha256()
     for name, tensor in sorted(weights.items()):
         digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}\n".encode())
         digest.update(tensor.contiguous().reshape(-1).view(torch.uint8).numpy().data)
+    digest.update(json.dumps(list(joints)).encode() if joints else b"")
     return digest.hexdigest()
 
 
@@ -340,15 +340,22 @@ def save_weights(model: nn.Module, path: str | Path, joints: Sequence[str] = ())
     if path.suffix != ".safetensors":
         raise ValueError(f"{path}: weights are saved as .safetensors; export_hrnet writes PyTorch files")
     weights = _plain(model)
-    named = {JOINTS: json.dumps(list(joints))} if joints else {}
-    write_atomically(path, safetensors.torch.save(weights, {CHECKSUM: _digest(weights), **named}))
+    # one entry: the order of several, and with it the file, would differ from one process to the next
+    said = json.dumps({CHECKSUM: _digest(weights, joints), JOINTS: list(joints)})
+    write_atomically(path, safetensors.torch.save(weights, {ABOUT: said}))
+
+
+def _said(metadata: dict[str, str] | None) -> dict[str, Any]:
+    """What :func:`save_weights` wrote beside the tensors; files of earlier versions have the checksum alone."""
+    metadata = metadata or {}
+    return json.loads(metadata[ABOUT]) if ABOUT in metadata else dict(metadata)
 
 
 def joints_of(path: str | Path) -> tuple[str, ...]:
     """The joints that a file of :func:`save_weights` says its last layer finds; empty for any other file."""
     try:
         with safetensors.safe_open(path, framework="pt") as file:
-            return tuple(json.loads((file.metadata() or {}).get(JOINTS, "[]")))
+            return tuple(_said(file.metadata()).get(JOINTS, ()))
     except (SafetensorError, OSError, ValueError, TypeError):
         return ()  # of PyTorch, or damaged, which load_weights reports
 

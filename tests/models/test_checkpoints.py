@@ -16,7 +16,7 @@ from torch import nn
 from torch.optim.swa_utils import AveragedModel
 
 from hdmlib.experiments.record import peak_memory
-from hdmlib.models.checkpoints import CheckpointError, export_hrnet, load_weights, save_weights
+from hdmlib.models.checkpoints import CheckpointError, _digest, export_hrnet, joints_of, load_weights, save_weights
 from hdmlib.models.hrnet import HRNet, HRNetSpec
 from hdmlib.models.registry import build_model
 
@@ -422,3 +422,27 @@ def test_a_zip_bomb_is_refused_by_its_sizes(tmp_path):
     with pytest.raises(CheckpointError, match=r"bomb\.pth: refused, its \d+ bytes unpack to \d+"):
         load_weights(torch.nn.Linear(2, 2), bomb)
     assert (peak_memory() or 0.0) - before < size / 4 / 2**30
+
+
+def test_the_same_weights_are_the_same_file_in_every_process(tmp_path):
+    """A run is named by the content of the weights that it starts from."""
+    code = (
+        "import sys, torch; from hdmlib.models.checkpoints import save_weights; torch.manual_seed(0);"
+        "save_weights(torch.nn.Linear(2, 3), sys.argv[1], ['left_eye', 'nose'])"
+    )
+    files = [tmp_path / f"{number}.safetensors" for number in range(3)]
+    for file in files:
+        subprocess.run([sys.executable, "-c", code, file], check=True)
+    assert len({file.read_bytes() for file in files}) == 1
+    assert joints_of(files[0]) == ("left_eye", "nose")
+
+
+def test_a_file_of_an_earlier_version_keeps_its_checksum_and_names_no_joints(tmp_path):
+    path, written = tmp_path / "old.safetensors", network(0)
+    state = {key: value.contiguous() for key, value in written.state_dict().items()}
+    save_file(state, path, {"sha256": _digest(state)})
+    load_weights(network(1), path)
+    assert joints_of(path) == ()
+    save_file(state, path, {"sha256": "0"})
+    with pytest.raises(CheckpointError, match="do not have the checksum"):
+        load_weights(network(1), path)
