@@ -1,5 +1,6 @@
 """A stage's trials in processes: a failed run hides nothing, Ctrl-C stops at once and saves."""
 
+import importlib
 import os
 import signal
 import subprocess
@@ -13,7 +14,6 @@ from typer.testing import CliRunner
 from hdmlib.cli import app
 from hdmlib.config import make_config
 from hdmlib.experiments import Record
-from hdmlib.experiments.engine import build_losses
 from hdmlib.study import execution
 from hdmlib.study.execution import _at_place, train_trials
 from hdmlib.study.stages import Trial
@@ -53,49 +53,61 @@ def test_jobs_have_a_gpu_of_their_own_while_there_are_enough(tmp_path, monkeypat
     assert all("is not on this machine" in message for message in failures)
 
 
-def _killed(config):
+# What stands for a trial's work, in a module that the processes of a study can import.
+WORK = """
+import os, signal, time
+from hdmlib.experiments.engine import build_losses
+
+def killed(config):
     os.kill(os.getpid(), signal.SIGKILL)  # as the system does where memory runs out
 
-
-def _mistaken(config):
+def mistaken(config):
     return {}["oops"]
 
-
-def _refused(config):
+def refused(config):
     build_losses(config.model_copy(update={"loss_options": {"epsilon": -1}}))
+
+def mistaken_or_slow(config):
+    return mistaken(config) if config.seed == 0 else time.sleep(600)
+"""
+
+
+@pytest.fixture
+def work(tmp_path, monkeypatch):
+    (tmp_path / "code").mkdir()
+    (tmp_path / "code" / "work_of_trials.py").write_text(WORK)
+    monkeypatch.syspath_prepend(tmp_path / "code")
+    yield importlib.import_module("work_of_trials")
+    del sys.modules["work_of_trials"]
 
 
 @pytest.mark.skipif(sys.platform == "win32", reason="signals of POSIX")
-def test_a_killed_process_ends_its_own_trial_alone(tmp_path, monkeypatch):
-    monkeypatch.setattr(execution, "_record_of", _killed)
+def test_a_killed_process_ends_its_own_trial_alone(work, tmp_path, monkeypatch):
+    monkeypatch.setattr(execution, "_record_of", work.killed)
     trials = [Trial(str(seed), make_config(**TINY, run_dir=tmp_path, seed=seed)) for seed in range(3)]
     found = [error for _, error in train_trials(trials)]
     assert [type(error) for error in found] == [ChildProcessError] * 3
     assert "memory ran out; set fewer --jobs" in str(found[0])
 
 
-def test_a_bug_in_a_trial_keeps_its_traceback_and_a_mistake_is_a_line(tmp_path, monkeypatch):
+def test_a_bug_in_a_trial_keeps_its_traceback_and_a_mistake_is_a_line(work, tmp_path, monkeypatch):
     monkeypatch.setenv("HDMLIB_RUNS", str(tmp_path))
-    monkeypatch.setattr(execution, "record_of", _mistaken)
+    monkeypatch.setattr(execution, "record_of", work.mistaken)
     with pytest.raises(KeyError):
         execution._record_of(make_config(**TINY))
-    monkeypatch.setattr(execution, "record_of", _refused)
+    monkeypatch.setattr(execution, "record_of", work.refused)
     with pytest.raises(execution.TrialError, match="epsilon must be a number"):
         execution._record_of(make_config(**TINY, loss="matching"))
-    monkeypatch.setattr(execution, "_record_of", _mistaken)
+    monkeypatch.setattr(execution, "_record_of", work.mistaken)
     shown = CliRunner().invoke(app, ["study", "gpu_demo", "preset=smoke"])
     assert shown.exit_code == 2
     assert 'return {}["oops"]' in shown.stderr
     assert "of 5 runs failed: " in shown.stderr
 
 
-def _slow(config):
-    time.sleep(600)
-
-
 @pytest.mark.skipif(sys.platform == "win32", reason="signals of POSIX")
-def test_a_loop_that_ends_early_ends_the_running_trials(tmp_path, monkeypatch):
-    monkeypatch.setattr(execution, "_record_of", _mistaken_or_slow)
+def test_a_loop_that_ends_early_ends_the_running_trials(work, tmp_path, monkeypatch):
+    monkeypatch.setattr(execution, "_record_of", work.mistaken_or_slow)
     trials = [Trial(str(seed), make_config(**TINY, run_dir=tmp_path, seed=seed)) for seed in range(2)]
     usual = signal.signal(signal.SIGINT, signal.default_int_handler)  # ignored in what a shell starts in the background
     for _ in train_trials(trials, jobs=2):
@@ -103,10 +115,6 @@ def test_a_loop_that_ends_early_ends_the_running_trials(tmp_path, monkeypatch):
         break  # a failure of the caller
     assert time.monotonic() - start < 300
     signal.signal(signal.SIGINT, usual)
-
-
-def _mistaken_or_slow(config):
-    return _mistaken(config) if config.seed == 0 else _slow(config)
 
 
 def test_jobs_share_the_cores(monkeypatch):
