@@ -61,7 +61,7 @@ def gaussian_map(joints: Tensor, size: tuple[int, int], sigma: float, *, rounded
 
 
 def gaussian_reaches(joints: Tensor, size: tuple[int, int], sigma: float) -> Tensor:
-    """Which joints HRNet trains on: those whose patch, 3 sigma around the rounded joint, does not end before the map.
+    """Which joints HRNet trains on: those whose patch, 3 sigma around the rounded joint, meets the map or its edge.
 
     Args:
         joints: (..., 2) in cells.

@@ -263,9 +263,9 @@ def photos_of(name: str) -> list[Path]:
     path = expanded(name)
     pattern = set("*?[") & set(name) and not path.exists()
     matches = sorted(glob.glob(str(path), recursive=True)) if pattern else []
-    if any(map(os.path.isfile, matches)):  # of the folders beside photos only those that have some
-        matches = [match for match in matches if not os.path.isdir(match) or _photos_below(Path(match))]
-    found = [photo for match in matches or [name] for photo in _photos(match) if isinstance(photo, Path)]
+    # a pattern may also match folders without photos
+    files = [file for match in map(Path, matches) for file in (_photos_below(match) if match.is_dir() else [match])]
+    found = [photo for file in files or matches or [name] for photo in _photos(file) if isinstance(photo, Path)]
     photos = list(dict.fromkeys(found))  # `**` matches a folder and also what is in it
     for photo in photos:
         if printable(photo) != str(photo):

@@ -143,11 +143,7 @@ def inspect_dataset(config: Config, splits: Sequence[str] = ()) -> Inspection:
         try:
             data = open_data(config)
             training_loader(config, data.train)  # warns where mirrored crops would teach left as right
-            lengths = PCKReference.of(data.val, config.pck_reference).lengths
-            if (known := int(np.isfinite(lengths).sum())) < len(lengths) / 2:
-                kind = config.pck_reference or data.val.default_reference()
-                remark = f"PCK rests on {known} of {len(lengths)} people: the others have no {kind} length"
-                warnings.warn(f"{remark}; pck_reference=box needs none", stacklevel=1)
+            PCKReference.check(data.val, config.pck_reference)
         except (DataError, ConfigError) as error:
             problem = str(error)
     of_splits = {remark for report in reports for remark in report.remarks}

@@ -38,6 +38,15 @@ def write(root, split, count, **changes):
     (root / f"{split}.json").write_text(json.dumps(content))
 
 
+def rename_joints(root, names):
+    """Give the joints of both splits other names."""
+    for split in ("train", "val"):
+        write(root, split, 4)
+        content = json.loads((root / f"{split}.json").read_text())
+        content["categories"][0]["keypoints"] = names
+        (root / f"{split}.json").write_text(json.dumps(content))
+
+
 def check(root, *words):
     result = CliRunner().invoke(app, ["check", str(root), *map(str, words)], catch_exceptions=False)
     return result.exit_code, result.output
@@ -153,11 +162,7 @@ def test_remarks_of_both_splits_together_are_reported(tmp_path):
 
 
 def test_joints_that_no_mirror_fits_are_a_remark(tmp_path):
-    for split in ("train", "val"):
-        write(tmp_path, split, 4)
-        content = json.loads((tmp_path / f"{split}.json").read_text())
-        content["categories"][0]["keypoints"] = ["wrist", "thumb", "index", "ring", "little"]
-        (tmp_path / f"{split}.json").write_text(json.dumps(content))
+    rename_joints(tmp_path, ["wrist", "thumb", "index", "ring", "little"])
     code, output = check(tmp_path)
     assert code == 1, output
     assert "mirrored crops teach left as right" in output
@@ -225,15 +230,11 @@ def test_pck_that_rests_on_few_is_a_remark(tmp_path):
     (tmp_path / "val.json").write_text(json.dumps(content))
     code, output = check(tmp_path)
     assert code == 1, output
-    assert "PCK rests on 1 of 3 people: the others have no head length" in output
+    assert "PCK is measured on 1 of 3 people, since the others have no head length" in output
 
 
 def test_a_side_without_a_partner_is_a_remark(tmp_path):
-    for split in ("train", "val"):
-        write(tmp_path, split, 4)
-        content = json.loads((tmp_path / f"{split}.json").read_text())
-        content["categories"][0]["keypoints"][4] = "tip_rigth"
-        (tmp_path / f"{split}.json").write_text(json.dumps(content))
+    rename_joints(tmp_path, [*HAND[:4], "tip_rigth"])
     code, output = check(tmp_path)
     assert code == 1, output
     assert "no partner on the other side is known for tip_left" in output

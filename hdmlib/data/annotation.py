@@ -90,10 +90,13 @@ def mended(annotation: Mapping[str, Any], joint_count: int, *, photo_size: Seque
     return MendedAnnotation(is_crowd(annotation), joints, visibility, box, box_given, area, area_given, tuple(changes))
 
 
+_NO = (None, 0, "", "0", "0.0", "f", "false", "n", "no", "none", "null")
+
+
 def is_crowd(annotation: Mapping[str, Any]) -> bool:
     """Whether an annotation marks a group; some tools write its ``iscrowd`` as text."""
     value = annotation.get("iscrowd")
-    return (value.strip().lower() if isinstance(value, str) else value) not in (None, 0, "", "0", "false", "no")
+    return (value.strip().lower() if isinstance(value, str) else value) not in _NO
 
 
 def _labelled_joints(value: Any, count: int, changes: list[str]) -> tuple[np.ndarray, np.ndarray]:

@@ -127,7 +127,7 @@ def run(
         before = progress = report = None
         warnings.simplefilter("ignore", DataWarning)
     data = open_data(config, progress)
-    PCKReference.of(data.val, config.pck_reference)  # a length that nobody has is reported before anything is trained
+    PCKReference.check(data.val, config.pck_reference)
     name = config.run_name(data.fingerprint)
     if engine:
         check_agreement(engine, store.runs, name)
@@ -217,7 +217,7 @@ def _record(config: Config, data: Data, epochs: list[Epoch], prediction: Predict
 
 
 def _check_use(config: Config) -> None:
-    """Refuse what a training would not use, and warn of a recipe that hardly is what it is called."""
+    """Refuse what a training would not use, and warn where the loss would never be trained with."""
     for name, instead in {"checkpoint": "to start from weights give pretrained=FILE", "boxes": "leave it out"}.items():
         if getattr(config, name) is not None:
             raise ConfigError(f"{name}: is for `evaluate`, and no training uses it; {instead}")

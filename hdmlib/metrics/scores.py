@@ -5,6 +5,7 @@ Records, notebooks and the command line show the metrics that this module choose
 
 from __future__ import annotations
 
+import warnings
 from dataclasses import dataclass
 from functools import cached_property
 
@@ -13,6 +14,7 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from hdmlib.data.dataset import PoseDataset
+from hdmlib.data.intake import DataWarning
 from hdmlib.metrics.calibration import calibration_error, reliability
 from hdmlib.metrics.oks import oks_ap, rescore
 from hdmlib.metrics.pck import localisation_error, pck_report
@@ -51,6 +53,26 @@ class PCKReference:
         """
         kind = kind or people.default_reference()
         return cls(kind, people.reference_lengths(kind))
+
+    @classmethod
+    def check(cls, people: PoseDataset, kind: str | None = None) -> None:
+        """Check that PCK can be measured, before anything is trained.
+
+        Raises:
+            DataError: The dataset has no such length or joint.
+
+        Warns:
+            DataWarning: Fewer than half of the people have one.
+        """
+        reference = cls.of(people, kind)
+        known, all_people = int(np.isfinite(reference.lengths).sum()), len(people)
+        if known < all_people / 2:
+            warnings.warn(
+                f"{people.name}: PCK is measured on {known} of {all_people} people, since the others have no "
+                f"{reference.kind} length; pck_reference=box needs none",
+                DataWarning,
+                stacklevel=3,
+            )
 
     @cached_property
     def labels(self) -> dict[str, float]:

@@ -56,7 +56,7 @@ WRAPPERS = (
 DEPTH = 3
 # torch's AveragedModel counts its updates among the tensors.
 AVERAGED = "n_averaged"
-# Under this name the metadata of our safetensors files hold the SHA-256 of their tensors.
+# The entry of our safetensors files' metadata, and in it the SHA-256 of what is saved and the names of the joints.
 ABOUT, CHECKSUM, JOINTS = "hdmlib", "sha256", "joints"
 # How many times its own size a file may unpack to.
 MOST_UNPACKED = 8

@@ -33,8 +33,8 @@ def train_trials(trials: Sequence[Trial], jobs: int = 1) -> Iterator[tuple[Trial
         A trial with its record, or with the error that ended it.
 
     Raises:
-        KeyboardInterrupt: The running trials have saved their step, and no other was started; likewise where the
-            caller's loop ends early.
+        KeyboardInterrupt: The running trials have saved their step, and no other was started. A loop over this that
+            ends early stops them likewise.
     """
     waiting = []
     for trial in trials:

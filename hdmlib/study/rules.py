@@ -228,6 +228,12 @@ WHY_COMPARED = {
 SUBJECTS = {"the supplement to the letter": "the letter", "the best variant": "matching"}
 
 
+def axes_of(setting: Setting) -> dict[str, float]:
+    """What a grid may vary of a setting: its fields of the config, and its options in :data:`AXES`."""
+    _, options, fields = setting
+    return {**fields, **{name: options[name] for name in AXES if name in options}}
+
+
 def outcome(low: float, high: float, direction: int = 1) -> str:
     """What an interval of a paired difference says of the claim that it is better than 0.
 

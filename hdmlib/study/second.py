@@ -5,9 +5,9 @@
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from functools import cached_property
 from itertools import product
 from typing import Any
 
@@ -20,7 +20,6 @@ from hdmlib.study.choice import CHOSEN, CHOSEN_ON_FACES, CHOSEN_ON_PHOTOS, CHOSE
 from hdmlib.study.claims import FIGURE_1, claim_lines, difference_lines, differences
 from hdmlib.study.results import published_of
 from hdmlib.study.rules import (
-    AXES,
     COSTLY_SEEDS,
     FACES_METRICS,
     FACES_SUM_METRICS,
@@ -32,9 +31,11 @@ from hdmlib.study.rules import (
     SEEDS,
     SUBJECTS,
     SUM_METRICS,
+    WHY_COMPARED,
+    axes_of,
     sum_is_better,
 )
-from hdmlib.study.stages import STAGES, second_fig2
+from hdmlib.study.stages import STAGES, Trial, second_fig2
 
 # What is compared with what: label -> references.
 COMPARED = {
@@ -66,29 +67,24 @@ class Ground:
     sum_metrics: Mapping[str, str]
     seeds: Sequence[int] = SEEDS
 
-    def trials(self) -> Counter[str]:
+    @cached_property
+    def tried(self) -> dict[str, list[Trial]]:
+        """Label -> the trials of its tuning."""
+        found: dict[str, list[Trial]] = {}
+        for trial in STAGES[self.tuning]():
+            found.setdefault(trial.label.partition(":")[0], []).append(trial)
+        return found
+
+    def trials(self) -> dict[str, int]:
         """Label -> how many trials its tuning had."""
-        return Counter(trial.label.partition(":")[0] for trial in STAGES[self.tuning]())
+        return {label: len(trials) for label, trials in self.tried.items()}
 
     def ends(self, label: str) -> set[str]:
         """What was tuned of a label and chosen at the end of its grid: a value beyond it may be better."""
-        _, options, fields = self.chosen[label].setting
-        chosen = {**fields, **{name: options[name] for name in AXES if name in options}}
-        configs = [t.config for t in STAGES[self.tuning]() if t.label.partition(":")[0] == label]
+        chosen, configs = axes_of(self.chosen[label].setting), [trial.config for trial in self.tried[label]]
         tried = {name: {c.loss_options.get(name, getattr(c, name, None)) for c in configs} for name in chosen}
         found = {name: (min(values), max(values)) for name, values in tried.items() if len(values) > 1}
         return {name for name, ends in found.items() if chosen[name] in ends}
-
-    def tuned(self) -> pd.DataFrame:
-        """The scores of what was chosen, on the tuning people: of one seed, and the best of each label's trials."""
-        found = {}
-        for trial in STAGES[self.tuning]():
-            label, config = trial.label.partition(":")[0], trial.config
-            loss, options, fields = self.chosen[label].setting
-            if (config.loss, config.loss_options) == (loss, options) and fields.items() <= dict(config).items():
-                [record] = published_of([trial])[trial.label]
-                found[label] = read_as(record, *self.chosen[label][1:])
-        return pd.DataFrame.from_dict(found, orient="index").rename_axis("label")
 
     def finals(self) -> dict[str, list[Record]]:
         """Label -> its published finals, of the seeds that every label has; empty before the first such seed."""
@@ -144,8 +140,13 @@ LARGE = Ground(
     "500 embedded people, 192 x 192 pixels", "second_tuning", "second_large",
     {label: CHOSEN[label] for label in LARGE_FINALISTS}, METRICS | CALIBRATION, SUM_METRICS, COSTLY_SEEDS,
 )  # fmt: skip
-# Beside the finals, what the sum is taken apart into; no rule asks for a verdict.
-WHY = Ground("500 embedded people", "second_why_tuning", "second_why", CHOSEN_WHY, METRICS | CALIBRATION, SUM_METRICS)
+# What the sum is taken apart into, on people that had been looked at; no rule asks for a verdict.
+WHY = Ground(
+    "500 embedded people, two losses added later", "second_why_tuning", "second_why", CHOSEN_WHY,
+    METRICS | CALIBRATION, SUM_METRICS,
+)  # fmt: skip
+# The finals on embedded people and these two, as one comparison.
+TOGETHER = replace(PEOPLE, chosen={**CHOSEN, **CHOSEN_WHY})
 GROUNDS = (PEOPLE, PHOTOS, FACES, LONG, LARGE)
 
 
@@ -170,6 +171,11 @@ def verdict(records: Mapping[str, Sequence[Record]], ground: Ground = PEOPLE) ->
     return sum_is_better(found, others), bad
 
 
+def finals_together() -> dict[str, list[Record]]:
+    """The published finals that :data:`TOGETHER` compares."""
+    return {**PEOPLE.finals(), **WHY.finals()}
+
+
 def second_text() -> str:
     """README's tables of the second study in Markdown, from the committed records alone."""
     people = PEOPLE.finals()
@@ -177,7 +183,7 @@ def second_text() -> str:
     lines = [*claim_lines(judged, published_of(second_fig2()), SUBJECTS, "notebooks/"), ""]
     for ground in GROUNDS:
         lines += [*score_lines(ground, ground.finals()), ""]
-    return "\n".join(lines)
+    return "\n".join([*lines, *_score_table(WHY, WHY.finals())])
 
 
 def every_difference_text() -> str:
@@ -191,6 +197,10 @@ def every_difference_text() -> str:
         lines += [f"## On {ground.name}", "", f"With the 95 % interval over {seeds} seeds.", ""]
         for label, references in COMPARED.items():
             lines += [*_difference_lines(ground, records, label, references), ""] if label in records else []
+    records = finals_together()
+    lines += [f"## On {PEOPLE.name}: the sum taken apart", "", f"With the 95 % interval over {len(SEEDS)} seeds.", ""]
+    for label, reference in WHY_COMPARED.items():
+        lines += [*_difference_lines(TOGETHER, records, label, [reference]), ""]
     return "\n".join(lines)
 
 
@@ -198,14 +208,7 @@ def score_lines(ground: Ground, records: Mapping[str, Sequence[Record]]) -> list
     """The scores on one ground in Markdown and, with all seeds, the verdict about the sum."""
     if not records:
         return [f"On {ground.name}: tuned, but the finals have not been run."]
-    seeds, shown, trials = min(map(len, records.values())), list(ground.sum_metrics), ground.trials()
-    scores = ground.views(records)["own"].groupby("label", sort=False)
-    table = [
-        f"| {ground.name}, mean over {seeds} seeds | trials | chosen | {' | '.join(shown)} |",
-        "| --- | --- | --- |" + " --- |" * len(shown),
-        *(_score_line(str(label), trials[str(label)], ground, part[shown].mean().to_dict()) for label, part in scores),
-        "",
-    ]
+    table, seeds = _score_table(ground, records), min(map(len, records.values()))
     if seeds < len(ground.seeds):
         asked = len(ground.seeds)
         return [*table, f"The rules ask for {asked} seeds; {seeds} have been run, and there is no verdict yet."]
@@ -214,10 +217,21 @@ def score_lines(ground: Ground, records: Mapping[str, Sequence[Record]]) -> list
     return [*table, f"Is the sum better than each, by the rule fixed in advance? **{'Yes' if better else 'No'}**{why}."]
 
 
+def _score_table(ground: Ground, records: Mapping[str, Sequence[Record]]) -> list[str]:
+    seeds, shown, trials = min(map(len, records.values())), list(ground.sum_metrics), ground.trials()
+    scores = ground.views(records)["own"].groupby("label", sort=False)
+    return [
+        f"| {ground.name}, mean over {seeds} seeds | trials | chosen | {' | '.join(shown)} |",
+        "| --- | --- | --- |" + " --- |" * len(shown),
+        *(_score_line(str(label), trials[str(label)], ground, part[shown].mean().to_dict()) for label, part in scores),
+        "",
+    ]
+
+
 def chosen_words(ground: Ground, label: str) -> str:
     """``lr 0.048*, epsilon 0.05, dark``: what a tuning chose, in words for a table; * marks the end of a grid."""
-    (_, options, fields), decoder, confidence = ground.chosen[label]
-    values, ends = {**fields, **{name: options[name] for name in AXES if name in options}}, ground.ends(label)
+    setting, decoder, confidence = ground.chosen[label]
+    values, ends = axes_of(setting), ground.ends(label)
     words = [*(f"{name} {value:g}{'*' * (name in ends)}" for name, value in values.items()), decoder]
     return ", ".join(words if confidence == "own" else [*words, "other confidence"])
 

@@ -301,8 +301,7 @@ def _around_chosen(
 def _tried(label: str, settings: list[rules.Setting], people: dict[str, Any], **values: Any) -> Iterator[Trial]:
     """A trial of each setting, labelled by what the grids vary."""
     for loss, options, fields in settings:
-        axes = {**fields, **{name: options[name] for name in rules.AXES if name in options}}
-        words = ", ".join(f"{name} {value:g}" for name, value in axes.items())
+        words = ", ".join(f"{name} {value:g}" for name, value in rules.axes_of((loss, options, fields)).items())
         yield _trial(f"{label}: {words}", loss, options, people=people, **{**fields, **values})
 
 
