@@ -81,8 +81,9 @@ class Ground:
 
     def ends(self, label: str) -> set[str]:
         """What was tuned of a label and chosen at the end of its grid: a value beyond it may be better."""
-        chosen, configs = axes_of(self.chosen[label].setting), [trial.config for trial in self.tried[label]]
-        tried = {name: {c.loss_options.get(name, getattr(c, name, None)) for c in configs} for name in chosen}
+        chosen = axes_of(self.chosen[label].setting)
+        settings = [{**dict(trial.config), **trial.config.loss_options} for trial in self.tried[label]]
+        tried = {name: {setting[name] for setting in settings} for name in chosen}
         found = {name: (min(values), max(values)) for name, values in tried.items() if len(values) > 1}
         return {name for name, ends in found.items() if chosen[name] in ends}
 
