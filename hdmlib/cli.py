@@ -14,10 +14,8 @@ from pathlib import Path
 from traceback import format_exception
 from typing import Annotated, Any
 
-import matplotlib.pyplot as plt
 import numpy as np
 import typer
-from matplotlib.figure import Figure
 from typer.core import TyperCommand
 
 from hdmlib import __version__
@@ -30,7 +28,6 @@ from hdmlib.data.sources import Data
 from hdmlib.errors import interrupted_by_sigterm, line_for_user
 from hdmlib.experiments.engine import is_main_process, leave_process_group
 from hdmlib.experiments.estimate import estimate
-from hdmlib.experiments.examples import predict_examples
 from hdmlib.experiments.listing import list_runs
 from hdmlib.experiments.runs import Run, run
 from hdmlib.experiments.store import ARTEFACTS, REFERENCE_RECORDS, Store
@@ -39,7 +36,7 @@ from hdmlib.export import export_onnx, model_card
 from hdmlib.extras import requires_extra
 from hdmlib.files import write_atomically
 from hdmlib.inference import PhotoPrediction, open_network, photos_of, predict, upright_size
-from hdmlib.inspection import dataset_format, inspect_dataset, people_to_show
+from hdmlib.inspection import dataset_format, inspect_dataset
 from hdmlib.losses.registry import LOSSES
 from hdmlib.notebook import epoch_line, progress
 from hdmlib.outputs import (
@@ -54,7 +51,6 @@ from hdmlib.outputs import (
     write_csv,
 )
 from hdmlib.paths import from_caller
-from hdmlib.plots import figure_png, people, save_figure, use_style
 from hdmlib.presets import PRESETS
 from hdmlib.study.execution import train_trials
 from hdmlib.study.results import publish as publish_run
@@ -123,19 +119,14 @@ def gallery(
     overwrite: Annotated[bool, typer.Option("--overwrite", help="replace files that exist")] = False,
 ) -> None:
     """Draw a run's predictions for the first validation people; trains the run first if need be."""
+    from hdmlib.drawings import draw_run
+
     with one_line_errors(resumes=True):
         to = from_caller(to)
         check_ending("to", to, FIGURE_ENDINGS)
         check_outputs(_figure_files(to), [], overwrite=overwrite)
         result = _run(values or [])
-        shown = predict_examples(result.config, result.model(), result.data.val, count)
-        use_style()
-        figure = people.prediction_gallery(
-            shown.pictures, shown.maps, shown.predicted, shown.joints, shown.cells, shown.weights,
-            result.data.val.skeleton, shown.close_ups,
-        )  # fmt: skip
-        save_figure(figure, to.parent, to.stem)
-        plt.close(figure)
+        draw_run(result, count, to)
         _print_written(_figure_files(to))
 
 
@@ -196,12 +187,10 @@ def predict_photo(
             _print_people(found)
             rows += joint_rows(found, name)
             records += coco_records(found, name, given)
-            if path in drawings:
-                with _drawn(found) as figure:
-                    write_atomically(drawings[path], figure_png(figure))
-            if to is not None:
-                with _drawn(found) as figure:
-                    save_figure(figure, to.parent, to.stem)
+            if path in drawings or to is not None:
+                from hdmlib.drawings import draw_prediction
+
+                draw_prediction(found, drawings.get(path), to)
         if csv is not None:
             write_csv(rows, csv)
         if json_file is not None:
@@ -245,17 +234,6 @@ def _box(word: str) -> list[float]:
     except ValueError:
         raise ValueError(f"box: needs four numbers, as in --box 120 40 210 480, got {word!r}") from None
     return [x, y, width, height]
-
-
-@contextmanager
-def _drawn(found: PhotoPrediction) -> Iterator[Figure]:
-    """The photo with its people, and their heatmaps beside it."""
-    use_style()
-    figure = people.people_on_photo(found.photo, found.boxes, found.joints, found.skeleton, heat=found.heat())
-    try:
-        yield figure
-    finally:
-        plt.close(figure)
 
 
 def _print_people(found: PhotoPrediction) -> None:
@@ -360,11 +338,9 @@ def check_dataset(
         found = inspect_dataset(config, split or ())
         typer.echo(found)
         if to is not None and found.readable:
-            shown = people_to_show(found)
-            use_style()
-            figure = people.contact_sheet(shown.pictures, shown.joints, shown.labelled, shown.skeleton, shown.titles)
-            write_atomically(to, figure_png(figure))
-            plt.close(figure)
+            from hdmlib.drawings import draw_sheet
+
+            draw_sheet(found, to)
             typer.echo(f"drawn: {to}")
     raise typer.Exit(found.status)
 

@@ -26,7 +26,6 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
-from scipy.io import loadmat
 
 from hdmlib.data.dataset import DataError
 from hdmlib.files import write_atomically
@@ -99,6 +98,8 @@ def _original(source: Path, partial: bool) -> tuple[NDArray[np.float64], dict[in
     Several folders of a clone may hold files of these names (the smaller LSP has an ``im0001.jpg``): those beside
     a ``joints.mat`` of 10,000 people count.
     """
+    from scipy.io import loadmat  # as in mpii.py
+
     if not source.is_dir():
         raise DataError(f"from: no folder {source}; give a copy of LSP Extended")
     for path in sorted(source.rglob("joints.mat")):

@@ -13,7 +13,6 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
-from scipy.io import loadmat
 
 from hdmlib.data.assembly import assemble
 from hdmlib.data.dataset import DataError, Person, PoseDataset
@@ -255,6 +254,8 @@ def _structs(value: object) -> Iterator[dict]:
 
 
 def _load_mat(path: Path) -> dict:
+    from scipy.io import loadmat  # no other format needs it, and it takes a while to import
+
     try:
         return loadmat(path, simplify_cells=True)
     except Exception as error:  # scipy raises whatever its parser meets in a damaged file

@@ -13,7 +13,6 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 from torch.multiprocessing.reductions import StorageWeakRef
-from torch.utils.flop_counter import FlopCounterMode
 
 from hdmlib.config import Config
 from hdmlib.data.sources import Data
@@ -76,6 +75,8 @@ def estimate(config: Config, data: Data) -> Estimate:
         config: Network, input, batch, epochs, precision.
         data: The people, for their number and that of their joints.
     """
+    from torch.utils.flop_counter import FlopCounterMode  # imports Triton
+
     with torch.device("meta"):
         model = build_model(config.model, num_joints=len(data.train.skeleton))
         crop = torch.empty(1, 3, config.input_height, config.input_width)

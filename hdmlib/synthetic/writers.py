@@ -12,7 +12,6 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
-from scipy.io import savemat
 
 from hdmlib.skeletons import COCO_17, MPII_16
 
@@ -98,6 +97,8 @@ def _as_mpii(person: dict) -> _MpiiPerson:
 
 def write_mpii(folder: Path, records: dict[str, list[dict]]) -> list[Path]:
     """HRNet's JSON files and head boxes, and the original release with both splits in one file."""
+    from scipy.io import savemat  # takes a while to import, and people are drawn once
+
     annot = folder / "annot"
     annot.mkdir()
     people = {
