@@ -29,7 +29,7 @@ from hdmlib.experiments.engine import build_reader, frame_of
 from hdmlib.experiments.record import load_record
 from hdmlib.experiments.store import ARTEFACTS, RECORD
 from hdmlib.models.checkpoints import CheckpointError, load_weights
-from hdmlib.models.registry import build_model
+from hdmlib.models.registry import build_model, warn_if_edited
 from hdmlib.paths import expanded, printable
 from hdmlib.reader import Reader
 from hdmlib.skeletons import Skeleton, skeleton_from_names
@@ -177,7 +177,9 @@ def _of_run(folder: Path, described: Mapping[str, Any], skeleton: Skeleton | Non
             f"skeleton: {skeleton.name!r} has {len(skeleton)} joints, the run in {folder} predicts "
             f"{len(record.joints)}: {', '.join(record.joints)}"
         )
-    return {name: value for name, value in record.identity.items() if name not in NOT_CONFIG}, skeleton
+    fields = {name: value for name, value in record.identity.items() if name not in NOT_CONFIG}
+    warn_if_edited(fields["model"], record.source, f"{folder}, which is used")
+    return fields, skeleton
 
 
 def _of_file(path: Path, described: Mapping[str, Any], skeleton: Skeleton | None) -> tuple[dict[str, Any], Skeleton]:

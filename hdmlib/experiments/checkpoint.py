@@ -31,6 +31,7 @@ from hdmlib.data.sources import CHANGED
 from hdmlib.errors import Interrupted
 from hdmlib.experiments.record import Epoch
 from hdmlib.files import versions, write_atomically
+from hdmlib.models.registry import source_of, warn_if_edited
 
 CHECKPOINT = "last.pt"
 
@@ -91,7 +92,7 @@ class Checkpoints:
     Every process of the training has one, and calls its methods at the same steps; the first one writes.
 
     Args:
-        config: ``keep_checkpoints`` and ``checkpoint_minutes``.
+        config: ``model``, ``keep_checkpoints`` and ``checkpoint_minutes``.
         folder: Where they lie.
         model: The network, not wrapped for several processes.
         optimiser: Its optimiser.
@@ -108,6 +109,7 @@ class Checkpoints:
         self.optimiser = optimiser
         self.engine = engine
         self.details = details
+        self.network = config.model
         self.earlier = config.keep_checkpoints
         self.seconds = math.inf if config.checkpoint_minutes is None else 60 * config.checkpoint_minutes
         self._saved_at = time.monotonic()
@@ -156,6 +158,7 @@ class Checkpoints:
             "steps": state.steps,
             "total": state.total,
             "details": self.details,
+            "source": source_of(self.network),
         }
         buffer = io.BytesIO()
         torch.save(content, buffer)
@@ -199,6 +202,7 @@ class Checkpoints:
         content = torch.load(path, map_location="cpu", weights_only=True)
         if content.get("details") not in (None, self.details):
             raise DataError(f"{path}: begun on this dataset {CHANGED}")
+        warn_if_edited(self.network, content.get("source"), f"{path}, which is resumed")
         epochs = [Epoch(**line) for line in json.loads(content["history"])]
         self.model.load_state_dict(content["model"])
         self.optimiser.load_state_dict(content["optimiser"])

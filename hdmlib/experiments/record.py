@@ -65,6 +65,7 @@ class Record(BaseModel):
         flip_pairs: Their left-right pairs, by index; ``None`` in records from before they were kept.
         limbs: Their bones, likewise.
         details: ``Data.details``, likewise, and for embedded people.
+        source: ``models.registry.source_of`` its network, likewise.
         people: Number of people by split, ``train`` and ``val``.
         left_out: People or annotations that were left out, by split and reason.
         epochs: One line per epoch, epoch 0 first.
@@ -84,6 +85,7 @@ class Record(BaseModel):
     flip_pairs: list[tuple[int, int]] | None = None
     limbs: list[tuple[int, int]] | None = None
     details: str | None = None
+    source: str | None = None
     people: dict[str, int]
     left_out: dict[str, dict[str, int]]
     epochs: list[Epoch] = Field(min_length=1)
@@ -174,6 +176,8 @@ def record_line(record: Record) -> str:
     for name in ("other_confidence", "flip_pairs", "limbs", "details"):  # added after the first records, whose lines
         if name not in record.model_fields_set:  # stay as they are
             del content[name]
+    if record.source is None:
+        del content["source"]
     return json.dumps(content, separators=(",", ":"))
 
 

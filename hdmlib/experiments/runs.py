@@ -42,7 +42,7 @@ from hdmlib.experiments.store import ARTEFACTS, RECORD, Store, StoredRun
 from hdmlib.experiments.training import check_start, fit
 from hdmlib.metrics.scores import PCKReference, score
 from hdmlib.models.checkpoints import load_weights
-from hdmlib.models.registry import build_model, stride_of
+from hdmlib.models.registry import build_model, source_of, stride_of, warn_if_edited
 
 
 @dataclass(frozen=True)
@@ -133,6 +133,7 @@ def run(
         check_agreement(engine, store.runs, name)
     if config.resume and (stored := _finished(store, name, weights)):
         _check_same_data(stored, data)
+        warn_if_edited(config.model, stored.record.source, f"{stored.folder or name}, which is shown")
         if report:
             for line in stored.record.epochs:
                 report(line)
@@ -205,6 +206,7 @@ def _record(config: Config, data: Data, epochs: list[Epoch], prediction: Predict
         flip_pairs=list(data.val.skeleton.flip_pairs),
         limbs=list(data.val.skeleton.limbs),
         details=data.details,
+        source=source_of(config.model),
         people={"train": len(data.train), "val": len(data.val)},
         left_out={"train": dict(data.train.left_out), "val": dict(data.val.left_out)},
         epochs=epochs,

@@ -5,12 +5,15 @@ A new HRNet is a line in ``MODELS`` of ``hrnet.py``, a network of yours no line 
 
 from __future__ import annotations
 
+import hashlib
 import re
 import sys
+import warnings
 from functools import lru_cache
 from importlib import import_module
-from inspect import signature
+from inspect import getsourcefile, signature
 from pathlib import Path
+from types import ModuleType
 
 import torch
 from torch import nn
@@ -60,11 +63,8 @@ def build_model(name: str, num_joints: int = 17) -> nn.Module:
 
 
 def _built_by_function(name: str, num_joints: int) -> nn.Module:
-    module, _, function = name.partition(":")
-    if (here := str(Path.cwd())) not in sys.path:
-        sys.path.append(here)
     try:
-        build = getattr(import_module(module), function)
+        build = getattr(_module(name), name.partition(":")[2])
     except (ImportError, AttributeError) as error:
         raise ValueError(f"model: {name!r} cannot be imported ({error})") from error
     if not callable(build):
@@ -80,6 +80,46 @@ def _built_by_function(name: str, num_joints: int) -> nn.Module:
     if not isinstance(model, nn.Module):
         raise ValueError(f"model: {name!r} returned {type(model).__name__}, not a torch.nn.Module")
     return model
+
+
+def source_of(name: str) -> str | None:
+    """A digest of the file that a network of yours is written in; ``None`` for the others, and where there is no file.
+
+    Raises:
+        ImportError: The module cannot be imported.
+    """
+    if not OF_YOURS.fullmatch(name) or name.startswith(VITPOSE):
+        return None
+    try:
+        file = getsourcefile(_module(name))
+    except TypeError:  # a module without a file
+        return None
+    return hashlib.sha256(Path(file).read_bytes()).hexdigest()[:16] if file else None
+
+
+def warn_if_edited(name: str, source: str | None, what: str) -> None:
+    """Warn if a network of yours has been edited since a run was trained, which is named by the function's name alone.
+
+    Args:
+        name: As for :func:`build_model`.
+        source: :func:`source_of` the name at that time; ``None`` if it is not known.
+        what: The run, and what is done with it: ``runs/NAME, which is shown``.
+
+    Raises:
+        ImportError: As :func:`source_of`.
+    """
+    if source not in (None, source_of(name)):
+        warnings.warn(
+            f"model: {name!r} has been edited since the training of {what}; resume=false trains it anew and keeps "
+            "that run",
+            stacklevel=3,
+        )
+
+
+def _module(name: str) -> ModuleType:
+    if (here := str(Path.cwd())) not in sys.path:
+        sys.path.append(here)
+    return import_module(name.partition(":")[0])
 
 
 @lru_cache(maxsize=32)

@@ -111,6 +111,23 @@ def test_it_is_trained_resumed_and_used(name, function, tmp_path):
     assert np.isfinite(found.joints).all()
 
 
+def test_who_edits_it_is_told_that_a_run_was_another_network(name, tmp_path):
+    source = (tmp_path / "my_networks.py").rename(tmp_path / "edited_networks.py")  # no other test has imported it
+    values = {"preset": "smoke", "model": "edited_networks:tiny", "run_dir": tmp_path / "runs"}
+    result = run(make_config(**values, epochs=1))
+    with source.open("a") as file:
+        file.write("# edited\n")
+    with pytest.warns(
+        UserWarning, match=r"'edited_networks:tiny' has been edited since .* which is shown; resume=false"
+    ):
+        assert not run(make_config(**values, epochs=1)).trained
+    with pytest.warns(UserWarning, match=r"edited since .* which is used"):
+        predict(result.data.val.images[0], checkpoint=result.folder)
+    (result.folder / "record.json").unlink()
+    with pytest.warns(UserWarning, match=r"edited since .*last\.pt, which is resumed"):
+        assert run(make_config(**values, epochs=1)).trained
+
+
 def test_names_that_begin_as_those_of_a_wrapper_are_kept(tmp_path):
     source, target = Wrapped(), Wrapped()
     save_weights(source, tmp_path / "own.safetensors")
