@@ -208,6 +208,13 @@ class Config(BaseModel):
         True, description="resume this run where it stopped; false: start again, the earlier run is renamed"
     )
 
+    @field_validator("milestones", mode="before")
+    @classmethod
+    def _a_list(cls, value: Any) -> Any:  # called after _from_text: pydantic begins with the last
+        if not isinstance(value, list | tuple):
+            raise ValueError(f"needs a list of epochs, such as [170, 200], got {value!r}")
+        return value
+
     @field_validator("loss_options", "milestones", mode="before")
     @classmethod
     def _from_text(cls, value: Any) -> Any:

@@ -74,6 +74,7 @@ def test_a_value_beside_the_preset_wins_and_none_does_not():
         ({"input_width": 100}, ["input_width:", "multiple of 32"]),
         ({"resume": "maybe"}, ["resume:", "'maybe'"]),
         ({"milestones": [20, 10]}, ["milestones: must increase"]),
+        ({"milestones": "5"}, ["milestones: needs a list of epochs, such as [170, 200], got 5"]),
         ({"warmup_epochs": float("inf")}, ["warmup_epochs: must be a finite number"]),
         ({"loss": ["matching"]}, ["loss:", "soft_argmax"]),
         ({"preset": ["laptop"]}, ["preset:", "smoke"]),

@@ -139,8 +139,7 @@ def pck_report(
         truth: (N, K, 2) in pixels.
         sizes: (N,) length of each person in pixels.
         visible: (N, K), 0 where a joint is unlabelled.
-        skeleton: Names the ``K`` joints. *Pelvis* and *thorax* of MPII's sixteen do not enter the mean, as in
-            its evaluation.
+        skeleton: Names the ``K`` joints; :func:`counted_joints` of them enter the mean.
         threshold: In units of ``sizes``; MPII's are in ``PCKH_THRESHOLDS``.
 
     Raises:
@@ -150,8 +149,7 @@ def pck_report(
     if len(skeleton) != len(values):
         raise ValueError(f"skeleton {skeleton.name!r} has {len(skeleton)} joints, the predictions have {len(values)}")
     values = 100 * values
-    left_out = NOT_COUNTED if skeleton.name == MPII_16.name else ()
-    counted = np.array([joint not in left_out for joint in skeleton.joints]) & (counts > 0)
+    counted = counted_joints(skeleton) & (counts > 0)
     weights = np.where(counted, counts, 0)
     some = bool(counted.any())
     return PCKReport(
@@ -163,6 +161,12 @@ def pck_report(
         mean=float(np.where(counted, values, 0) @ weights / weights.sum()) if some else float("nan"),
         left_out=int((~_usable(np.asarray(sizes, dtype=np.float64))).sum()),
     )
+
+
+def counted_joints(skeleton: Skeleton) -> NDArray[np.bool_]:
+    """(K,), which joints enter the mean: all but *pelvis* and *thorax* of MPII's sixteen, as in its evaluation."""
+    left_out = NOT_COUNTED if skeleton.name == MPII_16.name else ()
+    return np.array([joint not in left_out for joint in skeleton.joints])
 
 
 def _columns(skeleton: Skeleton) -> dict[str, list[int]]:

@@ -13,11 +13,11 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
-from hdmlib.data.dataset import PoseDataset
+from hdmlib.data.dataset import DataError, PoseDataset
 from hdmlib.data.intake import DataWarning
 from hdmlib.metrics.calibration import calibration_error, reliability
 from hdmlib.metrics.oks import oks_ap, rescore
-from hdmlib.metrics.pck import localisation_error, pck_report
+from hdmlib.metrics.pck import counted_joints, localisation_error, pck_report
 
 # Tab. 1's columns of COCO's evaluation.
 COCO_COLUMNS = ("AP", "AP50", "AP75", "APM", "APL", "AR")
@@ -59,12 +59,18 @@ class PCKReference:
         """Check that PCK can be measured, before anything is trained.
 
         Raises:
-            DataError: The dataset has no such length or joint.
+            DataError: The dataset has no such length or joint, or nobody with a length has a joint that counts.
 
         Warns:
             DataWarning: Fewer than half of the people have one.
         """
         reference = cls.of(people, kind)
+        measured = people.visibility[np.isfinite(reference.lengths)] > 0
+        if not measured[:, counted_joints(people.skeleton)].any():
+            raise DataError(
+                f"{people.name}: nobody who has a {reference.kind} length has a labelled joint that PCK counts; pass "
+                "another pck_reference, or label more of the validation people"
+            )
         known, all_people = int(np.isfinite(reference.lengths).sum()), len(people)
         if known < all_people / 2:
             warnings.warn(

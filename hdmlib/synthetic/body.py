@@ -69,7 +69,6 @@ class Body:
     Attributes:
         stature: Standing height, metres.
         girth: Thickness of trunk and limbs relative to the average build.
-        angles: The pose: joint angles in degrees by name, sided ones as ``left_elbow_flexion``.
         frames: Segment name -> (origin (3,), rotation (3, 3)) in the world; the columns are the segment's x, y, z axes.
         joints: Joint name -> (3,) in the world, metres: all names of COCO-17 and MPII-16.
         lengths: Segment name -> metres.
@@ -77,7 +76,6 @@ class Body:
 
     stature: float
     girth: float
-    angles: Mapping[str, float]
     frames: Mapping[str, tuple[np.ndarray, np.ndarray]]
     joints: Mapping[str, np.ndarray]
     lengths: Mapping[str, float]
@@ -292,7 +290,6 @@ def pose_body(
     return Body(
         stature=stature,
         girth=girth,
-        angles=dict(angles),
         frames={name: (origin - lift, rotation) for name, (origin, rotation) in frames.items()},
         joints={name: point - lift for name, point in joints.items()},
         lengths=dict(lengths),

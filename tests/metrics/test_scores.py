@@ -1,11 +1,15 @@
 """Scores of a dataset's people: how the confidence is judged."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 
 from hdmlib.config import make_config
+from hdmlib.data.dataset import DataError
 from hdmlib.data.sources import open_data
 from hdmlib.metrics.scores import PCKReference, score
+from hdmlib.skeletons import MPII_16
 
 
 @pytest.fixture(scope="module")
@@ -46,3 +50,12 @@ def test_nme_is_the_mean_error_in_distances_of_two_joints(people):
     assert scores["NME"] == pytest.approx(7)
     assert scores["PCK(left_shoulder:right_shoulder)@0.1"] == 100
     assert scores["PCK(left_shoulder:right_shoulder)@0.05"] == 0
+
+
+def test_labels_that_pck_does_not_count_are_refused_before_a_training(people):
+    joints = len(MPII_16)
+    mpii = replace(people, skeleton=MPII_16, joints=people.joints[:, :joints], visibility=people.visibility[:, :joints])
+    PCKReference.check(mpii)
+    centre = np.isin(MPII_16.joints, ["pelvis", "thorax"])
+    with pytest.raises(DataError, match="nobody who has a head length has a labelled joint that PCK counts"):
+        PCKReference.check(replace(mpii, visibility=mpii.visibility * centre))
