@@ -1,7 +1,11 @@
-"""One torch thread, the same hypothesis examples in every run, and the folders of real samples."""
+"""One torch thread, the same hypothesis examples in every run, folders of real samples, commands as processes."""
 
+import itertools
+import multiprocessing
 import os
-from collections.abc import Callable
+import socket
+import time
+from collections.abc import Callable, Mapping
 from pathlib import Path
 
 import pytest
@@ -34,3 +38,78 @@ def samples() -> Callable[[str], Path]:
         return root / name
 
     return folder
+
+
+class Command:
+    """A command of hdmlib, or a script, in a process of its own whose output goes to files.
+
+    Where the system can, the process is forked from one that has imported torch and the rest, which takes ten seconds.
+    It is a process like any other: it has its own memory, files and signals, and can be killed.
+    """
+
+    _numbers = itertools.count()
+
+    def __init__(self, folder: Path, words: tuple[str, ...], script: Path | None, environment: Mapping[str, str]):
+        forks = "forkserver" in multiprocessing.get_all_start_methods()
+        context = multiprocessing.get_context("forkserver" if forks else "spawn")
+        context.set_forkserver_preload(["hdmlib.cli", "hdmlib.transport.cpu_loops", "torch._dynamo"])
+        number = next(self._numbers)
+        self.out, self.err = (folder / f"command {number} {name}" for name in ("out", "err"))
+        start = f"run_path({str(script)!r}" if script else "run_module('hdmlib', alter_sys=True"
+        code = (
+            "import os, runpy, sys\n"
+            f"os.environ.update({dict(environment)!r})\n"
+            f"sys.argv = {['hdmlib', *words]!r}\n"
+            f"for number, path in enumerate({[str(self.out), str(self.err)]!r}, start=1):\n"
+            "    os.dup2(os.open(path, os.O_WRONLY | os.O_CREAT, 0o600), number)\n"
+            f"runpy.{start}, run_name='__main__')\n"
+        )
+        self.process = context.Process(target=exec, args=(code, {}))
+        self.process.start()
+
+    def wait_for(self, words: str) -> None:
+        """Until it has printed the words, or has ended."""
+        while self.process.is_alive() and words not in self.printed:
+            time.sleep(0.02)
+
+    def send(self, signal: int) -> None:
+        os.kill(self.process.pid, signal)
+
+    def finish(self, seconds: float = 600) -> int:
+        """Its exit status."""
+        self.process.join(seconds)
+        assert not self.process.is_alive(), self.printed + self.complained
+        return self.process.exitcode
+
+    @property
+    def printed(self) -> str:
+        return self.out.read_text() if self.out.exists() else ""
+
+    @property
+    def complained(self) -> str:
+        return self.err.read_text() if self.err.exists() else ""
+
+
+@pytest.fixture(scope="session")
+def start_command(tmp_path_factory) -> Callable[..., Command]:
+    """Starts a :class:`Command`: its words, a ``script`` in place of hdmlib, more of its environment by ``NAME=``."""
+
+    def start(*words: str, script: Path | None = None, **environment: str) -> Command:
+        return Command(tmp_path_factory.getbasetemp(), words, script, environment)
+
+    return start
+
+
+@pytest.fixture(scope="session")
+def start_ranks(start_command) -> Callable[..., list[Command]]:
+    """As ``start_command``, in several processes that find one another as those that torchrun starts."""
+
+    def start(count: int, *words: str, script: Path | None = None) -> list[Command]:
+        with socket.socket() as free:
+            free.bind(("127.0.0.1", 0))
+            place = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(free.getsockname()[1])}
+        place |= {"WORLD_SIZE": str(count), "LOCAL_WORLD_SIZE": str(count)}
+        ranks = ({"RANK": str(rank), "LOCAL_RANK": str(rank)} for rank in range(count))
+        return [start_command(*words, script=script, **place, **rank) for rank in ranks]
+
+    return start

@@ -2,7 +2,6 @@
 
 import os
 import signal
-import subprocess
 import sys
 import threading
 from dataclasses import replace
@@ -11,8 +10,10 @@ import numpy as np
 import pytest
 import torch
 from jupyter_client.manager import run_kernel
+from typer.testing import CliRunner
 
 from hdmlib import MatchingLoss
+from hdmlib.cli import app
 from hdmlib.config import make_config
 from hdmlib.data.crops import Frame
 from hdmlib.data.dataset import DataError
@@ -115,9 +116,6 @@ def test_a_notebook_shows_a_line_for_what_a_user_can_mend_and_a_traceback_for_a_
         assert "Traceback" in "".join(lines)
 
 
-COMMAND = [sys.executable, "-W", "ignore", "-m", "hdmlib"]
-
-
 @pytest.mark.parametrize(
     ("words", "message"),
     [
@@ -133,18 +131,17 @@ COMMAND = [sys.executable, "-W", "ignore", "-m", "hdmlib"]
         (["evaluate", "preset=coco_w32_256x192", "device=cuda:9", "data_root=.", "checkpoint=damaged.pth"], "device: "),
     ],
 )
-def test_it_is_refused_before_a_picture_is_drawn(words, message, tmp_path):
+def test_it_is_refused_before_a_picture_is_drawn(words, message, tmp_path, monkeypatch):
     (tmp_path / "damaged.pth").write_bytes(b"no weights")
     (tmp_path / "loop").symlink_to(tmp_path / "loop")
-    environment = os.environ | {"HDMLIB_CACHE": str(tmp_path / "cache"), "HDMLIB_RUNS": str(tmp_path / "runs")}
-    environment |= {"PYTHONPATH": os.pathsep.join(sys.path), "PWD": str(tmp_path)}
-    done = subprocess.run(
-        [*COMMAND, *words], cwd=tmp_path, env=environment, capture_output=True, text=True, check=False
-    )
-    assert done.returncode == 2, done.stderr
-    assert done.stderr.startswith("error: ")
-    assert message in done.stderr
-    assert len(done.stderr.splitlines()) == 1
+    for name, value in {"HDMLIB_CACHE": "cache", "HDMLIB_RUNS": "runs", "PWD": "."}.items():
+        monkeypatch.setenv(name, str(tmp_path / value))
+    monkeypatch.chdir(tmp_path)
+    result = CliRunner().invoke(app, words)
+    assert result.exit_code == 2, result.stderr
+    assert result.stderr.startswith("error: ")
+    assert message in result.stderr
+    assert len(result.stderr.splitlines()) == 1
     assert not (tmp_path / "cache").exists()
 
 

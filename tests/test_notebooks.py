@@ -1,8 +1,10 @@
 """What nbval does not see: a notebook that was never run, messy outputs, a sanitizer that replaces nothing."""
 
+import ast
 import copy
 import re
 import runpy
+from itertools import chain
 from pathlib import Path
 
 import nbformat
@@ -45,6 +47,17 @@ def test_metadata_is_minimal(notebook):
     assert all(set(cell.metadata) <= {"tags"} for cell in notebook.cells)
     tags = {tag for cell in notebook.cells for tag in cell.metadata.get("tags", ())}
     assert tags <= {"parameters", "nbval-ignore-output"}  # raises-exception would pass where nothing raises
+
+
+def test_a_mistyped_parameter_would_be_refused(notebook):
+    """A cell names all parameters; test_notebook.py and test_errors.py run such cells."""
+    cells = _code(notebook)
+    [parameters] = [cell for cell in cells if "parameters" in cell.metadata.get("tags", ())]
+    names = [line.target.id for line in ast.parse(parameters.source).body]
+    nodes = chain.from_iterable(ast.walk(ast.parse(cell.source)) for cell in cells)
+    calls = {ast.unparse(node) for node in nodes if isinstance(node, ast.Call)}
+    assert names
+    assert calls & {"notebook_config(globals())", f"check_parameters(globals(), {names})"}
 
 
 def test_it_ends_in_a_verdict_that_was_computed(notebook):

@@ -36,14 +36,28 @@ def launched(processes: int, *arguments: str) -> tuple[str, ...]:
     return (sys.executable, "-m", "torch.distributed.run", "--standalone", f"--nproc_per_node={processes}", *arguments)
 
 
-def probe(*command: str) -> dict[str, dict]:
-    lines = [line for line in start(*command).stdout.splitlines() if line.startswith("FOUND")]
-    return dict(zip(CASES, (json.loads(line.removeprefix("FOUND")) for line in lines), strict=True))
+@pytest.fixture(scope="session")
+def finished(start_ranks):
+    """Runs a command in several processes, without torchrun, and gives what all of them have printed."""
+
+    def finished(count: int, *words: str, script: Path | None = None) -> str:
+        ranks = start_ranks(count, *words, script=script)
+        for rank in ranks:
+            assert rank.finish(300) == 0, rank.printed[-3000:] + rank.complained[-3000:]
+        return "".join(rank.printed for rank in ranks)
+
+    return finished
 
 
 @pytest.fixture(scope="module")
-def found_by_case():
-    return probe(sys.executable, str(PROBE), *CASES), probe(*launched(2, str(PROBE), *CASES))
+def found_by_case(start_command, finished):
+    def probe(printed: str) -> dict[str, dict]:
+        lines = [line for line in printed.splitlines() if line.startswith("FOUND")]
+        return dict(zip(CASES, (json.loads(line.removeprefix("FOUND")) for line in lines), strict=True))
+
+    alone = start_command(*CASES, script=PROBE)
+    assert alone.finish(300) == 0, alone.complained
+    return probe(alone.printed), probe(finished(2, *CASES, script=PROBE))
 
 
 @pytest.fixture(params=CASES)
@@ -72,10 +86,11 @@ def test_the_scores_are_the_same_with_an_uneven_last_batch(one_and_two):
     assert two["measures"] == pytest.approx(one["measures"], rel=1e-4)
 
 
-def test_a_run_of_two_processes_is_written_and_printed_once(tmp_path):
+def test_a_run_of_two_processes_is_written_and_printed_once(tmp_path, finished):
     words = ("train", "preset=smoke", "device=cpu", "epochs=1", f"run_dir={tmp_path}", "train_people=21")
     for number, (resume, last) in enumerate([("false", "trained"), ("true", "finished earlier"), ("false", "trained")]):
-        printed = start(*launched(2, "-m", "hdmlib", *words, f"resume={resume}")).stdout
+        again = (*words, f"resume={resume}")
+        printed = finished(2, *again) if number else start(*launched(2, "-m", "hdmlib", *again)).stdout
         assert printed.count("epoch   1") == 1, number
         assert printed.count(f"{last}: ") == 1, number
     earlier, folder = sorted(filter(Path.is_dir, tmp_path.iterdir()), key=lambda path: path.suffix, reverse=True)
@@ -86,7 +101,7 @@ def test_a_run_of_two_processes_is_written_and_printed_once(tmp_path):
     assert json.loads((folder / "record.json").read_text())["people"] == {"train": 21, "val": 32}
 
 
-def test_a_finished_command_has_left_the_process_group(tmp_path):
+def test_a_finished_command_has_left_the_process_group(tmp_path, finished):
     script = tmp_path / "train.py"
     script.write_text(
         "import sys, torch\n"
@@ -95,8 +110,7 @@ def test_a_finished_command_has_left_the_process_group(tmp_path):
         "print('member' if torch.distributed.is_initialized() else 'left')\n"
     )
     words = ("train", "preset=smoke", "device=cpu", "epochs=1", f"run_dir={tmp_path}", "train_people=8", "val_people=4")
-    printed = start(*launched(2, str(script), *words)).stdout.splitlines()
-    assert printed.count("left") == 2
+    assert finished(2, *words, script=script).splitlines().count("left") == 2
 
 
 @pytest.mark.parametrize("preset", PRESETS)
@@ -130,10 +144,10 @@ def test_a_notebook_trains_in_two_processes(tmp_path, capfd):
 
 
 @pytest.fixture(scope="module")
-def uninterrupted(tmp_path_factory):
+def uninterrupted(tmp_path_factory, finished):
     """The record of a run in two processes."""
     folder = tmp_path_factory.mktemp("whole")
-    start(*launched(2, "-m", "hdmlib", *LONG, f"run_dir={folder}"))
+    finished(2, *LONG, f"run_dir={folder}")
     return record_below(folder)
 
 
@@ -148,9 +162,12 @@ def record_below(folder):
 # torchrun passes the signal on; `hdmlib train processes=2` passes SIGINT to torchrun
 @pytest.mark.skipif(sys.platform == "win32", reason="signals of POSIX")
 @pytest.mark.parametrize("launcher", ["torchrun", "hdmlib"])
-def test_sigterm_saves_the_step_of_all_processes_and_the_rest_comes_out_the_same(tmp_path, uninterrupted, launcher):
-    words = ["-m", "hdmlib", *LONG, f"run_dir={tmp_path}"]
-    command = launched(2, *words) if launcher == "torchrun" else (sys.executable, *words, "processes=2")
+def test_sigterm_saves_the_step_of_all_processes_and_the_rest_comes_out_the_same(
+    tmp_path, finished, uninterrupted, launcher
+):
+    words = [*LONG, f"run_dir={tmp_path}"]
+    hdmlib = ("-m", "hdmlib", *words)
+    command = launched(2, *hdmlib) if launcher == "torchrun" else (sys.executable, *hdmlib, "processes=2")
     environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONWARNINGS": "ignore", "PYTHONUNBUFFERED": "1"}
     process = subprocess.Popen(
         command, env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, start_new_session=True
@@ -165,7 +182,7 @@ def test_sigterm_saves_the_step_of_all_processes_and_the_rest_comes_out_the_same
     [path] = tmp_path.glob("*/last.pt")
     saved = torch.load(path)
     assert saved["steps"] > 0
-    start(*launched(2, *words))
+    finished(2, *words)
     again = record_below(tmp_path)
     losses, expected = ([line.train_loss for line in record.epochs[1:]] for record in (again, uninterrupted))
     assert losses == pytest.approx(expected, rel=1e-5)
@@ -200,12 +217,11 @@ app(["train", "preset=smoke", "device=cpu", *(word.replace("RANK", os.environ["R
         (("run_dir={}", "seed=RANK"), "the processes would train different runs"),
     ],
 )
-def test_processes_that_do_not_mean_the_same_run_are_refused_at_once(tmp_path, words, told):
+def test_processes_that_do_not_mean_the_same_run_are_refused_at_once(tmp_path, start_ranks, words, told):
     script, runs = tmp_path / "different.py", tmp_path / "runs"
     script.write_text(DIFFERENT)
-    command = launched(2, str(script), *(word.format(runs) for word in words))
-    done = subprocess.run(command, capture_output=True, text=True, timeout=300, check=False)
-    assert done.returncode != 0
-    assert f"error: {'run_dir: ' if '{}/RANK' in words[0] else ''}" in done.stderr
-    assert told in done.stderr
+    for rank in start_ranks(2, *(word.format(runs) for word in words), script=script):
+        assert rank.finish(300) != 0
+        assert f"error: {'run_dir: ' if '{}/RANK' in words[0] else ''}" in rank.complained
+        assert told in rank.complained
     assert not [path for path in runs.rglob("*") if path.is_file()]

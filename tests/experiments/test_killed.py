@@ -8,8 +8,6 @@ Three kills here; by hand as many as wanted:
 import os
 import random
 import signal
-import subprocess
-import sys
 import time
 from pathlib import Path
 
@@ -23,44 +21,34 @@ KILLS = int(os.environ.get("HDMLIB_KILLS", "3"))
 WORDS = ("train", "preset=smoke", "device=cpu", "epochs=6", "loss=gaussian_mse")
 
 
-def start(folder: Path) -> subprocess.Popen:
-    command = [sys.executable, "-m", "hdmlib", *WORDS, f"run_dir={folder}"]
-    environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONWARNINGS": "ignore"}
-    return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=environment)
+@pytest.fixture
+def start(start_command):
+    return lambda folder: start_command(*WORDS, f"run_dir={folder}", PYTHONWARNINGS="ignore")
 
 
-def wait_for(process: subprocess.Popen, words: str) -> None:
-    """Until the process has printed the words, or has ended."""
-    for line in process.stdout:
-        if words in line:
-            return
-
-
-def finish(folder: Path) -> tuple[Path, float]:
+def finish(command, folder: Path) -> tuple[Path, float]:
     """The finished run's folder, and the seconds from the first look at the network to the end."""
-    process = start(folder)
-    wait_for(process, "epoch   0")
+    command.wait_for("epoch   0")
     began = time.monotonic()
-    printed, complaint = process.communicate(timeout=600)
-    assert process.returncode == 0, printed + complaint
+    assert command.finish() == 0, command.printed + command.complained
     [run] = [path for path in folder.iterdir() if path.is_dir()]
     return run, time.monotonic() - began
 
 
-def test_killed_at_random_moments_it_ends_the_same(tmp_path):
-    run, seconds = finish(tmp_path / "whole")
+def test_killed_at_random_moments_it_ends_the_same(start, tmp_path):
+    run, seconds = finish(start(tmp_path / "whole"), tmp_path / "whole")
     expected, weights = load_record(run / "record.json"), load_file(run / "model.safetensors")
     draws = random.Random(0)
     for number in range(KILLS):  # another beginning for each kill, so that all moments are as likely
         folder, moment = tmp_path / str(number), draws.uniform(0, 0.7 * seconds)
-        process = start(folder)
-        wait_for(process, "epoch   0")
+        killed = start(folder)
+        killed.wait_for("epoch   0")
         time.sleep(moment)
-        process.send_signal(signal.SIGKILL)
-        process.communicate()
+        killed.send(signal.SIGKILL)
+        assert killed.finish() == -signal.SIGKILL
         left = sorted(path.name for path in folder.rglob("*") if path.is_file())
         print(f"killed after {moment:.2f} of {seconds:.2f} s, having written {', '.join(left)}")
-        resumed, _ = finish(folder)
+        resumed, _ = finish(start(folder), folder)
         record = load_record(resumed / "record.json")
         assert (record.epochs, record.by_decoder) == (expected.epochs, expected.by_decoder)
         found = load_file(resumed / "model.safetensors")
@@ -69,14 +57,13 @@ def test_killed_at_random_moments_it_ends_the_same(tmp_path):
 
 
 @pytest.mark.parametrize(("sent", "status"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
-def test_a_signal_saves_what_is_finished_and_names_the_remedy(tmp_path, sent, status):
-    whole, _ = finish(tmp_path / "whole")
-    process = start(tmp_path / "parts")
-    wait_for(process, "epoch   1")
-    process.send_signal(sent)
-    _, complaint = process.communicate(timeout=60)
-    assert process.returncode == status
-    assert "the same command resumes" in complaint
-    assert "Traceback" not in complaint
-    resumed, _ = finish(tmp_path / "parts")
+def test_a_signal_saves_what_is_finished_and_names_the_remedy(start, tmp_path, sent, status):
+    whole, _ = finish(start(tmp_path / "whole"), tmp_path / "whole")
+    stopped = start(tmp_path / "parts")
+    stopped.wait_for("epoch   1")
+    stopped.send(sent)
+    assert stopped.finish(60) == status
+    assert "the same command resumes" in stopped.complained
+    assert "Traceback" not in stopped.complained
+    resumed, _ = finish(start(tmp_path / "parts"), tmp_path / "parts")
     assert load_record(resumed / "record.json").epochs == load_record(whole / "record.json").epochs

@@ -48,17 +48,3 @@ def test_smoke(name, parameters, runs, tmp_path, monkeypatch):
         assert set(
             re.findall(r"\bverdict\b.*?(not testable at this scale|reproduced|holds|fails|undecided)", printed)
         ) == {"not testable at this scale"}
-
-
-@pytest.mark.parametrize(
-    "name",
-    [
-        "03_loss_vs_pckh", "04_ablation", "05_qualitative", "06_theorem1", "07_formulation",
-        "09_matching_and_likelihood",
-    ],
-)  # fmt: skip
-def test_a_mistyped_parameter_stops_the_notebook(name, tmp_path):
-    with pytest.raises(papermill.PapermillExecutionError, match="presett"):
-        papermill.execute_notebook(
-            NOTEBOOKS / f"{name}.ipynb", tmp_path / "out.ipynb", {"presett": "smoke"}, progress_bar=False, cwd=tmp_path
-        )
