@@ -54,7 +54,9 @@ def test_a_mistyped_parameter_would_be_refused(notebook):
     cells = _code(notebook)
     [parameters] = [cell for cell in cells if "parameters" in cell.metadata.get("tags", ())]
     names = [line.target.id for line in ast.parse(parameters.source).body]
-    nodes = chain.from_iterable(ast.walk(ast.parse(cell.source)) for cell in cells)
+    nodes = chain.from_iterable(
+        ast.walk(ast.parse(re.sub(r"(?m)^( *)[!%].*", r"\1pass", cell.source))) for cell in cells
+    )
     calls = {ast.unparse(node) for node in nodes if isinstance(node, ast.Call)}
     assert names
     assert calls & {"notebook_config(globals())", f"check_parameters(globals(), {names})"}
