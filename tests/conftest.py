@@ -18,6 +18,21 @@ for name in ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS"):
 settings.register_profile("repeatable", derandomize=True, deadline=None)
 settings.load_profile("repeatable")
 
+# The longest first: else one process is left with a file of minutes while the others have ended.
+_LONG_FILES = (
+    "02_train.ipynb", "study/test_notebooks.py", "test_training.py", "test_distributed.py", "test_killed.py",
+    "test_execution.py", "test_notebook.py", "07_formulation.ipynb", "05_qualitative.ipynb", "test_gpu_kernel.py",
+)  # fmt: skip
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    def place(item: pytest.Item) -> int:
+        path = item.path.as_posix()
+        return next((place for place, name in enumerate(_LONG_FILES) if path.endswith(f"/{name}")), len(_LONG_FILES))
+
+    items.sort(key=place)
+
+
 _BESIDE_THE_CHECKOUT = Path(__file__).resolve().parents[2] / "shared" / "data"
 
 
