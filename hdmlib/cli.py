@@ -408,6 +408,9 @@ def run_study(
         list[str] | None, typer.Argument(metavar="[NAME=VALUE]...", help="parameters that all runs share")
     ] = None,
     jobs: Annotated[int, typer.Option(min=1, help="how many runs at a time")] = 1,
+    again: Annotated[
+        bool, typer.Option("--again", help="train also the runs with a reference record, unless you have trained them")
+    ] = False,
     publish: Annotated[bool, typer.Option(help="add the records to the reference records")] = False,
     keep: Annotated[
         list[str] | None, typer.Option(help="with --publish, what else to add of each run: predictions, model")
@@ -425,7 +428,7 @@ def run_study(
                 raise ConfigError(f"keep: {unknown_name(artefact, ARTEFACTS)}")
         trials, finished, failed = list(STAGES[stage](**given_values(values or []))), 0, []
         try:
-            for trial, found in train_trials(trials, jobs):
+            for trial, found in train_trials(trials, jobs, again=again):
                 named = f"{trial.config.loss:14} {trial.label:30}"
                 if isinstance(found, Exception):
                     failed.append(trial.label)

@@ -123,10 +123,14 @@ def scores_with_seeds(table: pd.DataFrame, metrics: Sequence[str], group: str = 
             style = _style(label)
             axes.plot(values, np.full(len(values), row), "o", color=style["color"], alpha=0.45, markersize=5)
             axes.plot(values.mean(), row, "|", color=style["color"], markersize=17, markeredgewidth=2.5)
-        axes.set(xlabel=metric, ylim=(len(order) - 0.5, -0.5))
+        axes.set(xlabel=_with_unit(metric), ylim=(len(order) - 0.5, -0.5))
         axes.grid(visible=False, axis="y")
     panels[0, 0].set_yticks(range(len(order)), [LABELS.get(label, label) for label in order])
     return figure
+
+
+def _with_unit(metric: str) -> str:
+    return f"{metric} ({'px' if metric.endswith('error') else '%'})"
 
 
 # Outcome of a comparison -> marker and colour; told apart in grey by the marker.
@@ -155,7 +159,7 @@ def forest(table: pd.DataFrame, metrics: Sequence[str]) -> Figure:
             axes.plot(found["difference"], row, marker=marker, color=colour, fillstyle=fill, markersize=7)
         axes.axvline(0, color="#555555", linewidth=1)
         better = "more" if direction(metric) > 0 else "less"
-        axes.set(title=metric, xlabel=f"{better} is better", ylim=(len(order) - 0.5, -0.5))
+        axes.set(title=_with_unit(metric), xlabel=f"{better} is better", ylim=(len(order) - 0.5, -0.5))
         axes.grid(visible=False, axis="y")
     panels[0, 0].set_yticks(range(len(order)), order)
     return figure
@@ -183,7 +187,7 @@ def changes(table: pd.DataFrame, metrics: Sequence[str], reference: str) -> Figu
             axes.plot(best_of(values), row, "o", color=colour, markersize=6)
         line = best_of(table.loc[table["change"] == reference, metric])
         axes.axvline(line, color="#555555", linewidth=1, linestyle=":")
-        axes.set(xlabel=metric, ylim=(len(order) - 0.5, -0.5))
+        axes.set(xlabel=_with_unit(metric), ylim=(len(order) - 0.5, -0.5))
     panels[0, 0].set_yticks(range(len(order)), order)
     return figure
 
@@ -281,7 +285,12 @@ def pull_by_share(shares: NDArray[np.floating], pulls: Mapping[str, Sequence[flo
     figure, axes = plt.subplots(figsize=(6.4, 3.4), layout="constrained")
     for label, values in pulls.items():
         axes.plot(shares, values, **{**_style(label), "marker": ""}, label=LABELS.get(label, label))
-    axes.set(xscale="log", yscale="log", xlabel="share of the mass at the joint", ylabel="pull, relative to half")
+    axes.set(
+        xscale="log",
+        yscale="log",
+        xlabel="share of the mass at the joint",
+        ylabel="pull, relative to that\nat a share of 0.5",
+    )
     axes.legend(loc="center left", bbox_to_anchor=(1.0, 0.5))
     return figure
 

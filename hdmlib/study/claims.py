@@ -120,8 +120,8 @@ def claims_text() -> str:
     lines = [*claim_lines(table, people, SUBJECTS), "", "Every difference, with its 95 % interval over five seeds:", ""]
     grounds = {"500 embedded people": people, "250 photos (LSP Extended)": on_photos}
     for ground, records in grounds.items():
-        lines += [*_subject_lines(f"{ground}, less the Gaussian", records, {**TABLE_1, **LOCALISATION}), ""]
-    return "\n".join([*lines, *_subject_lines("Fig. 1, 500 embedded people, less the Gaussian", people, FIGURE_1)])
+        lines += [*_subject_lines(f"{ground}, minus the Gaussian", records, {**TABLE_1, **LOCALISATION}), ""]
+    return "\n".join([*lines, *_subject_lines("Fig. 1, 500 embedded people, minus the Gaussian", people, FIGURE_1)])
 
 
 def claim_lines(

@@ -17,17 +17,20 @@ from hdmlib.config import Config
 from hdmlib.errors import line_for_user
 from hdmlib.experiments.engine import default_workers
 from hdmlib.experiments.record import Record
-from hdmlib.experiments.runs import record_of
+from hdmlib.experiments.runs import record_of, run
 from hdmlib.experiments.store import Store
 from hdmlib.study.stages import Trial
 
 
-def train_trials(trials: Sequence[Trial], jobs: int = 1) -> Iterator[tuple[Trial, Record | Exception]]:
+def train_trials(
+    trials: Sequence[Trial], jobs: int = 1, *, again: bool = False
+) -> Iterator[tuple[Trial, Record | Exception]]:
     """The record of each trial, found or trained, as they finish; a failed trial does not stop the others.
 
     Args:
         trials: What to train.
         jobs: How many at a time, each in a process of its own, with a GPU of its own while there are enough.
+        again: Train also what has a reference record, unless it has been trained here.
 
     Yields:
         A trial with its record, or with the error that ended it.
@@ -38,7 +41,7 @@ def train_trials(trials: Sequence[Trial], jobs: int = 1) -> Iterator[tuple[Trial
     """
     waiting = []
     for trial in trials:
-        if found := Store.of(trial.config).find(trial.config):
+        if not again and (found := Store.of(trial.config).find(trial.config)):
             yield trial, found.record
         else:
             waiting.append(trial)
@@ -48,7 +51,7 @@ def train_trials(trials: Sequence[Trial], jobs: int = 1) -> Iterator[tuple[Trial
         while waiting or running:
             while free and (trial := _next(waiting, running.values())):
                 place = free.pop(0)
-                running[_started(_at_place(trial.config, place, jobs))] = trial, place
+                running[_started(_at_place(trial.config, place, jobs), again)] = trial, place
             for future in wait(running, return_when=FIRST_COMPLETED).done:
                 error = future.exception()
                 if error is not None and not isinstance(error, Exception):
@@ -64,11 +67,11 @@ def train_trials(trials: Sequence[Trial], jobs: int = 1) -> Iterator[tuple[Trial
         raise
 
 
-def _started(config: Config) -> Future[Record]:
+def _started(config: Config, again: bool) -> Future[Record]:
     """A run, begun in a process and a pool of its own: a process that the system kills breaks its pool."""
     context = multiprocessing.get_context("spawn")
     pool = ProcessPoolExecutor(1, mp_context=context, initializer=_leave_terminal)
-    future = pool.submit(_record_of, config)
+    future = pool.submit(_record_of, config, again)
     pool.shutdown(wait=False)
     return future
 
@@ -77,10 +80,13 @@ class TrialError(ValueError):
     """What a user can mend in a trial."""
 
 
-def _record_of(config: Config) -> Record:
-    """:func:`record_of`; a plain ValueError is told from a bug here, where it still knows where it was raised."""
+def _record_of(config: Config, again: bool = False) -> Record:
+    """The record of a config, found or trained; with ``again`` one that was trained here.
+
+    A plain ValueError is told from a bug here, where it still knows where it was raised.
+    """
     try:
-        return record_of(config)
+        return run(config, weights=True).record if again else record_of(config)
     except ValueError as error:
         if type(error) is not ValueError or (line := line_for_user(error)) is None:
             raise

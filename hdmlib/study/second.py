@@ -117,7 +117,7 @@ class Ground:
                 rows["same"].append(run | _read_as_all(record))
         return {view: pd.DataFrame(found) for view, found in rows.items()}
 
-    def less(self, records: Mapping[str, Sequence[Record]], reference: str) -> pd.DataFrame:
+    def minus(self, records: Mapping[str, Sequence[Record]], reference: str) -> pd.DataFrame:
         """:func:`~hdmlib.study.claims.differences` of every label from a reference, in what is judged here."""
         return differences(records, self.metrics, reference, self.views)
 
@@ -165,7 +165,7 @@ def verdict(records: Mapping[str, Sequence[Record]], ground: Ground = PEOPLE) ->
     label, others = "the sum", COMPARED["the sum"]
     found, bad = {}, []
     for other in others:
-        outcomes = ground.less(records, other)["outcome"].to_dict()
+        outcomes = ground.minus(records, other)["outcome"].to_dict()
         for view, (metric, role) in product(("own", "same"), ground.sum_metrics.items()):
             found[other, view, role] = outcomes[view, label, metric]
             bad += [f"{metric} against {other} ({view})"] if found[other, view, role] == "fails" else []
@@ -246,9 +246,9 @@ def _difference_lines(
     ground: Ground, records: Mapping[str, Sequence[Record]], label: str, references: Sequence[str]
 ) -> list[str]:
     """:func:`difference_lines` of one label from each reference, own and same."""
-    tables = {reference: ground.less(records, reference) for reference in references}
+    tables = {reference: ground.minus(records, reference) for reference in references}
     columns = {
         f"{reference}, {view}": tables[reference].loc[view].loc[label]
         for reference, view in product(references, ("own", "same"))
     }
-    return difference_lines(f"{label}, less", columns, ground.metrics)
+    return difference_lines(f"{label} minus", columns, ground.metrics)

@@ -13,7 +13,7 @@ from typer.testing import CliRunner
 
 from hdmlib.cli import app
 from hdmlib.config import make_config
-from hdmlib.experiments import Record
+from hdmlib.experiments import Record, Store, run
 from hdmlib.study import execution
 from hdmlib.study.execution import _at_place, train_trials
 from hdmlib.study.stages import Trial
@@ -40,6 +40,21 @@ def test_two_labels_of_one_run_train_it_once(tmp_path, monkeypatch):
     assert one == other
 
 
+def test_a_reference_record_is_shown_or_trained_again(tmp_path, monkeypatch):
+    config = make_config(**TINY, run_dir=tmp_path / "first")
+    published = Store(tmp_path / "first", tmp_path / "records")
+    published.publish("stage", published.own(run(config, weights=True).record.name))
+    monkeypatch.setattr(Store, "of", lambda config: Store(tmp_path / "second", tmp_path / "records"))
+    [(_, shown)] = train_trials([Trial("tiny", config)])
+    assert not (tmp_path / "second").exists()
+    trained = execution._record_of(config, again=True)
+    assert [path.name for path in (tmp_path / "second").glob("*/record.json")]
+    assert trained.final.metrics == pytest.approx(shown.final.metrics, rel=1e-5)
+    once = (tmp_path / "second" / trained.name / "record.json").stat().st_mtime_ns
+    assert execution._record_of(config, again=True) == trained
+    assert (tmp_path / "second" / trained.name / "record.json").stat().st_mtime_ns == once
+
+
 @pytest.mark.skipif(torch.cuda.is_available(), reason="the trials would train on this machine's GPUs")
 def test_jobs_have_a_gpu_of_their_own_while_there_are_enough(tmp_path, monkeypatch):
     """Two GPUs that only this process sees: the trials, which look again, name the one that they were given."""
@@ -58,16 +73,16 @@ WORK = """
 import os, signal, time
 from hdmlib.experiments.engine import build_losses
 
-def killed(config):
+def killed(config, again):
     os.kill(os.getpid(), signal.SIGKILL)  # as the system does where memory runs out
 
-def mistaken(config):
+def mistaken(config, again=False):
     return {}["oops"]
 
 def refused(config):
     build_losses(config.model_copy(update={"loss_options": {"epsilon": -1}}))
 
-def mistaken_or_slow(config):
+def mistaken_or_slow(config, again):
     return mistaken(config) if config.seed == 0 else time.sleep(600)
 """
 

@@ -62,7 +62,7 @@ def test_own_reads_a_loss_as_it_was_chosen(records):
 
 def test_the_verdict_asks_every_difference_of_the_sum(records):
     label, others = "the sum", COMPARED["the sum"]
-    found = {other: PEOPLE.less(records, other)["outcome"] for other in others}
+    found = {other: PEOPLE.minus(records, other)["outcome"] for other in others}
     better = all(
         found[other][view, label, metric] == "holds"
         for other, view, metric in itertools.product(others, ("own", "same"), ("AP", "PCKh@0.1"))
