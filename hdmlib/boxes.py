@@ -63,18 +63,22 @@ class BoxFile:
         return PathEnds(self.names.items())
 
     def of(self, photo: Path) -> PhotoBoxes | None:
-        """The entry of a photo: the one whose name ends as the path does, else the nameless one whose id is the photo's
-        name, with or without its ending; ``None`` if there is none.
+        """The entry of a photo: the one whose name shares the most with the end of its path, at least the file's name,
+        else the nameless one whose id is that, with or without its ending; ``None`` if there is none.
 
         Raises:
-            DataError: Several names end as the path does.
+            DataError: Several names share as much.
         """
-        _, best = next(self._ends.sharing(_parts(str(photo.absolute()))), (0, []))
+        return self.fit(photo)[1]
+
+    def fit(self, photo: Path) -> tuple[int, PhotoBoxes | None]:
+        """How many folders and files of its name a photo's entry shares with the photo's path, and :meth:`of`."""
+        shared, best = next(self._ends.sharing(_parts(str(photo.absolute()))), (0, []))
         if len(best) > 1:
             raise DataError(f"{self.path}: {len(best)} of its photos fit {photo}; write file_name with its folder")
         by_id = (key for name in (photo.stem, photo.name) if (key := id_key(name)) in self.nameless)
         key = best[0] if best else next(by_id, None)
-        return None if key is None else self.photos.get(key)
+        return shared, None if key is None else self.photos.get(key)
 
 
 def read_boxes(path: Path, category: str | None = None) -> BoxFile:
@@ -126,7 +130,8 @@ def read_boxes(path: Path, category: str | None = None) -> BoxFile:
         for key, rows in found.items()
     }
     named = [(key, by_id[key]) for key in found if key in by_id]
-    names = _names([*named, *((_image_of(entry), entry) for entry in entries)])
+    ids = ((key if (key := _image_of(entry)) is None else first.get(key, key), entry) for entry in entries)
+    names = _names([*named, *ids])
     nameless = photos.keys() - set(names.values())
     return BoxFile(path, photos, names, frozenset(nameless))
 
@@ -208,12 +213,16 @@ def _parts(name: str) -> tuple[str, ...]:
 
 
 def boxes_on(photos: Sequence[Path], file: BoxFile) -> list[PhotoBoxes]:
-    """The boxes of each photo; none where the file has no entry for it.
+    """The boxes of each photo; none where the file has no entry for it, or another photo is nearer to that by its name.
 
     Raises:
         DataError: The file has no entry for any of the photos, several that fit one, or one that fits several.
     """
-    found = [file.of(photo) for photo in photos]
+    fits = [file.fit(photo) for photo in photos]
+    nearest: dict[int, int] = {}
+    for shared, entry in fits:
+        nearest[id(entry)] = max(shared, nearest.get(id(entry), 0))
+    found = [entry if shared == nearest[id(entry)] else None for shared, entry in fits]
     first: dict[int, Path] = {}
     for photo, entry in zip(photos, found, strict=True):
         if entry is not None and first.setdefault(id(entry), photo) != photo:

@@ -12,7 +12,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from traceback import format_exception
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 import numpy as np
 import typer
@@ -30,12 +30,12 @@ from hdmlib.experiments.engine import is_main_process, leave_process_group
 from hdmlib.experiments.estimate import estimate
 from hdmlib.experiments.listing import list_runs
 from hdmlib.experiments.runs import Run, run
-from hdmlib.experiments.store import ARTEFACTS, REFERENCE_RECORDS, Store
+from hdmlib.experiments.store import ARTEFACTS, RECORD, REFERENCE_RECORDS, Store
 from hdmlib.experiments.training import BEST, best_epoch
 from hdmlib.export import export_onnx, model_card
 from hdmlib.extras import requires_extra
 from hdmlib.files import write_atomically
-from hdmlib.inference import PhotoPrediction, open_network, photos_of, predict, upright_size
+from hdmlib.inference import OF_RUN, PhotoPrediction, open_network, photos_of, predict, run_folder, upright_size
 from hdmlib.inspection import dataset_format, inspect_dataset
 from hdmlib.losses.registry import LOSSES
 from hdmlib.notebook import epoch_line, progress
@@ -50,7 +50,7 @@ from hdmlib.outputs import (
     write_coco_results,
     write_csv,
 )
-from hdmlib.paths import from_caller
+from hdmlib.paths import expanded, from_caller
 from hdmlib.presets import PRESETS
 from hdmlib.study.execution import train_trials
 from hdmlib.study.results import publish as publish_run
@@ -142,7 +142,7 @@ class _SeveralBoxes(TyperCommand):
         words, rest = [], list(args)
         while rest:
             words.append(rest.pop(0))
-            if words[-1] == "--box" and rest and "," not in rest[0]:
+            if words[-1] == "--box" and rest and len(rest[0].replace(",", " ").split()) == 1:
                 words.append(",".join(rest[:4]))
                 rest = rest[4:]
         return super().parse_args(ctx, words)
@@ -178,7 +178,9 @@ def predict_photo(
         drawings = {} if draw is None else dict(zip(photos, drawing_paths(names, draw), strict=True))
         figure_files = [] if to is None else _figure_files(to)
         written = [path for path in (csv, json_file, *drawings.values(), *figure_files) if path is not None]
-        check_outputs(written, [*photos, *([boxes] if boxes else [])], overwrite=overwrite)
+        folder = run_folder(expanded(checkpoint))
+        read = [*photos, *([boxes] if boxes else []), checkpoint, *(folder / name for name in (RECORD, *OF_RUN))]
+        check_outputs(written, read, overwrite=overwrite)
         people_of = _people_on(photos, image_ids(names), box or (), boxes, category)
         network, rows, records = open_network(checkpoint), [], []
         typer.echo(f"  {'joint':16} {'x':>8} {'y':>8} {'confidence':>10}")
@@ -219,6 +221,8 @@ def _people_on(
         if without := sum(not len(one.boxes) for one in found):
             typer.echo(f"{without} of {len(photos)} photos have no box, so nobody is looked for there", err=True)
     else:
+        if category is not None:
+            raise ValueError("category: is one of the file of boxes; pass --boxes FILE, or leave category out")
         boxes = [_box(word) for word in words]
         found = [
             PhotoBoxes(np.array(boxes or [(0, 0, *upright_size(photo))], float), np.ones(len(boxes) or 1), number)
@@ -305,7 +309,7 @@ def export_run(
         to = from_caller(to)
         check_ending("to", to, [".onnx"])
         card = to.with_suffix(".md")
-        check_outputs([to, card], [], overwrite=overwrite)
+        check_outputs([to, card], [checkpoint], overwrite=overwrite)
         text = model_card(checkpoint, to.name, decoder)  # first, for it needs the record, and writes nothing
         with requires_extra("export", "hdmlib export"):
             export_onnx(checkpoint, to, decoder)
@@ -319,7 +323,7 @@ def check_dataset(
     values: Annotated[
         list[str] | None, typer.Argument(metavar="[NAME=VALUE]...", help="category, train_split, val_split, ...")
     ] = None,
-    format: Annotated[str | None, typer.Option(help="coco or mpii; by default the one that is found")] = None,
+    format: Annotated[Literal["coco", "mpii"] | None, typer.Option(help="by default the one that is found")] = None,
     split: Annotated[
         list[str] | None, typer.Option(help="a split to check alone; repeat it for several; by default both, together")
     ] = None,
@@ -423,6 +427,8 @@ def run_study(
             raise ConfigError(f"stage {unknown_name(stage, STAGES)}")
         if publish and not REFERENCE_RECORDS.is_dir():
             raise ConfigError(f"publish: needs a clone of the repository; there is no folder {REFERENCE_RECORDS}")
+        if keep and not publish:
+            raise ConfigError("keep: says what to publish beside the records; pass --publish, or leave keep out")
         for artefact in keep or ():
             if artefact not in ARTEFACTS:
                 raise ConfigError(f"keep: {unknown_name(artefact, ARTEFACTS)}")

@@ -299,7 +299,9 @@ def joints_from_heatmaps(targets: Tensor) -> tuple[Tensor, Tensor]:
 
     The logarithm of a Gaussian is a parabola, so three cells along each axis hold its centre exactly:
     x = m + (log t[m+1] - log t[m-1]) / (2 (2 log t[m] - log t[m+1] - log t[m-1])). Targets whose centre was rounded to
-    a cell (HRNet's, mmpose's MSRAHeatmap) have lost the sub-pixel part, and no reader can bring it back.
+    a cell (HRNet's, mmpose's MSRAHeatmap) have lost the sub-pixel part, and no reader can bring it back. A target that
+    three cells do not hold, narrow or cut off at a threshold, is its highest cell; a centre more than a cell outside of
+    the map is read as one cell outside.
 
     Args:
         targets: (B, K, H, W) Gaussians of any width and height, at least 3 x 3 cells. For an unlabelled joint all cells
@@ -311,25 +313,29 @@ def joints_from_heatmaps(targets: Tensor) -> tuple[Tensor, Tensor]:
     Raises:
         ValueError: The targets are no (B, K, H, W) tensor of at least 3 x 3 cells.
     """
-    if targets.ndim != 4 or min(targets.shape[2:]) < 3:
-        raise ValueError(f"targets must be (B, K, H, W) of at least 3 x 3 cells, got shape {tuple(targets.shape)}")
+    if not isinstance(targets, Tensor) or targets.ndim != 4 or min(targets.shape[2:]) < 3:
+        raise ValueError(f"targets must be a (B, K, H, W) tensor of at least 3 x 3 cells, got {_described(targets)}")
     targets = targets if targets.dtype == torch.float64 else targets.float()
     px, py, peak = _peak(targets)
     height, width = targets.shape[2:]
-    px, py = px.clamp(1, width - 2), py.clamp(1, height - 2)  # at the border the parabola is extrapolated
-    x = px + _vertex(*(_cell(targets, px + step, py) for step in (-1, 0, 1)))
-    y = py + _vertex(*(_cell(targets, px, py + step) for step in (-1, 0, 1)))
+    column, row = px.clamp(1, width - 2), py.clamp(1, height - 2)  # at the border the parabola is extrapolated
+    x = column + _vertex(*(_cell(targets, column + step, py) for step in (-1, 0, 1)), px - column)
+    y = row + _vertex(*(_cell(targets, px, row + step) for step in (-1, 0, 1)), py - row)
     labelled = (peak > 0) & (peak > targets.amin(dim=(2, 3)))
     return torch.where(labelled[..., None], torch.stack([x, y], dim=-1), 0.0), labelled.to(targets.dtype)
 
 
-def _vertex(before: Tensor, here: Tensor, after: Tensor) -> Tensor:
-    """Where the parabola through three logarithms at -1, 0 and 1 has its top; 0 where there is none."""
+def _vertex(before: Tensor, here: Tensor, after: Tensor, peak: Tensor) -> Tensor:
+    """Where the parabola through three logarithms at -1, 0 and 1 has its top; the peak's place where there is none."""
     usable = (before > 0) & (here > 0) & (after > 0)
     left, middle, right = (torch.where(usable, value, 1.0).log() for value in (before, here, after))
     bend = 2 * middle - left - right
     usable &= bend > 0
-    return torch.where(usable, (right - left) / (2 * torch.where(usable, bend, 1.0)), 0.0).clamp(-2, 2)
+    return torch.where(usable, (right - left) / (2 * torch.where(usable, bend, 1.0)), peak.to(here)).clamp(-2, 2)
+
+
+def _described(value: object) -> str:
+    return f"shape {tuple(value.shape)}" if isinstance(value, Tensor) else type(value).__name__
 
 
 METHODS: dict[str, Callable[..., Tensor]] = {
@@ -376,8 +382,8 @@ def decode(
         raise ValueError(
             f"decoding method {method!r} has no option {unknown[0]!r}; it has: {', '.join(known) or 'none'}"
         )
-    if heatmaps.ndim != 4 or 0 in heatmaps.shape[2:]:
-        raise ValueError(f"heatmaps must be a (B, K, H, W) tensor with H, W > 0, got shape {tuple(heatmaps.shape)}")
+    if not isinstance(heatmaps, Tensor) or heatmaps.ndim != 4 or 0 in heatmaps.shape[2:]:
+        raise ValueError(f"heatmaps must be a (B, K, H, W) tensor with H, W > 0, got {_described(heatmaps)}")
     heatmaps = heatmaps if heatmaps.dtype == torch.float64 else heatmaps.float()
     # a traced or exported graph cannot raise
     exporting = torch.jit.is_tracing() or torch.compiler.is_compiling()  # pyright: ignore[reportPrivateImportUsage]

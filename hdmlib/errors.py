@@ -6,12 +6,12 @@ it, and a bug where numpy or torch does.
 
 from __future__ import annotations
 
+import dis
 import re
 import signal
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
-from traceback import walk_tb
 from types import FrameType
 
 _PACKAGE = __name__.partition(".")[0]
@@ -59,8 +59,14 @@ def _is_own(error: BaseException) -> bool:
     """Whether this package raised the error on purpose."""
     if type(error).__module__.partition(".")[0] == _PACKAGE:
         return True
-    modules = [frame.f_globals.get("__name__", "") for frame, _ in walk_tb(error.__traceback__)]
-    return isinstance(error, ValueError) and bool(modules) and modules[-1].partition(".")[0] == _PACKAGE
+    trace = error.__traceback__
+    if not isinstance(error, ValueError) or trace is None:
+        return False
+    while trace.tb_next:
+        trace = trace.tb_next
+    code, module = trace.tb_frame.f_code.co_code, trace.tb_frame.f_globals.get("__name__", "")
+    raised_there = dis.opname[code[trace.tb_lasti]] == "RAISE_VARARGS"  # not by numpy's or Python's own C
+    return raised_there and module.partition(".")[0] == _PACKAGE
 
 
 @contextmanager

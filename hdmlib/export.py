@@ -11,11 +11,12 @@ import torch
 
 from hdmlib.experiments.engine import frame_of
 from hdmlib.experiments.record import Record, load_record
-from hdmlib.experiments.store import ARTEFACTS, RECORD
+from hdmlib.experiments.store import RECORD
 from hdmlib.experiments.training import BEST, best_epoch
 from hdmlib.files import write_atomically
-from hdmlib.inference import Network, open_network
+from hdmlib.inference import OF_RUN, Network, open_network, run_folder
 from hdmlib.models.hub import NONE
+from hdmlib.paths import expanded
 from hdmlib.reader import IMAGENET_MEAN, IMAGENET_STD, Decoded
 
 # Decoders whose operations ONNX has; the geometric median is an iteration that ends when it has converged.
@@ -83,13 +84,9 @@ def _open(checkpoint: Path) -> tuple[Network, Record]:
     Raises:
         ValueError: The checkpoint is a file that no record describes.
     """
-    folder = checkpoint.parent if checkpoint.is_file() else checkpoint
-    described = (BEST, ARTEFACTS["model"])
-    if checkpoint.is_file() and (checkpoint.name not in described or not (folder / RECORD).is_file()):
-        raise ValueError(
-            f"checkpoint: no record describes {checkpoint}; give the folder of a finished run, or "
-            f"{' or '.join(described)} in it"
-        )
+    folder = run_folder(checkpoint := expanded(checkpoint))
+    if checkpoint.is_file() and checkpoint.name not in OF_RUN:
+        raise ValueError(f"checkpoint: no record describes {checkpoint}; that beside it is of {' and '.join(OF_RUN)}")
     return open_network(checkpoint), load_record(folder / RECORD)
 
 

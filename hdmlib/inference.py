@@ -28,6 +28,7 @@ from hdmlib.data.photos import LONGEST_SIDE, PHOTO_ENDINGS, inspect_photo, read_
 from hdmlib.experiments.engine import build_reader, frame_of
 from hdmlib.experiments.record import load_record
 from hdmlib.experiments.store import ARTEFACTS, RECORD
+from hdmlib.experiments.training import BEST
 from hdmlib.models.checkpoints import CheckpointError, load_weights
 from hdmlib.models.registry import build_model, warn_if_edited
 from hdmlib.paths import expanded, printable
@@ -40,6 +41,8 @@ ADDRESS = re.compile(r"[a-z][a-z0-9+.-]+:/", re.IGNORECASE)
 CROPS_AT_ONCE = 32
 # In a run's identity, but not in its config.
 NOT_CONFIG = ("data", "recipe")
+# Weights that a run's record describes.
+OF_RUN = (ARTEFACTS["model"], BEST)
 
 
 @dataclass(frozen=True, eq=False)
@@ -142,7 +145,7 @@ def open_network(
     if path.is_dir():
         fields, joints = _of_run(path, described, skeleton)
         weights = path / ARTEFACTS["model"]
-    elif path.is_file() and (path.parent / RECORD).is_file() and not any(described.values()):
+    elif (path.parent / RECORD).is_file() and path.is_file() and (path.name in OF_RUN or not any(described.values())):
         (fields, joints), weights = _of_run(path.parent, described, skeleton), path  # such as the best epoch's
     else:
         (fields, joints), weights = _of_file(path, described, skeleton), path
@@ -158,6 +161,22 @@ def open_network(
     # the memory layout that training validates in
     network = network.to(device, memory_format=torch.channels_last).eval()  # type: ignore[call-overload]
     return Network(config, build_reader(config, network, joints), joints)
+
+
+def run_folder(checkpoint: Path) -> Path:
+    """The folder of the finished run that a checkpoint is, or lies in.
+
+    Raises:
+        ValueError: The checkpoint is a file that no record describes.
+    """
+    if not checkpoint.is_file():
+        return checkpoint
+    if not (checkpoint.parent / RECORD).is_file():
+        raise ValueError(
+            f"checkpoint: no record describes {checkpoint}; give the folder of a finished run, or "
+            f"{' or '.join(OF_RUN)} in it"
+        )
+    return checkpoint.parent
 
 
 def _of_run(folder: Path, described: Mapping[str, Any], skeleton: Skeleton | None) -> tuple[dict[str, Any], Skeleton]:
@@ -190,15 +209,17 @@ def _of_file(path: Path, described: Mapping[str, Any], skeleton: Skeleton | None
     missing = [name for name in ("model", "input_size", "loss", "skeleton") if given[name] is None]
     if missing or skeleton is None:
         raise ValueError(f"{', '.join(missing)}: required, because {path} holds weights and no description of them")
-    size = described["input_size"]
-    if len(size) != 2:
+    size, options = described["input_size"], described["loss_options"]
+    if not isinstance(options, Mapping | None):
+        raise ValueError(f"loss_options: is a dictionary, got {options!r}")
+    if not isinstance(size, Sequence) or len(size) != 2:
         raise ValueError(f"input_size: is (width, height) in pixels, got {size!r}")
     fields = {
         "model": described["model"],
         "input_width": size[0],
         "input_height": size[1],
         "loss": described["loss"],
-        "loss_options": dict(described["loss_options"] or {}),
+        "loss_options": dict(options or {}),
         "coordinates": described["coordinates"] or "hrnet",
     }
     return fields, skeleton

@@ -16,8 +16,9 @@ from typing import NamedTuple
 import torch
 from torch import Tensor, nn
 
+from hdmlib.checks import one_of
 from hdmlib.decoding import METHODS, decode
-from hdmlib.losses.base import HeatmapLoss, one_of
+from hdmlib.losses.base import HeatmapLoss
 
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
 IMAGENET_STD = (0.229, 0.224, 0.225)

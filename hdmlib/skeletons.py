@@ -46,6 +46,8 @@ class Skeleton:
             raise ValueError(f"skeleton {self.name!r}: joint names must be unique and at least one, got {self.joints}")
         if len(self.sigmas) != count or not all(0 < s < float("inf") for s in self.sigmas):
             raise ValueError(f"skeleton {self.name!r}: needs {count} positive OKS sigmas, got {self.sigmas}")
+        if wrong := [pair for pair in (*self.flip_pairs, *self.limbs) if len(pair) != 2]:
+            raise ValueError(f"skeleton {self.name!r}: flip_pairs and limbs are pairs of joints, got {wrong[0]}")
         flipped = [i for pair in self.flip_pairs for i in pair]
         if len(set(flipped)) != len(flipped):
             raise ValueError(f"skeleton {self.name!r}: a joint is in two flip pairs: {self.flip_pairs}")
@@ -71,9 +73,10 @@ class Skeleton:
         Raises:
             ValueError: No joint has this name.
         """
-        if plain_name(joint) not in self.joints:
+        names = [plain_name(name) for name in self.joints]
+        if plain_name(joint) not in names:
             raise ValueError(f"{self.name} has no joint {joint!r}; its joints are {', '.join(self.joints)}")
-        return self.joints.index(plain_name(joint))
+        return names.index(plain_name(joint))
 
 
 COCO_17 = Skeleton(

@@ -321,8 +321,15 @@ def test_joints_come_back_from_gaussian_targets(sigma, cut):
     inner = (joints > 1).all(-1) & (joints < torch.tensor([30.0, 22.0])).all(-1)
     off = (found - joints).norm(dim=-1)
     assert off[labelled & inner].max() < 0.01
-    if not cut:
-        assert off[labelled].max() < 0.01
+    assert off[labelled].max() < (0.5 if cut else 0.01)  # at the border a cut target may leave its highest cell alone
+
+
+@pytest.mark.parametrize("sigma", [0.5, 2.0])
+def test_rounded_targets_on_corners_are_those_cells(sigma):
+    corners = torch.tensor([[[0.0, 0.0], [7.0, 0.0], [0.0, 5.0], [7.0, 5.0]]])
+    joints, weights = joints_from_heatmaps(gaussian_map(corners, (6, 8), sigma, rounded=True))
+    torch.testing.assert_close(joints, corners, atol=1e-3, rtol=0)
+    assert weights.all()
 
 
 def test_a_target_on_a_single_cell_is_that_cell():
@@ -342,5 +349,11 @@ def test_a_target_without_a_peak_is_unlabelled(value):
 
 
 def test_targets_of_another_shape_are_refused():
-    with pytest.raises(ValueError, match=r"targets must be \(B, K, H, W\) of at least 3 x 3 cells"):
+    with pytest.raises(ValueError, match=r"must be a \(B, K, H, W\) tensor of at least 3 x 3 cells"):
         joints_from_heatmaps(torch.zeros(3, 8, 8))
+
+
+@pytest.mark.parametrize("read", [decode, joints_from_heatmaps])
+def test_what_is_no_tensor_is_refused_by_its_type(read):
+    with pytest.raises(ValueError, match=r"must be a \(B, K, H, W\) tensor .*, got ndarray"):
+        read(np.zeros((1, 1, 4, 4)))

@@ -1,6 +1,7 @@
 """The exported file gives what torch gives, without torch; the card describes it."""
 
 import re
+from pathlib import Path
 
 import numpy as np
 import onnxruntime
@@ -82,6 +83,11 @@ def test_weights_that_no_record_describes_are_refused_before_anything_is_written
         assert result.exit_code == 2
         assert told in result.output
         assert list(tmp_path.iterdir()) == [elsewhere]
+
+
+def test_a_home_folder_is_expanded(smoke, tmp_path, monkeypatch):
+    monkeypatch.setenv("HOME", str(smoke.folder.parent))
+    assert model_card(Path("~") / smoke.folder.name, "pose.onnx") == model_card(smoke.folder, "pose.onnx")
 
 
 NETWORK = """

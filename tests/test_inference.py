@@ -278,6 +278,10 @@ def test_checkpoints_that_are_none(smoke, tmp_path):
         open_network(smoke.folder, model="hrnet_w32")
     with pytest.raises(ValueError, match=r"input_size: is \(width, height\)"):
         open_network(weights, skeleton=COCO_17, **described | {"input_size": (64,)})
+    with pytest.raises(ValueError, match=r"input_size: is \(width, height\) in pixels, got 96"):
+        open_network(weights, skeleton=COCO_17, **described | {"input_size": 96})
+    with pytest.raises(ValueError, match="loss_options: is a dictionary"):
+        open_network(weights, skeleton=COCO_17, loss_options=[1], **described)
     with pytest.raises(ValueError, match=r"decoder: 'drak' is not known. Did you mean 'dark'"):
         open_network(smoke.folder, decoder="drak")
     with pytest.raises(ValueError, match=r"device: 'cdua' is not usable here"):

@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 import subprocess
 import sys
 import unicodedata
@@ -137,8 +138,12 @@ def test_a_pattern_with_two_stars_names_each_photo_once(photos):
     assert len(found) == len(photos_of(str(photos)))
 
 
-def test_a_box_in_quotes_is_four_numbers():
+def test_a_box_in_quotes_is_four_numbers(smoke, photos, tmp_path):
     assert _box("10 20 30 40") == _box("10,20,30,40") == [10, 20, 30, 40]
+    words = ["--box", "10 12 60 70", "--csv", tmp_path / "out.csv"]
+    code, output = call("predict", photos / "007.jpg", "--checkpoint", smoke.folder, *words)
+    assert code == 0, output
+    assert (tmp_path / "out.csv").exists()
 
 
 def test_several_boxes_on_the_command_line_in_either_spelling(smoke, photos, tmp_path):
@@ -208,6 +213,22 @@ def test_a_photo_that_is_listed_for_each_person_keeps_them_all(tmp_path):
         boxes = read_boxes(written_boxes(tmp_path, {"images": images, "annotations": entries}))
     assert boxes.of(tmp_path / "a.jpg").boxes.tolist() == [[6, 2, 3, 4], [5, 2, 3, 4]]
     assert boxes.of(tmp_path / "a.jpg").image_id == 5
+
+
+def test_a_photo_that_is_listed_twice_keeps_the_boxes_that_name_it(tmp_path):
+    images = [{"id": n, "file_name": "a.jpg"} for n in (1, 2)]
+    entries = [{"image_id": n, "file_name": "a.jpg", "bbox": [n, 0, 5, 5]} for n in (1, 2)]
+    with pytest.warns(DataWarning, match="listed again"):
+        boxes = read_boxes(written_boxes(tmp_path, {"images": images, "annotations": entries}))
+    assert boxes.of(tmp_path / "a.jpg").boxes[:, 0].tolist() == [1, 2]
+
+
+def test_of_two_photos_of_one_name_the_nearer_has_the_boxes(tmp_path):
+    entry = {"image_id": 5, "file_name": "a/1.jpg", "category_id": 1, "bbox": [1, 1, 20, 20], "score": 0.9}
+    boxes = read_boxes(written_boxes(tmp_path, [entry]))  # nobody was found on b/1.jpg
+    found = boxes_on([tmp_path / folder / "1.jpg" for folder in "ab"], boxes)
+    assert [len(one.boxes) for one in found] == [1, 0]
+    assert found[1].image_id is None
 
 
 def test_photos_of_one_name_are_told_apart_by_their_folders(tmp_path):
@@ -361,6 +382,23 @@ def test_a_photo_is_never_replaced_by_its_drawing(smoke, photos):
     assert contents(photos) == before
 
 
+def test_the_run_that_is_read_is_never_replaced(smoke, photos):
+    before = contents(smoke.folder)
+    for option, name in (("--json", "record.json"), ("--csv", "model.safetensors")):
+        words = ["--checkpoint", smoke.folder, option, smoke.folder / name, "--overwrite"]
+        code, output = call("predict", photos / "007.jpg", *words)
+        assert code == 2
+        assert "is read by this command" in output
+    assert contents(smoke.folder) == before
+
+
+def test_weights_without_a_record_are_refused_by_name(smoke, photos, tmp_path):
+    shutil.copy(smoke.folder / "model.safetensors", tmp_path / "lone.safetensors")
+    code, output = call("predict", photos / "007.jpg", "--checkpoint", tmp_path / "lone.safetensors")
+    assert code == 2
+    assert "lone.safetensors; give the folder of a finished run" in " ".join(output.split())
+
+
 @pytest.mark.parametrize(
     ("words", "message"),
     [
@@ -370,6 +408,7 @@ def test_a_photo_is_never_replaced_by_its_drawing(smoke, photos):
         (["--box", 1, 2, 30], "box: needs four numbers, as in --box 120 40 210 480"),
         (["--box", 1, 2, 30, 0], "has no area"),
         (["--box", 9000, 2, 30, 40], "lies outside the photo"),
+        (["--category", "dog"], "category: is one of the file of boxes"),
         (["--csv", "/proc/nowhere/out.csv"], "cannot make the folder /proc/nowhere"),
     ],
 )

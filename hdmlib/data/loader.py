@@ -196,11 +196,16 @@ def make_loader(
         A loader of dicts of :class:`CropDataset`'s items, stacked.
 
     Raises:
-        ValueError: If a parameter has no such value.
+        ValueError: A parameter has no such value.
 
     Warns:
         DataWarning: If crops are mirrored although no joints are paired as left and right, or one has no partner.
     """
+    for name, value, least in (("batch_size", batch_size, 1), ("seed", seed, 0), ("workers", workers, 0)):
+        if value < least:
+            raise ValueError(f"{name} must be at least {least}, got {value}")
+    if not 0 <= process < processes:
+        raise ValueError(f"process must be from 0 to processes - 1, got {process} of {processes}")
     if augmentation and augmentation.mirror_probability and (unpaired := _unpaired(people.skeleton)):
         warnings.warn(
             f"{people.name}: {unpaired}, so mirrored crops teach left as right; name them left_* and right_*, or give "

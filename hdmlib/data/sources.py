@@ -24,7 +24,7 @@ from hdmlib.data.coco_files import find_coco
 from hdmlib.data.dataset import DataError, PoseDataset
 from hdmlib.data.intake import DataWarning
 from hdmlib.data.layouts import NoAnnotations
-from hdmlib.data.mpii import RELEASE_FILE, find_mpii, read_mpii
+from hdmlib.data.mpii import RELEASE_FILE, find_mpii, read_mpii, truth_beside
 from hdmlib.data.origins import ORIGINS
 from hdmlib.data.photos import PHOTO_ENDINGS
 from hdmlib.presets import PUBLISHED_PRESETS
@@ -234,7 +234,7 @@ def _missing(config: Config, split: str) -> list[str]:
         missing.append(f"{annotations} (annotations of split {split!r}; {RELEASE_FILE} has no such split)")
     if not any(_has_photos(folder) for folder in folders):
         missing.append(f"{photos} (photos)")
-    heads = path.with_name(f"gt_{path.stem}.mat")
+    heads = truth_beside(path)
     if config.dataset == "mpii" and split == config.val_split and not heads.is_file():
         missing.append(f"{heads.relative_to(root)} (head sizes, the length that PCKh is measured in)")
     return missing
@@ -266,6 +266,7 @@ def _noisy(people: PoseDataset, config: Config) -> PoseDataset:
     lengths = people.reference_lengths(config.pck_reference or people.default_reference())
     lengths = np.where(np.isfinite(lengths), lengths, np.nanmedian(lengths))
     draws = np.random.default_rng(config.seed).standard_normal(people.joints.shape)
+    draws *= (people.visibility > 0)[..., None]
     return replace(people, joints=people.joints + config.label_noise * lengths[:, None, None] * draws)
 
 

@@ -9,14 +9,13 @@ decode and to look at, ``decoder`` and ``confidence`` the method that suits it.
 
 from __future__ import annotations
 
-import math
-from numbers import Real
 from typing import Any
 
 import torch
 from numpy.typing import ArrayLike
 from torch import Tensor, nn
 
+from hdmlib.checks import one_of
 from hdmlib.heatmaps import inside
 from hdmlib.losses.guards import InputGuard
 
@@ -58,8 +57,8 @@ class HeatmapLoss(nn.Module):
             heatmaps: (B, K, H, W), raw network output.
             joints: (B, K, 2) as (x, y) in heatmap cells. The coordinates of zero-weight joints are ignored.
             weights: (B, K), a positive number where the joint is labelled, 0 elsewhere; ``None``: all are labelled.
-                They are factors, not flags: COCO's visibility 2 would double the loss, so convert flags with
-                :func:`visibility_weights`.
+                They are factors, not flags: COCO's visibility 2 would double the loss and quadruple a squared error,
+                so convert flags with :func:`visibility_weights`.
 
         Raises:
             TypeError: One of them is no tensor.
@@ -164,26 +163,3 @@ def check_shapes(heatmaps: Tensor, joints: Tensor, weights: Tensor | None) -> No
         raise ValueError(f"a loss takes heatmaps (B, K, H, W), joints (B, K, 2) and weights (B, K), got {shapes}")
     if 0 in heatmaps.shape[1:]:
         raise ValueError(f"heatmaps {tuple(heatmaps.shape)} have no joint or no cell")
-
-
-def number_between(name: str, value: Any, low: float, high: float) -> float:
-    """``value`` as a float.
-
-    Raises:
-        ValueError: It is no number from ``low`` to ``high``; the message names the parameter.
-    """
-    is_number = isinstance(value, Real) and not isinstance(value, bool)
-    if not (is_number and math.isfinite(value) and low <= float(value) <= high):
-        raise ValueError(f"{name} must be a number from {low:g} to {high:g}, got {value!r}")
-    return float(value)
-
-
-def one_of(name: str, value: str, known: tuple[str, ...]) -> str:
-    """``value``, if it is known.
-
-    Raises:
-        ValueError: It is not; the message lists the known ones.
-    """
-    if value not in known:
-        raise ValueError(f"{name} {value!r} is not known; known: {', '.join(known)}")
-    return value

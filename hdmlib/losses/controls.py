@@ -7,8 +7,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from hdmlib.checks import number_between
 from hdmlib.heatmaps import demanders, dot_map, flat_cells, gaussian_map, gaussian_reaches
-from hdmlib.losses.base import HeatmapLoss, number_between
+from hdmlib.losses.base import HeatmapLoss
 from hdmlib.losses.suppliers import make_suppliers
 
 # A map of peak 1 is made a distribution by the softmax of this many times it: at 1 even a single 1 among the 576 cells

@@ -29,12 +29,12 @@ ERRORS = {
 WARNINGS = {
     "joints": "joints of positive weight hold NaN or infinity and are ignored; give such joints the weight 0",
     "softmaxed": "the heatmaps are distributions already (not negative, of sum 1), but the loss applies a softmax "
-    "itself: hand over the raw output, or choose suppliers='relu_plain'",
+    "itself: hand over the raw output",
     "outside": "most joints lie outside the heatmap and are ignored; joints are (x, y) in heatmap cells, not in "
     "pixels: see hdmlib.cells_from_pixels",
     "fractions": "all joints lie between 0 and 1; joints are (x, y) in heatmap cells, not in fractions of the picture",
-    "flags": "the weights are 0, 1 and 2, like COCO's visibility flags, and 2 counts a joint twice; "
-    "visibility_weights(flags) converts them",
+    "flags": "the weights are 0, 1 and 2, like COCO's visibility flags, and 2 counts a joint twice, or four times in a "
+    "squared error; visibility_weights(flags) converts them",
 }
 
 

@@ -18,9 +18,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from hdmlib.checks import number_between, one_of
 from hdmlib.extras import accelerator
 from hdmlib.heatmaps import DEMANDERS, demanders, flat_cells
-from hdmlib.losses.base import HeatmapLoss, number_between, one_of
+from hdmlib.losses.base import HeatmapLoss
 from hdmlib.losses.guards import within_functorch
 from hdmlib.losses.suppliers import POSITIVE_SUPPLIERS, SUPPLIERS, make_suppliers, pull_back, scores, through_scores
 from hdmlib.transport.cost import Cost

@@ -9,6 +9,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
+from hdmlib.checks import one_of
+
 SUPPLIERS = ("softmax", "softplus", "relu", "relu_plain")
 # Positive on every cell, so that a map has a likelihood.
 POSITIVE_SUPPLIERS = ("softmax", "softplus")
@@ -27,7 +29,11 @@ def make_suppliers(heatmaps: Tensor, kind: str) -> Tensor:
 
     Returns:
         (..., H, W), not negative, each map of mass 1.
+
+    Raises:
+        ValueError: The kind is not known.
     """
+    one_of("suppliers", kind, SUPPLIERS)
     if kind in POSITIVE_SUPPLIERS:
         return scores(heatmaps, kind).flatten(-2).softmax(dim=-1).view(heatmaps.shape)
     positive = heatmaps.clamp(min=0)

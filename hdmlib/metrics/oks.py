@@ -12,7 +12,7 @@ from __future__ import annotations
 import contextlib
 import io
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Hashable, Mapping, Sequence
 from numbers import Real
 from pathlib import Path
 from typing import Any
@@ -23,7 +23,7 @@ from pycocotools.coco import COCO
 from pycocotools.cocoeval import COCOeval
 
 from hdmlib.data.annotation import mended
-from hdmlib.data.intake import LeaveOut, load_json
+from hdmlib.data.intake import LeaveOut, as_floats, load_json
 
 OKS_METRICS = ("AP", "AP50", "AP75", "APM", "APL", "AR", "AR50", "AR75", "ARM", "ARL")
 
@@ -152,15 +152,13 @@ def oks_ap(
     """
     sigmas = np.asarray(sigmas, dtype=np.float64)
     dataset = _read_truth(truth)
-    images = {image["id"] for image in dataset["images"]}
-    categories = {c["id"] for c in dataset["categories"] if c.get("keypoints")} or {
-        c["id"] for c in dataset["categories"]
-    }
+    images, categories = ({one["id"] for one in dataset[key]} for key in ("images", "categories"))
+    categories = {one["id"] for one in dataset["categories"] if one.get("keypoints")} or categories
     only = dataset["categories"][0]["id"] if len(dataset["categories"]) == 1 else None
     kinds = [_category_of(annotation, only) for annotation in dataset["annotations"]]
     # Numbered anew from 1: of two annotations with one id pycocotools loses one, and it takes the id 0 for a miss.
     annotations = [
-        _truth_record(number, annotation, kind, len(sigmas))
+        _truth_record(number, annotation, images, kind, len(sigmas))
         for number, (annotation, kind) in enumerate(zip(dataset["annotations"], kinds, strict=True), start=1)
         if kind in categories
     ]
@@ -188,13 +186,17 @@ def _coco(dataset: Mapping[str, Any], annotations: list[dict[str, Any]]) -> COCO
 
 
 def _read_truth(truth: Mapping[str, Any] | str | Path) -> Mapping[str, Any]:
-    """The ground truth as a dictionary, checked to have the three lists of COCO's format."""
+    """The ground truth as a dictionary, checked to have the three lists of COCO's format, and their ids."""
     name = "ground truth" if isinstance(truth, Mapping) else str(truth)
     content: Any = truth if isinstance(truth, Mapping) else load_json(Path(truth))
     keys = ("images", "annotations", "categories")
     missing = [key for key in keys if not isinstance(content, Mapping) or not isinstance(content.get(key), list)]
     if missing:
         raise ValueError(f"{name}: no COCO keypoint annotation, it has no {', '.join(missing)}")
+    for key in ("images", "categories"):
+        for number, one in enumerate(content[key]):
+            if not isinstance(one, Mapping) or one.get("id") is None or not isinstance(one["id"], Hashable):
+                raise ValueError(f"{name}: entry {number} of {key} has no id")
     return content
 
 
@@ -206,13 +208,18 @@ def _category_of(annotation: Mapping[str, Any], only: Any) -> Any:
     return category
 
 
-def _truth_record(number: int, annotation: Mapping[str, Any], category: Any, joints: int) -> dict[str, Any]:
+def _truth_record(
+    number: int, annotation: Mapping[str, Any], images: set[Any], category: Any, joints: int
+) -> dict[str, Any]:
     """One annotation as pycocotools reads it, mended and numbered."""
+    image = annotation.get("image_id")
+    if not isinstance(image, Hashable) or image not in images:
+        raise ValueError(f"annotation {annotation.get('id')}: image_id {image!r} is not the id of an image")
     try:
         one = mended(annotation, joints)
     except LeaveOut as fault:
         raise ValueError(f"annotation {annotation.get('id')}: {fault}: {fault.remedy}") from None
-    return one.as_truth(number, annotation["image_id"], category)
+    return one.as_truth(number, image, category)
 
 
 def _result_record(
@@ -227,7 +234,10 @@ def _result_record(
         raise ValueError(f"{name}: image_id {result['image_id']!r} is not in the ground truth; is it another split?")
     if result["category_id"] not in categories:
         raise ValueError(f"{name}: category_id {result['category_id']!r} is unknown; known: {sorted(categories)}")
-    keypoints = np.asarray(result["keypoints"], dtype=np.float64).reshape(-1)
+    given = as_floats(result["keypoints"])
+    if given is None:
+        raise ValueError(f"{name}: keypoints must be numbers, got {result['keypoints']!r:.60}")
+    keypoints = given.reshape(-1)
     if len(keypoints) != 3 * joints:
         raise ValueError(f"{name}: {len(keypoints)} keypoint values, expected x, y and score of {joints} joints")
     if not (np.isfinite(keypoints).all() and isinstance(result["score"], Real) and math.isfinite(result["score"])):

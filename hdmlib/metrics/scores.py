@@ -132,7 +132,8 @@ def score(
         for label, threshold in reference.labels.items()
     }
     # input pixels per pixel of the photo: the region is fitted into the input's width and height
-    magnification = np.min(np.array(input_size) / people.sizes, axis=1)[:, None, None]
+    with np.errstate(divide="ignore"):  # a box of one pixel is 0 wide, and its height counts
+        magnification = np.min(np.array(input_size) / people.sizes, axis=1)[:, None, None]
     error = localisation_error(joints * magnification, truth * magnification, labelled)
     metrics = {label: report.mean for label, report in reports.items()}
     metrics |= {

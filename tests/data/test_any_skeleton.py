@@ -2,6 +2,7 @@
 
 import json
 import warnings
+from dataclasses import replace
 from pathlib import Path
 
 import cv2
@@ -244,3 +245,14 @@ def test_a_finished_run_on_a_folder_is_shown_where_nothing_can_be_written(tmp_pa
     for changed in (tiny(root, seed=1), tiny(dataset(tmp_path / "other", HAND[:4]), seed=0)):
         with pytest.raises(ConfigError, match="cannot write"):
             run(changed.model_copy(update={"run_dir": root / "runs"}), weights=True)
+
+
+def test_a_joint_is_found_by_its_name_however_it_is_written():
+    skeleton = replace(LSP_14, joints=("L Ankle", *LSP_14.joints[1:]))
+    assert skeleton.index("L Ankle") == skeleton.index("l_ankle") == 0
+
+
+@pytest.mark.parametrize("pairs", [{"flip_pairs": ((0, 1, 2),)}, {"limbs": ((0,),)}])
+def test_pairs_are_two_joints(pairs):
+    with pytest.raises(ValueError, match="flip_pairs and limbs are pairs of joints"):
+        replace(LSP_14, **pairs)

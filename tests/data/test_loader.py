@@ -62,6 +62,12 @@ def assert_equal(first: dict[str, torch.Tensor], second: dict[str, torch.Tensor]
         assert torch.equal(value, second[key]), key
 
 
+@pytest.mark.parametrize("wrong", [{"seed": -1}, {"workers": -1}, {"batch_size": 0}, {"process": 2, "processes": 2}])
+def test_parameters_are_checked_before_the_first_batch(people, wrong):
+    with pytest.raises(ValueError, match=f"^{next(iter(wrong))} must be"):
+        make_loader(people, Frame((64, 64)), **wrong)
+
+
 def test_shapes_types_and_ranges(people):
     batch = next(iter(make_loader(people, Frame((64, 96)), batch_size=4)))
     assert {key: (tuple(value.shape), value.dtype) for key, value in batch.items()} == {

@@ -458,3 +458,8 @@ def test_a_joint_off_the_map_whose_gaussian_reaches_it_is_trained_on():
 def test_a_word_is_not_taken_for_true(given):
     with pytest.raises(ValueError, match="rounded: is true or false"):
         build_loss("gaussian_mse", rounded=given)
+
+
+def test_suppliers_of_no_kind_are_refused():
+    with pytest.raises(ValueError, match="suppliers 'sofmax' is not known; known: softmax"):
+        make_suppliers(torch.zeros(1, 3, 3), "sofmax")

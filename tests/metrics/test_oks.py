@@ -148,6 +148,7 @@ def test_sigmas_decide():
         ({"keypoints": [1, 2, 3, float("nan"), 5, 6]}, "not finite"),
         ({"score": float("inf")}, "not finite"),
         ({"score": None}, "not finite"),
+        ({"keypoints": ["x", 1, 1] * 2}, "result 1: keypoints must be numbers"),
     ],
 )
 def test_bad_results_are_named(change, message):
@@ -205,6 +206,23 @@ def test_truth_that_is_no_annotation(tmp_path):
         oks_ap(path, [], [0.1])
     with pytest.raises(ValueError, match=r"cannot read .*absent\.json"):
         oks_ap(tmp_path / "absent.json", [], [0.1])
+
+
+@pytest.mark.parametrize(
+    ("table", "change", "message"),
+    [
+        ("images", {"id": None}, "entry 0 of images has no id"),
+        ("categories", {"id": None}, "entry 0 of categories has no id"),
+        ("annotations", {"image_id": None}, "annotation 1: image_id None is not the id of an image"),
+        ("annotations", {"image_id": [1]}, r"annotation 1: image_id \[1\] is not the id of an image"),
+        ("annotations", {"image_id": 77}, "annotation 1: image_id 77 is not the id of an image"),
+    ],
+)
+def test_truth_with_a_wrong_id(table, change, message):
+    truth, results = dataset()
+    truth[table][0] |= change
+    with pytest.raises(ValueError, match=message):
+        oks_ap(truth, results, [0.1, 0.1])
 
 
 def test_similarity_by_hand():

@@ -59,3 +59,11 @@ def test_labels_that_pck_does_not_count_are_refused_before_a_training(people):
     centre = np.isin(MPII_16.joints, ["pelvis", "thorax"])
     with pytest.raises(DataError, match="nobody who has a head length has a labelled joint that PCK counts"):
         PCKReference.check(replace(mpii, visibility=mpii.visibility * centre))
+
+
+@pytest.mark.filterwarnings("error")
+def test_a_box_of_one_pixel_is_measured_by_its_height(people):
+    sizes = np.stack([np.zeros(len(people)), people.sizes[:, 1]], axis=1)
+    narrow = replace(people, sizes=sizes)
+    found = judged(narrow, people.visibility * 1.0, np.zeros(people.visibility.shape, bool))
+    assert found["mean error"] == 0
