@@ -319,8 +319,8 @@ def joints_from_heatmaps(targets: Tensor) -> tuple[Tensor, Tensor]:
     px, py, peak = _peak(targets)
     height, width = targets.shape[2:]
     column, row = px.clamp(1, width - 2), py.clamp(1, height - 2)  # at the border the parabola is extrapolated
-    x = column + _vertex(*(_cell(targets, column + step, py) for step in (-1, 0, 1)), px - column)
-    y = row + _vertex(*(_cell(targets, px, row + step) for step in (-1, 0, 1)), py - row)
+    x = column + _vertex(*(_cell(targets, column + step, py) for step in (-1, 0, 1)), peak=px - column)
+    y = row + _vertex(*(_cell(targets, px, row + step) for step in (-1, 0, 1)), peak=py - row)
     labelled = (peak > 0) & (peak > targets.amin(dim=(2, 3)))
     return torch.where(labelled[..., None], torch.stack([x, y], dim=-1), 0.0), labelled.to(targets.dtype)
 

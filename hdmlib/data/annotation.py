@@ -5,7 +5,7 @@ Both training and evaluation read each annotation through :func:`mended`.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Hashable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -46,7 +46,7 @@ class MendedAnnotation:
     area_given: bool
     changes: tuple[str, ...]
 
-    def as_truth(self, annotation_id: int, image_id: int, category_id: int) -> dict[str, Any]:
+    def as_truth(self, annotation_id: int, image_id: Hashable, category_id: int) -> dict[str, Any]:
         """The annotation as pycocotools evaluates it."""
         return {
             "id": annotation_id,

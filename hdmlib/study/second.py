@@ -208,7 +208,7 @@ def every_difference_text() -> str:
 def score_lines(ground: Ground, records: Mapping[str, Sequence[Record]]) -> list[str]:
     """The scores on one ground in Markdown and, with all seeds, the verdict about the sum."""
     if not records:
-        return [f"On {ground.name}: tuned, but the finals have not been run."]
+        return [f"On {ground.name}: prepared, with what was chosen above; not run."]
     table, seeds = _score_table(ground, records), min(map(len, records.values()))
     if seeds < len(ground.seeds):
         asked = len(ground.seeds)
