@@ -111,17 +111,8 @@ def run(
             incomplete is left that would be taken for a result.
     """
     several = (config.processes or 1) > 1
-    if several and "LOCAL_RANK" in os.environ:
-        raise ConfigError("processes: torchrun has started them already; leave processes out")
-    _check_use(config)
-    check_engine(config)  # a missing device, wrong options or weights are reported before the data is read or drawn
-    build_losses(config)
-    stride_of(config.model, config.input_size)
-    check_start(config)
     store = Store.of(config)
-    on_any_data = config.model_copy(update={"data_root": None})
-    if not config.resume or store.find(on_any_data, "model" if weights else None) is None:
-        store.check_writable()  # before the data is read or drawn; a finished run needs no place
+    _check_without_data(config, store, weights)
     engine = start_engine(config) if started_processes() > 1 else None
     if not is_main_process():  # one process prints
         before = progress = report = None
@@ -153,6 +144,20 @@ def run(
         train_in_processes(config.model_copy(update={"run_dir": store.runs}), print)
     folder = store.folder(name)
     return Run(config, data, load_record(folder / RECORD), folder, trained=True)
+
+
+def _check_without_data(config: Config, store: Store, weights: bool) -> None:
+    """Report what is wrong with a config, its device, network or weights before the data is read or drawn."""
+    if (config.processes or 1) > 1 and "LOCAL_RANK" in os.environ:
+        raise ConfigError("processes: torchrun has started them already; leave processes out")
+    _check_use(config)
+    check_engine(config)
+    build_losses(config)
+    stride_of(config.model, config.input_size)
+    check_start(config)
+    on_any_data = config.model_copy(update={"data_root": None})
+    if not config.resume or store.find(on_any_data, "model" if weights else None) is None:
+        store.check_writable()  # a finished run needs no place
 
 
 def _finished(store: Store, name: str, weights: bool) -> StoredRun | None:
@@ -226,7 +231,7 @@ def _check_use(config: Config) -> None:
     if config.warm_start_epochs >= config.epochs and config.loss != "gaussian_mse":
         warnings.warn(
             f"warm_start_epochs: all {config.epochs} epochs are trained with gaussian_mse, and none with {config.loss}",
-            stacklevel=3,
+            stacklevel=4,
         )
 
 
