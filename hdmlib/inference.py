@@ -24,7 +24,7 @@ from hdmlib.config import Config, make_config
 from hdmlib.data.annotation import box_region, clip_box
 from hdmlib.data.crops import Region, invert, transform
 from hdmlib.data.intake import FARTHEST
-from hdmlib.data.photos import LONGEST_SIDE, PHOTO_ENDINGS, inspect_photo, read_image, rgb_of
+from hdmlib.data.photos import LONGEST_SIDE, PHOTO_ENDINGS, read_image, remembered_header, rgb_of
 from hdmlib.experiments.engine import build_reader, frame_of
 from hdmlib.experiments.record import load_record
 from hdmlib.experiments.store import ARTEFACTS, RECORD
@@ -325,7 +325,7 @@ def _photos(image: str | os.PathLike[str] | NDArray[np.uint8] | Image.Image) -> 
     elif not path.exists():
         raise FileNotFoundError(f"image: no file {path}")
     for file in files:
-        if problem := inspect_photo(file).problem:
+        if problem := remembered_header(file).problem:
             raise ValueError(f"image: {file}: {problem}")
     return files
 
@@ -342,9 +342,7 @@ def _photos_below(folder: Path) -> list[Path]:
 
 def upright_size(photo: Path) -> tuple[int, int]:
     """Width and height of a photo after it is turned by its EXIF orientation, from its header."""
-    header = inspect_photo(photo)
-    width, height = header.size
-    return (height, width) if header.orientation >= 5 else (width, height)  # 5 to 8 lie on their side
+    return remembered_header(photo).upright_size
 
 
 def check_boxes(boxes: ArrayLike, photo_size: tuple[int, int]) -> NDArray[np.float64]:

@@ -75,7 +75,7 @@ def _check(person: Person, photos: PhotoFolder, upright: set[Path], log: IntakeL
         header, annotated = photos.header(path), person.photo_size
         if header.problem:
             raise LeaveOut(header.problem, _REMEDIES[header.problem].format(path))
-        turned = header.size[::-1] if header.orientation >= 5 else header.size
+        turned = header.upright_size
         if annotated is not None and annotated not in (header.size, turned):
             found, stated = (f"{width:g} x {height:g}" for width, height in (header.size, annotated))
             raise LeaveOut("photo of another size than annotated", f"{path} is {found}, its annotation has {stated}")

@@ -14,7 +14,7 @@ import warnings
 from bisect import bisect_left, bisect_right
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cached_property, lru_cache
 from operator import itemgetter
 from pathlib import Path, PurePosixPath
 from typing import Generic, TypeVar
@@ -51,6 +51,25 @@ class PhotoHeader:
     problem: str | None
     size: tuple[int, int] = (0, 0)
     orientation: int = 1
+
+    @property
+    def upright_size(self) -> tuple[int, int]:
+        """Width and height after the photo is turned as EXIF says; the codes 5 to 8 lie on their side."""
+        return self.size[::-1] if self.orientation >= 5 else self.size
+
+
+def remembered_header(path: Path) -> PhotoHeader:
+    """:func:`inspect_photo`, once for a file that stays as it is: but for JPEG it decodes the whole photo."""
+    try:
+        status = path.stat()
+    except OSError:
+        return inspect_photo(path)
+    return _inspected(path, status.st_size, status.st_mtime_ns)
+
+
+@lru_cache(maxsize=4096)
+def _inspected(path: Path, size: int, time: int) -> PhotoHeader:
+    return inspect_photo(path)
 
 
 def inspect_photo(path: Path) -> PhotoHeader:
