@@ -55,7 +55,8 @@ class PhotoHeader:
     @property
     def upright_size(self) -> tuple[int, int]:
         """Width and height after the photo is turned as EXIF says; the codes 5 to 8 lie on their side."""
-        return self.size[::-1] if self.orientation >= 5 else self.size
+        width, height = self.size
+        return (height, width) if self.orientation >= 5 else (width, height)
 
 
 def remembered_header(path: Path) -> PhotoHeader:
