@@ -309,7 +309,7 @@ def export_run(
         to = from_caller(to)
         check_ending("to", to, [".onnx"])
         card = to.with_suffix(".md")
-        check_outputs([to, card], [checkpoint], overwrite=overwrite)
+        check_outputs([to, card], [], overwrite=overwrite)
         text = model_card(checkpoint, to.name, decoder)  # first, for it needs the record, and writes nothing
         with requires_extra("export", "hdmlib export"):
             export_onnx(checkpoint, to, decoder)
