@@ -63,6 +63,7 @@ def build_model(name: str, num_joints: int = 17) -> nn.Module:
 
 
 def _built_by_function(name: str, num_joints: int) -> nn.Module:
+    source_of(name)  # remembered as it is imported
     try:
         build = getattr(_module(name), name.partition(":")[2])
     except (ImportError, AttributeError) as error:
@@ -82,17 +83,16 @@ def _built_by_function(name: str, num_joints: int) -> nn.Module:
     return model
 
 
+@lru_cache(maxsize=32)
 def source_of(name: str) -> str | None:
-    """A digest of the file that a network of yours is written in; ``None`` for the others, and where there is no file.
-
-    Raises:
-        ImportError: The module cannot be imported.
+    """A digest of the file that a network of yours is written in, as it was when this process first asked for it: what
+    is edited later is not what has been imported. ``None`` for other networks, and where there is no such file.
     """
     if not OF_YOURS.fullmatch(name) or name.startswith(VITPOSE):
         return None
     try:
         file = getsourcefile(_module(name))
-    except TypeError:  # a module without a file
+    except (ImportError, TypeError):  # build_model says what is wrong; a module may have no file
         return None
     return hashlib.sha256(Path(file).read_bytes()).hexdigest()[:16] if file else None
 
@@ -104,11 +104,9 @@ def warn_if_edited(name: str, source: str | None, what: str) -> None:
         name: As for :func:`build_model`.
         source: :func:`source_of` the name at that time; ``None`` if it is not known.
         what: The run, and what is done with it: ``runs/NAME, which is shown``.
-
-    Raises:
-        ImportError: As :func:`source_of`.
     """
-    if source not in (None, source_of(name)):
+    found = source_of(name)
+    if None not in (source, found) and source != found:
         warnings.warn(
             f"model: {name!r} has been edited since the training of {what}; resume=false trains it anew and keeps "
             "that run",

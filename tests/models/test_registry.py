@@ -1,5 +1,6 @@
 """Networks of one's own: any function that builds one, with the stride taken from its output."""
 
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -11,6 +12,7 @@ from hdmlib import predict
 from hdmlib.config import ConfigError, make_config
 from hdmlib.experiments import run
 from hdmlib.models import build_model, load_weights, save_weights, stride_of
+from hdmlib.models.registry import source_of
 
 
 class Tiny(nn.Module):
@@ -117,6 +119,8 @@ def test_who_edits_it_is_told_that_a_run_was_another_network(name, tmp_path):
     result = run(make_config(**values, epochs=1))
     with source.open("a") as file:
         file.write("# edited\n")
+    assert run(make_config(**values, epochs=2)).record.source == result.record.source  # what this process has imported
+    source_of.cache_clear()  # as in another process
     with pytest.warns(
         UserWarning, match=r"'edited_networks:tiny' has been edited since .* which is shown; resume=false"
     ):
@@ -126,6 +130,16 @@ def test_who_edits_it_is_told_that_a_run_was_another_network(name, tmp_path):
     (result.folder / "record.json").unlink()
     with pytest.warns(UserWarning, match=r"edited since .*last\.pt, which is resumed"):
         assert run(make_config(**values, epochs=1)).trained
+
+
+def test_a_run_whose_network_is_missing_says_so(name, tmp_path):
+    (tmp_path / "my_networks.py").rename(tmp_path / "removed_networks.py")
+    result = run(make_config(preset="smoke", model="removed_networks:tiny", epochs=1, run_dir=tmp_path / "runs"))
+    (tmp_path / "removed_networks.py").unlink()
+    del sys.modules["removed_networks"]
+    source_of.cache_clear()
+    with pytest.raises(ValueError, match="'removed_networks:tiny' cannot be imported"):
+        predict(result.data.val.images[0], checkpoint=result.folder)
 
 
 def test_names_that_begin_as_those_of_a_wrapper_are_kept(tmp_path):
