@@ -258,6 +258,22 @@ def evaluation_loader(config: Config, people: PoseDataset, engine: Accelerator |
     return engine.prepare(loader) if engine else loader
 
 
+@contextmanager
+def ending_workers(*loaders: DataLoader) -> Iterator[None]:
+    """End the loaders' worker processes on the way out, also of an interrupted epoch.
+
+    Left to the garbage collector they may never be told to end: torch then waits 5 s for each before it kills it.
+    """
+    try:
+        yield
+    finally:
+        for loader in loaders:
+            inner = getattr(loader, "base_dataloader", loader)  # of one that Accelerate has prepared
+            if inner._iterator is not None:  # torch has no public name for it; Lightning ends them so, too
+                inner._iterator._shutdown_workers()
+                inner._iterator = None
+
+
 def _workers(config: Config) -> int:
     return default_workers(int(os.environ.get("LOCAL_WORLD_SIZE", "1"))) if config.workers is None else config.workers
 

@@ -18,7 +18,7 @@ from hdmlib.config import Config
 from hdmlib.data.crops import invert, transform
 from hdmlib.data.dataset import PoseDataset
 from hdmlib.decoding import CONFIDENCES
-from hdmlib.experiments.engine import build_losses, build_reader, evaluation_loader, start_engine
+from hdmlib.experiments.engine import build_losses, build_reader, ending_workers, evaluation_loader, start_engine
 from hdmlib.experiments.record import Evaluation
 from hdmlib.heatmaps import inside
 from hdmlib.losses.base import HeatmapLoss
@@ -129,7 +129,9 @@ def predict_people(
     engine = start_engine(config)
     model, loader = engine.prepare(model), evaluation_loader(config, people, engine)
     batches = progress(loader, total=len(loader), desc="evaluation") if progress else loader
-    return predict_loader(build_reader(config, model, people.skeleton), build_losses(config), batches, engine, decoders)
+    reader, losses = build_reader(config, model, people.skeleton), build_losses(config)
+    with ending_workers(loader):
+        return predict_loader(reader, losses, batches, engine, decoders)
 
 
 def validate(

@@ -28,6 +28,7 @@ from hdmlib.experiments.checkpoint import Checkpoints, TrainingState
 from hdmlib.experiments.engine import (
     build_losses,
     build_reader,
+    ending_workers,
     evaluation_loader,
     start_engine,
     training_loader,
@@ -97,7 +98,7 @@ def fit(
         for line in state.epochs:
             report(line)
 
-    with _tracking(config, engine, folder.name), checkpoints:
+    with _tracking(config, engine, folder.name), ending_workers(loader, val_loader), checkpoints:
         for epoch in range(len(state.epochs), config.epochs + 1):  # epoch 0 only validates the untrained network
             train_loss = steps.epoch(losses[loss_of(config, epoch)], state) if epoch > 0 else None
             validation = validate(config, reader, losses, val_loader, data.val, engine)

@@ -2,6 +2,7 @@
 
 import io
 import json
+import multiprocessing
 import os
 import shutil
 import signal
@@ -135,6 +136,7 @@ def test_a_signal_finishes_the_step_and_the_rest_comes_out_the_same(
 ):
     config = smoke(tmp_path, epochs=3, workers=1)
     usual = signal.getsignal(sent)  # a shell's background jobs ignore it
+    others = set(multiprocessing.active_children())
     whole, history = fit(config, data, tmp_path / "whole")
     with monkeypatch.context() as pressed:
         signals = Signals(batch, sent)
@@ -142,6 +144,7 @@ def test_a_signal_finishes_the_step_and_the_rest_comes_out_the_same(
             pressed.setattr(module, "normalise", lambda images, real=reader.normalise: signals() or real(images))
         with pytest.raises(Interrupted, match=f"after step {step} of 4 in epoch {epochs}") as interrupted:
             fit(config, data, tmp_path / "parts")
+    assert set(multiprocessing.active_children()) <= others  # the data workers have ended, too
     assert interrupted.value.signal == sent
     assert signal.getsignal(sent) is usual
     resumed, resumed_history = fit(config, data, tmp_path / "parts")
