@@ -21,7 +21,8 @@ from typer.core import TyperCommand
 from hdmlib import __version__
 from hdmlib.benchmark import evaluate
 from hdmlib.boxes import PhotoBoxes, boxes_on, check_on_photos, read_boxes
-from hdmlib.config import OPTION, PATH_FIELDS, Config, ConfigError, choices, is_path, make_config, unknown_name
+from hdmlib.checks import unknown_name
+from hdmlib.config import OPTION, PATH_FIELDS, Config, ConfigError, choices, is_path, make_config
 from hdmlib.data.lspet import convert_lspet
 from hdmlib.data.samples import fetch_samples
 from hdmlib.data.sources import Data

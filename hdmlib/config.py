@@ -6,7 +6,6 @@ Out: a :class:`Config`. Nothing is read from disk here but, for a run's name, a 
 
 from __future__ import annotations
 
-import difflib
 import hashlib
 import json
 import math
@@ -17,6 +16,7 @@ from typing import Any, Literal, get_args
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
 
+from hdmlib.checks import unknown_name
 from hdmlib.coordinates import Rule
 from hdmlib.models.hrnet import MODELS
 from hdmlib.models.hub import LITE0_WEIGHTS, NONE, PREFIX, named_by_content
@@ -248,7 +248,7 @@ class Config(BaseModel):
     @classmethod
     def _known_reference(cls, value: str | None) -> str | None:
         if value is not None and value not in REFERENCES and value.count(":") != 1:
-            raise ValueError(f"is unknown; known: {KNOWN_REFERENCES}")
+            raise ValueError(f"is not known. Known: {KNOWN_REFERENCES}")
         return value
 
     @field_validator("lr", "weight_decay", "rotation", "warmup_epochs", mode="after")
@@ -365,13 +365,6 @@ def choices(name: str) -> list[str]:
 def is_path(value: object) -> bool:
     """Whether a value of a field of :data:`PATH_FIELDS` is a path, and no name of weights."""
     return not str(value).startswith(PREFIX) and str(value) not in (NONE, LITE0_WEIGHTS)
-
-
-def unknown_name(name: str, known: Any) -> str:
-    """``'matchng' is not known; did you mean 'matching'? Known: ...``"""
-    near = difflib.get_close_matches(name, list(known), n=1)
-    hint = f" Did you mean {near[0]!r}?" if near else ""
-    return f"{name!r} is not known.{hint} Known: {', '.join(known)}."
 
 
 def _explain(detail: Any) -> str:

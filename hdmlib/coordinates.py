@@ -20,6 +20,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from hdmlib.checks import one_of
+
 Rule = Literal["center", "hrnet", "udp"]
 RULES: tuple[str, ...] = get_args(Rule)
 # (..., 2) array or tensor of (x, y)
@@ -32,8 +34,7 @@ def ratio_and_offset(side: int, stride: int, rule: str = "center") -> tuple[floa
     Raises:
         ValueError: The rule is unknown, or the side is no multiple of the stride.
     """
-    if rule not in RULES:
-        raise ValueError(f"unknown coordinates rule {rule!r}; known: {', '.join(RULES)}")
+    one_of("coordinates rule", rule, RULES)
     if stride < 1 or side % stride or side < 2 * stride:
         raise ValueError(
             f"an input of {side} pixels and a stride of {stride} give no whole number of cells, at least 2"

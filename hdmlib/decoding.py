@@ -19,13 +19,13 @@ A map without a positive cell shows no joint: every method puts it at (0, 0) wit
 
 from __future__ import annotations
 
-import inspect
 from collections.abc import Callable
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from hdmlib.checks import check_options, one_of
 from hdmlib.heatmaps import as_float64
 
 # Half width of the window that the confidence "mass" counts: 5 x 5 cells.
@@ -372,16 +372,9 @@ def decode(
         ValueError: If the heatmaps are no (B, K, H, W) tensor with at least one cell or hold NaN or infinity, or for an
             unknown method, confidence or option.
     """
-    if method not in METHODS:
-        raise ValueError(f"unknown decoding method {method!r}; known: {', '.join(METHODS)}")
-    if confidence not in CONFIDENCES:
-        raise ValueError(f"unknown confidence {confidence!r}; known: {', '.join(CONFIDENCES)}")
-    known = list(inspect.signature(METHODS[method]).parameters)[1:]
-    unknown = [name for name in options if name not in known]
-    if unknown:
-        raise ValueError(
-            f"decoding method {method!r} has no option {unknown[0]!r}; it has: {', '.join(known) or 'none'}"
-        )
+    one_of("decoding method", method, METHODS)
+    one_of("confidence", confidence, CONFIDENCES)
+    check_options(f"decoding method {method!r}", METHODS[method], options, first=1)
     if not isinstance(heatmaps, Tensor) or heatmaps.ndim != 4 or 0 in heatmaps.shape[2:]:
         raise ValueError(f"heatmaps must be a (B, K, H, W) tensor with H, W > 0, got {_described(heatmaps)}")
     heatmaps = heatmaps if heatmaps.dtype == torch.float64 else heatmaps.float()

@@ -10,6 +10,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from hdmlib.checks import one_of
+
 DEMANDERS = ("subpixel", "naive")
 # Devices that compute in float64; what needs it moves to the CPU from any other.
 FLOAT64_DEVICES = ("cpu", "cuda")
@@ -115,8 +117,7 @@ def demanders(joints: Tensor, size: tuple[int, int], kind: str = "subpixel") -> 
     Raises:
         ValueError: If ``kind`` is unknown.
     """
-    if kind not in DEMANDERS:
-        raise ValueError(f"unknown demanders {kind!r}; known: {', '.join(DEMANDERS)}")
+    one_of("demanders", kind, DEMANDERS)
     joints = _on_map(joints, size)
     if kind == "naive":
         return _nearest_cell(joints)[..., None, :], torch.ones_like(joints[..., :1])

@@ -18,7 +18,8 @@ from typing import TYPE_CHECKING, Any
 import pandas as pd
 from tqdm import tqdm
 
-from hdmlib.config import MACHINE_FIELDS, PATH_FIELDS, Config, ConfigError, is_path, make_config, unknown_name
+from hdmlib.checks import unknown_name
+from hdmlib.config import MACHINE_FIELDS, PATH_FIELDS, Config, ConfigError, is_path, make_config
 from hdmlib.errors import Interrupted, line_for_user
 from hdmlib.experiments.record import Epoch, Record
 from hdmlib.paths import from_caller

@@ -42,7 +42,7 @@ def test_tensors_keep_their_type(dtype):
 @pytest.mark.parametrize(
     ("size", "options", "message"),
     [
-        (SIZE, {"rule": "pixel"}, "unknown coordinates rule 'pixel'; known: center, hrnet, udp"),
+        (SIZE, {"rule": "pixel"}, "coordinates rule 'pixel' is not known. Known: center, hrnet, udp"),
         ((97, 64), {}, "an input of 97 pixels and a stride of 4 give no whole number of cells"),
         (SIZE, {"stride": 0}, "a stride of 0"),
     ],

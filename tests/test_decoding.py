@@ -281,8 +281,8 @@ def test_broken_maps_are_named(bad):
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        ({"method": "softargmax"}, "unknown decoding method 'softargmax'; known: argmax, quarter"),
-        ({"confidence": "max"}, "unknown confidence 'max'; known: peak, mass"),
+        ({"method": "softargmax"}, "decoding method 'softargmax' is not known. Did you mean 'argmax'"),
+        ({"confidence": "max"}, "confidence 'max' is not known. Known: peak, mass"),
         ({"method": "quarter", "sigma": 2}, "'quarter' has no option 'sigma'; it has: none"),
         ({"method": "dark", "radius": 2}, "'dark' has no option 'radius'; it has: sigma"),
         ({"method": "dark", "sigma": 0}, "sigma must be a positive number"),

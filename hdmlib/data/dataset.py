@@ -145,7 +145,7 @@ class PoseDataset:
         elif kind.count(":") == 1:
             lengths = self._joint_distances(self._pair(kind))
         else:
-            raise DataError(f"unknown PCK reference {kind!r}; known: {KNOWN_REFERENCES}")
+            raise DataError(f"pck_reference {kind!r} is not known. Known: {KNOWN_REFERENCES}.")
         lengths = np.where(lengths > 0, lengths, np.nan)  # a box around a single joint has none
         if not np.isfinite(lengths).any():
             raise DataError(

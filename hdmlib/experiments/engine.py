@@ -25,7 +25,8 @@ from accelerate.utils import (
 from torch import nn
 from torch.utils.data import DataLoader
 
-from hdmlib.config import Config, ConfigError, unknown_name
+from hdmlib.checks import unknown_name
+from hdmlib.config import Config, ConfigError
 from hdmlib.data.augmentation import HALF_BODY_UPPER, Augmentation
 from hdmlib.data.crops import Frame
 from hdmlib.data.dataset import PoseDataset

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-import inspect
 from typing import Any
 
+from hdmlib.checks import check_options, one_of
 from hdmlib.losses.base import HeatmapLoss
 from hdmlib.losses.controls import CrossEntropy, DotMSE, GaussianMSE, SoftArgmax
 from hdmlib.losses.matching import MatchingLoss
@@ -28,10 +28,6 @@ def build_loss(name: str, **options: Any) -> HeatmapLoss:
     Raises:
         ValueError: The name or an option is unknown (the message lists the known ones) or a value is out of range.
     """
-    if name not in LOSSES:
-        raise ValueError(f"unknown loss {name!r}; known: {', '.join(LOSSES)}")
-    known = list(inspect.signature(LOSSES[name]).parameters)
-    unknown = [option for option in options if option not in known]
-    if unknown:
-        raise ValueError(f"loss {name!r} has no option {unknown[0]!r}; it has: {', '.join(known)}")
+    one_of("loss", name, LOSSES)
+    check_options(f"loss {name!r}", LOSSES[name], options)
     return LOSSES[name](**options)

@@ -18,6 +18,7 @@ from types import ModuleType
 import torch
 from torch import nn
 
+from hdmlib.checks import unknown_name
 from hdmlib.models.hrnet import MODELS, HRNet
 from hdmlib.models.lite import NAME as LITE0
 from hdmlib.models.lite import STRIDE as LITE0_STRIDE
@@ -58,7 +59,7 @@ def build_model(name: str, num_joints: int = 17) -> nn.Module:
     if OF_YOURS.fullmatch(name):
         return _built_by_function(name, num_joints)
     if name not in MODELS:
-        raise ValueError(f"unknown model {name!r}; known: {', '.join((*MODELS, *OTHERS))}")
+        raise ValueError(f"model {unknown_name(name, [*MODELS, *OTHERS])}")
     return HRNet(MODELS[name], num_joints)
 
 

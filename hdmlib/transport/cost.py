@@ -14,6 +14,8 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from hdmlib.checks import one_of
+
 COSTS = ("euclidean", "sqeuclidean", "saturating")
 # The demanders of a block as (x, y) offsets from its upper left cell.
 BLOCK = ((0, 0), (1, 0), (0, 1), (1, 1))
@@ -49,8 +51,7 @@ class Cost:
     tau: float = 1.0
 
     def __post_init__(self) -> None:
-        if self.kind not in COSTS:
-            raise ValueError(f"cost {self.kind!r} is not known; known: {', '.join(COSTS)}")
+        one_of("cost", self.kind, COSTS)
         if not (math.isfinite(self.tau) and self.tau > 0):
             raise ValueError(f"tau must be a positive number, got {self.tau!r}")
 

@@ -33,6 +33,7 @@ import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
+from hdmlib.checks import one_of
 from hdmlib.extras import accelerator
 from hdmlib.heatmaps import FLOAT64_DEVICES
 from hdmlib.transport.cost import Cost, block_corners
@@ -75,8 +76,7 @@ class Problem:
     cost: Cost = field(default_factory=Cost)
 
     def __post_init__(self) -> None:
-        if self.regulariser not in REGULARISERS:
-            raise ValueError(f"regulariser {self.regulariser!r} is not known; known: {', '.join(REGULARISERS)}")
+        one_of("regulariser", self.regulariser, REGULARISERS)
         if not (math.isfinite(self.epsilon) and self.epsilon > 0):
             raise ValueError(f"epsilon must be a positive number, got {self.epsilon!r}")
 

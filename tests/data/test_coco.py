@@ -87,7 +87,7 @@ def test_reference_lengths(tmp_path):
     np.testing.assert_array_equal(people.reference_lengths("box"), [37, 37])
     with pytest.raises(DataError, match="nobody has a torso length"):
         people.reference_lengths("torso")
-    with pytest.raises(DataError, match="unknown PCK reference 'hip'; known: head, torso, box, or two joints"):
+    with pytest.raises(DataError, match=r"pck_reference 'hip' is not known\. Known: head, torso, box, or two joints"):
         people.reference_lengths("hip")
 
 

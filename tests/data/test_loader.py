@@ -257,7 +257,7 @@ def test_broken_photo_stops_with_its_name(people, tmp_path):
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"coordinates": "pixel"}, "unknown coordinates rule"),
+        ({"coordinates": "pixel"}, "coordinates rule 'pixel' is not known"),
         ({"input_size": (63, 64)}, "multiples of 4"),
     ],
 )

@@ -72,7 +72,7 @@ def test_one_learning_rate_serves_any_number_of_joints():
 
 
 def test_an_unknown_reduction_is_named():
-    with pytest.raises(ValueError, match="reduction 'sum' is not known; known: mean, joint_mean, per_joint, none"):
+    with pytest.raises(ValueError, match=r"reduction 'sum' is not known\. Known: mean, joint_mean, per_joint, none"):
         MatchingLoss(reduction="sum")
 
 

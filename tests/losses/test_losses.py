@@ -353,17 +353,17 @@ def test_names_of_the_registry():
 @pytest.mark.parametrize(
     ("name", "options", "message"),
     [
-        ("emd", {}, "unknown loss 'emd'; known: matching, gaussian_mse"),
+        ("emd", {}, "loss 'emd' is not known. Known: matching, gaussian_mse"),
         ("matching", {"eps": 1.0}, "loss 'matching' has no option 'eps'; it has: epsilon, regulariser, suppliers"),
         ("soft_argmax", {"beta": 1.0}, "loss 'soft_argmax' has no option 'beta'"),
         ("matching", {"epsilon": -1.0}, "epsilon must be a number from 0.0001 to 10000, got -1.0"),
         ("matching", {"epsilon": float("inf")}, "epsilon must be a number from 0.0001 to 10000, got inf"),
         ("matching", {"epsilon": "1"}, "epsilon must be a number from 0.0001 to 10000, got '1'"),
         ("matching", {"tau": 0}, "tau must be a number from 0.001 to 1e\\+06, got 0"),
-        ("matching", {"suppliers": "abs"}, "suppliers 'abs' is not known; known: softmax, softplus, relu, relu_plain"),
-        ("matching", {"regulariser": "l2"}, "regulariser 'l2' is not known; known: kl, entropy"),
-        ("matching", {"demanders": "five"}, "demanders 'five' is not known; known: subpixel, naive"),
-        ("matching", {"cost": "l1"}, "cost 'l1' is not known; known: euclidean"),
+        ("matching", {"suppliers": "abs"}, "suppliers 'abs' is not known. Known: softmax, softplus, relu, relu_plain"),
+        ("matching", {"regulariser": "l2"}, "regulariser 'l2' is not known. Known: kl, entropy"),
+        ("matching", {"demanders": "five"}, "demanders 'five' is not known. Did you mean 'naive'"),
+        ("matching", {"cost": "l1"}, "cost 'l1' is not known. Known: euclidean"),
         ("gaussian_mse", {"sigma": 0.0}, "sigma must be a number from 0.001 to 10000, got 0.0"),
     ],
 )
@@ -461,5 +461,5 @@ def test_a_word_is_not_taken_for_true(given):
 
 
 def test_suppliers_of_no_kind_are_refused():
-    with pytest.raises(ValueError, match="suppliers 'sofmax' is not known; known: softmax"):
+    with pytest.raises(ValueError, match=r"suppliers 'sofmax' is not known\. Did you mean 'softmax'"):
         make_suppliers(torch.zeros(1, 3, 3), "sofmax")

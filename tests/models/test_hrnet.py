@@ -128,7 +128,10 @@ def test_sizes_that_do_not_divide_are_named():
 
 
 def test_unknown_names_are_answered_with_the_known():
-    with pytest.raises(ValueError, match=r"unknown model 'hrnet_w18'; known: hrnet_w32, hrnet_w48, hrnet_nano"):
+    with pytest.raises(
+        ValueError,
+        match=r"model 'hrnet_w18' is not known\. Did you mean 'hrnet_w\d+'\? Known: hrnet_w32",
+    ):
         build_model("hrnet_w18")
     with pytest.raises(ValueError, match="num_joints must be at least 1, got 0"):
         build_model("hrnet_nano", num_joints=0)
