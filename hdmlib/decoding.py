@@ -118,8 +118,7 @@ def barycentre(heatmaps: Tensor, radius: int = 2) -> Tensor:
     """
     if radius != int(radius) or radius < 1:
         raise ValueError(f"barycentre: radius must be a whole number of cells, at least 1, got {radius}")
-    mass = heatmaps.clamp(min=0)
-    mass = mass / mass.amax(dim=(2, 3), keepdim=True).clamp(min=torch.finfo(mass.dtype).tiny)  # 1e30 would overflow
+    mass = _over_peak(heatmaps)
     columns, rows = _window(mass, argmax(heatmaps), radius)
     over_x = torch.einsum("bkhw,bkh->bkw", mass, rows) * columns  # the window's mass, summed over its rows
     over_y = torch.einsum("bkhw,bkw->bkh", mass, columns) * rows
@@ -193,6 +192,12 @@ def _smooth(heatmaps: Tensor, sigma: float) -> Tensor:
     return maps.view(batch, joints, height, width)
 
 
+def _over_peak(heatmaps: Tensor) -> Tensor:
+    """A map's positive values over the largest, so that sums of them stay finite; 0 for an empty map."""
+    mass = heatmaps.clamp(min=0)
+    return mass / mass.amax(dim=(-2, -1), keepdim=True).clamp(min=torch.finfo(mass.dtype).tiny)
+
+
 def geometric_median(heatmaps: Tensor) -> Tensor:
     """The point to which the map's mass travels at least cost: its geometric median.
 
@@ -211,8 +216,7 @@ def geometric_median(heatmaps: Tensor) -> Tensor:
     Returns:
         (B, K, 2) joints in cells. If the minimum is not unique, as for two equal cells, one of its points.
     """
-    mass = as_float64(heatmaps).clamp(min=0).flatten(0, 1)
-    mass = mass / mass.amax(dim=(1, 2), keepdim=True).clamp(min=torch.finfo(mass.dtype).tiny)
+    mass = _over_peak(as_float64(heatmaps).flatten(0, 1))
     mass = mass / mass.sum(dim=(1, 2), keepdim=True).clamp(min=1)  # the peak is 1 now, so only an empty map has less
     best = _cost_of_cells(mass).flatten(1).argmin(1)
     width = mass.shape[2]
@@ -287,8 +291,7 @@ def _descent(mass: Tensor, point: Tensor) -> tuple[Tensor, Tensor]:
 
 def _mass_near(heatmaps: Tensor, joints: Tensor) -> Tensor:
     """Share (B, K) of a map's positive mass in the 5 x 5 cells round the decoded joint; 0 for an empty map."""
-    mass = heatmaps.clamp(min=0)
-    mass = mass / mass.amax(dim=(2, 3), keepdim=True).clamp(min=torch.finfo(mass.dtype).tiny)
+    mass = _over_peak(heatmaps)
     columns, rows = _window(mass, joints, MASS_RADIUS)
     near = torch.einsum("bkhw,bkh,bkw->bk", mass, rows, columns)
     return (near / mass.sum((2, 3)).clamp(min=1)).clamp(max=1)
