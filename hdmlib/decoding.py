@@ -25,7 +25,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from hdmlib.checks import check_options, one_of
+from hdmlib.checks import NotFinite, check_options, number_between, one_of
 from hdmlib.heatmaps import as_float64
 
 # Half width of the window that the confidence "mass" counts: 5 x 5 cells.
@@ -114,10 +114,10 @@ def barycentre(heatmaps: Tensor, radius: int = 2) -> Tensor:
         (B, K, 2) joints in cells.
 
     Raises:
-        ValueError: If ``radius`` is no positive integer.
+        ValueError: If ``radius`` is no whole number from 1 to a million.
     """
-    if radius != int(radius) or radius < 1:
-        raise ValueError(f"barycentre: radius must be a whole number of cells, at least 1, got {radius}")
+    if number_between("barycentre: radius", radius, 1, 1e6) != int(radius):
+        raise ValueError(f"barycentre: radius must be a whole number of cells, got {radius!r}")
     mass = _over_peak(heatmaps)
     columns, rows = _window(mass, argmax(heatmaps), radius)
     over_x = torch.einsum("bkhw,bkh->bkw", mass, rows) * columns  # the window's mass, summed over its rows
@@ -157,10 +157,9 @@ def dark(heatmaps: Tensor, sigma: float = 2.0) -> Tensor:
         (B, K, 2) joints in cells.
 
     Raises:
-        ValueError: If ``sigma`` is not positive.
+        ValueError: If ``sigma`` is no number from 0.001 to 10000.
     """
-    if not sigma > 0:
-        raise ValueError(f"dark: sigma must be a positive number of cells, got {sigma}")
+    number_between("dark: sigma", sigma, 1e-3, 1e4)
     px, py, peak = _peak(heatmaps)
     height, width = heatmaps.shape[2:]
     scaled = heatmaps / peak.clamp(min=torch.finfo(peak.dtype).tiny)[..., None, None]
@@ -281,9 +280,8 @@ def _descent(mass: Tensor, point: Tensor) -> tuple[Tensor, Tensor]:
     bend = pull * inverse**2
     hxx, hyy, hxy = (bend * dy**2).sum((1, 2)), (bend * dx**2).sum((1, 2)), -(bend * dx * dy).sum((1, 2))
     determinant = hxx * hyy - hxy**2
-    smooth = ~hit.any(2).any(1) & (
-        determinant > 1e-12 * (hxx + hyy) ** 2
-    )  # H is singular where all mass is on one line
+    on_a_line = determinant <= 1e-12 * (hxx + hyy) ** 2  # H is singular where all mass is on one line
+    smooth = ~hit.any(2).any(1) & ~on_a_line
     newton = torch.stack((hyy * rx - hxy * ry, hxx * ry - hxy * rx), dim=1)
     newton = newton / torch.where(smooth, determinant, 1).unsqueeze(1)
     return (mass * distance).sum((1, 2)), torch.where(smooth.unsqueeze(1), newton, off_cell)
@@ -314,11 +312,12 @@ def joints_from_heatmaps(targets: Tensor) -> tuple[Tensor, Tensor]:
         Joints (B, K, 2) as (x, y) in heatmap cells and weights (B, K), 1 where a target has a peak, else 0.
 
     Raises:
-        ValueError: The targets are no (B, K, H, W) tensor of at least 3 x 3 cells.
+        ValueError: The targets are no (B, K, H, W) tensor of at least 3 x 3 cells, or hold NaN or infinity.
     """
     if not isinstance(targets, Tensor) or targets.ndim != 4 or min(targets.shape[2:]) < 3:
         raise ValueError(f"targets must be a (B, K, H, W) tensor of at least 3 x 3 cells, got {_described(targets)}")
     targets = targets if targets.dtype == torch.float64 else targets.float()
+    _check_finite(targets, "targets", "an unlabelled joint's are all 0")
     px, py, peak = _peak(targets)
     height, width = targets.shape[2:]
     column, row = px.clamp(1, width - 2), py.clamp(1, height - 2)  # at the border the parabola is extrapolated
@@ -335,6 +334,14 @@ def _vertex(before: Tensor, here: Tensor, after: Tensor, peak: Tensor) -> Tensor
     bend = 2 * middle - left - right
     usable &= bend > 0
     return torch.where(usable, (right - left) / (2 * torch.where(usable, bend, 1.0)), peak.to(here)).clamp(-2, 2)
+
+
+def _check_finite(maps: Tensor, name: str, hint: str) -> None:
+    # a traced or exported graph cannot raise
+    exporting = torch.jit.is_tracing() or torch.compiler.is_compiling()  # pyright: ignore[reportPrivateImportUsage]
+    if not exporting and not maps.isfinite().all():
+        image, joint = (~maps.isfinite()).flatten(2).any(2).nonzero()[0].tolist()
+        raise NotFinite(f"{name} hold NaN or infinity, first in image {image}, joint {joint}: {hint}")
 
 
 def _described(value: object) -> str:
@@ -381,13 +388,7 @@ def decode(
     if not isinstance(heatmaps, Tensor) or heatmaps.ndim != 4 or 0 in heatmaps.shape[2:]:
         raise ValueError(f"heatmaps must be a (B, K, H, W) tensor with H, W > 0, got {_described(heatmaps)}")
     heatmaps = heatmaps if heatmaps.dtype == torch.float64 else heatmaps.float()
-    # a traced or exported graph cannot raise
-    exporting = torch.jit.is_tracing() or torch.compiler.is_compiling()  # pyright: ignore[reportPrivateImportUsage]
-    if not exporting and not heatmaps.isfinite().all():
-        bad = (~heatmaps.isfinite()).flatten(2).any(2).nonzero()[0].tolist()
-        raise ValueError(
-            f"heatmaps hold NaN or infinity, first in image {bad[0]}, joint {bad[1]}: did training diverge?"
-        )
+    _check_finite(heatmaps, "heatmaps", "did training diverge?")
     if not heatmaps.numel():  # no image or no joint; neither a maximum nor an FFT is defined
         return heatmaps.new_zeros(*heatmaps.shape[:2], 2), heatmaps.new_zeros(heatmaps.shape[:2])
     joints = METHODS[method](heatmaps, **options)

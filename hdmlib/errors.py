@@ -1,4 +1,5 @@
 """Which errors a user can mend, and in which line, for command line and notebooks alike; a bug keeps its traceback.
+Warnings name the user's line.
 
 The project's own errors are known by their module. A ``ValueError`` is a message to the user where this package raises
 it, and a bug where numpy or torch does.
@@ -9,6 +10,7 @@ from __future__ import annotations
 import dis
 import re
 import signal
+import sys
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -67,6 +69,14 @@ def _is_own(error: BaseException) -> bool:
     code, module = trace.tb_frame.f_code.co_code, trace.tb_frame.f_globals.get("__name__", "")
     raised_there = dis.opname[code[trace.tb_lasti]] == "RAISE_VARARGS"  # not by numpy's or Python's own C
     return raised_there and module.partition(".")[0] == _PACKAGE
+
+
+def users_stacklevel() -> int:
+    """The ``stacklevel`` of ``warnings.warn`` in the calling function at which the user's own line is."""
+    frame, level = sys._getframe(1), 1
+    while frame.f_back and frame.f_globals.get("__name__", "").partition(".")[0] in ("torch", _PACKAGE):
+        frame, level = frame.f_back, level + 1
+    return level
 
 
 @contextmanager

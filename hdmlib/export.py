@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import os
 import warnings
 from collections.abc import Mapping
 from pathlib import Path
@@ -24,7 +25,7 @@ EXPORTABLE = ("argmax", "quarter", "barycentre", "mean", "dark")
 OPSET = 17
 
 
-def export_onnx(checkpoint: Path, to: Path, decoder: str | None = None) -> None:
+def export_onnx(checkpoint: str | os.PathLike[str], to: str | os.PathLike[str], decoder: str | None = None) -> None:
     """Write network, readout and decoder of a finished run as ONNX.
 
     Input ``images`` (B, 3, H, W) float32, normalised crops; outputs ``joints`` (B, K, 2), (x, y) in heatmap cells, and
@@ -41,10 +42,10 @@ def export_onnx(checkpoint: Path, to: Path, decoder: str | None = None) -> None:
         ImportError: The package ``onnx`` is missing.
         OSError: The file cannot be written.
     """
-    network, _ = _open(checkpoint)
-    module = Decoded(network.reader.model, network.reader.loss, _decoder(network, decoder)).eval()
     import onnx  # noqa: F401  # torch needs it to write the file, and its own message is less clear
 
+    network, _ = _open(expanded(checkpoint))
+    module = Decoded(network.reader.model, network.reader.loss, _decoder(network, decoder)).eval()
     width, height = network.config.input_size
     buffer, crops = io.BytesIO(), torch.zeros(2, 3, height, width)
     free = {"images": {0: "B"}, "joints": {0: "B"}, "confidence": {0: "B"}}
@@ -55,10 +56,10 @@ def export_onnx(checkpoint: Path, to: Path, decoder: str | None = None) -> None:
             input_names=["images"], output_names=["joints", "confidence"], dynamic_axes=free, opset_version=OPSET,
             dynamo=False,
         )  # fmt: skip
-    write_atomically(to, buffer.getvalue())
+    write_atomically(expanded(to), buffer.getvalue())
 
 
-def model_card(checkpoint: Path, file: str, decoder: str | None = None) -> str:
+def model_card(checkpoint: str | os.PathLike[str], file: str, decoder: str | None = None) -> str:
     """A model card in Markdown: data, recipe, scores, joints, and how the exported file is called.
 
     Args:
@@ -69,7 +70,7 @@ def model_card(checkpoint: Path, file: str, decoder: str | None = None) -> str:
     Raises:
         ValueError, FileNotFoundError, CheckpointError: As :func:`export_onnx`.
     """
-    network, record = _open(checkpoint)
+    network, record = _open(checkpoint := expanded(checkpoint))
     decoder = _decoder(network, decoder)
     if checkpoint.name != BEST:
         return _card(network, record, file, decoder, "the last epoch", record.by_decoder[decoder])
@@ -84,7 +85,7 @@ def _open(checkpoint: Path) -> tuple[Network, Record]:
     Raises:
         ValueError: The checkpoint is a file that no record describes.
     """
-    folder = run_folder(checkpoint := expanded(checkpoint))
+    folder = run_folder(checkpoint)
     if checkpoint.is_file() and checkpoint.name not in OF_RUN:
         raise ValueError(f"checkpoint: no record describes {checkpoint}; that beside it is of {' and '.join(OF_RUN)}")
     return open_network(checkpoint), load_record(folder / RECORD)

@@ -33,7 +33,7 @@ from hdmlib.models.checkpoints import CheckpointError, load_weights
 from hdmlib.models.registry import build_model, warn_if_edited
 from hdmlib.paths import expanded, printable
 from hdmlib.reader import Reader
-from hdmlib.skeletons import Skeleton, skeleton_from_names
+from hdmlib.skeletons import Skeleton, plain_name, skeleton_from_names
 
 # https://..., also after pathlib has joined its slashes; C:/... is a path.
 ADDRESS = re.compile(r"[a-z][a-z0-9+.-]+:/", re.IGNORECASE)
@@ -191,10 +191,10 @@ def _of_run(folder: Path, described: Mapping[str, Any], skeleton: Skeleton | Non
             )
     record = load_record(folder / RECORD)
     skeleton = skeleton or skeleton_from_names(record.joints, flip_pairs=record.flip_pairs, limbs=record.limbs or ())
-    if len(skeleton) != len(record.joints):
+    if [plain_name(joint) for joint in skeleton.joints] != [plain_name(joint) for joint in record.joints]:
         raise ValueError(
-            f"skeleton: {skeleton.name!r} has {len(skeleton)} joints, the run in {folder} predicts "
-            f"{len(record.joints)}: {', '.join(record.joints)}"
+            f"skeleton: {skeleton.name!r} has other joints than the run in {folder}, which predicts "
+            f"{len(record.joints)}: {', '.join(record.joints)}; leave it out, or name these in this order"
         )
     fields = {name: value for name, value in record.identity.items() if name not in NOT_CONFIG}
     warn_if_edited(fields["model"], record.source, f"{folder}, which is used")
@@ -250,7 +250,8 @@ def predict(
         **settings: Arguments of :func:`open_network`: the description of a file of weights, ``flip_test``, ``device``.
 
     Returns:
-        One prediction per photo, those of a folder in the order of their names.
+        One prediction per photo, those of a folder in the order of their names. Each holds its photo and its heatmaps;
+        for a folder that memory does not hold call it for each photo of :func:`photos_of`.
 
     Raises:
         FileNotFoundError: There is no such photo, folder or checkpoint.

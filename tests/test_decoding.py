@@ -285,8 +285,10 @@ def test_broken_maps_are_named(bad):
         ({"confidence": "max"}, "confidence 'max' is not known. Known: peak, mass"),
         ({"method": "quarter", "sigma": 2}, "'quarter' has no option 'sigma'; it has: none"),
         ({"method": "dark", "radius": 2}, "'dark' has no option 'radius'; it has: sigma"),
-        ({"method": "dark", "sigma": 0}, "sigma must be a positive number"),
-        ({"method": "barycentre", "radius": 0}, "radius must be a whole number"),
+        ({"method": "dark", "sigma": 0}, "sigma must be a number from 0.001 to 10000, got 0"),
+        ({"method": "dark", "sigma": "2"}, "sigma must be a number .*, got '2'"),
+        ({"method": "barycentre", "radius": float("inf")}, "radius must be a number from 1"),
+        ({"method": "barycentre", "radius": 0}, "radius must be a number from 1"),
         ({"method": "barycentre", "radius": 1.5}, "radius must be a whole number"),
     ],
 )
@@ -346,6 +348,13 @@ def test_a_target_without_a_peak_is_unlabelled(value):
     joints, weights = joints_from_heatmaps(torch.full((1, 1, 8, 8), value))
     assert joints.tolist() == [[[0, 0]]]
     assert weights.tolist() == [[0]]
+
+
+def test_targets_that_are_not_finite_are_refused():
+    targets = torch.zeros(2, 3, 8, 8)
+    targets[1, 2] = torch.nan
+    with pytest.raises(ValueError, match="targets hold NaN or infinity, first in image 1, joint 2"):
+        joints_from_heatmaps(targets)
 
 
 def test_targets_of_another_shape_are_refused():

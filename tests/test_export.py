@@ -1,7 +1,6 @@
 """The exported file gives what torch gives, without torch; the card describes it."""
 
 import re
-from pathlib import Path
 
 import numpy as np
 import onnxruntime
@@ -85,9 +84,11 @@ def test_weights_that_no_record_describes_are_refused_before_anything_is_written
         assert list(tmp_path.iterdir()) == [elsewhere]
 
 
-def test_a_home_folder_is_expanded(smoke, tmp_path, monkeypatch):
+def test_paths_are_text_and_a_home_folder_is_expanded(smoke, tmp_path, monkeypatch):
     monkeypatch.setenv("HOME", str(smoke.folder.parent))
-    assert model_card(Path("~") / smoke.folder.name, "pose.onnx") == model_card(smoke.folder, "pose.onnx")
+    assert model_card(f"~/{smoke.folder.name}", "pose.onnx") == model_card(smoke.folder, "pose.onnx")
+    export_onnx(f"~/{smoke.folder.name}", "~/pose.onnx")
+    assert (smoke.folder.parent / "pose.onnx").stat().st_size
 
 
 NETWORK = """

@@ -23,7 +23,7 @@ from hdmlib.inference import open_network, predict
 from hdmlib.models.checkpoints import CheckpointError, export_hrnet
 from hdmlib.models.registry import build_model
 from hdmlib.plots.people import people_on_photo
-from hdmlib.skeletons import COCO_17, MPII_16
+from hdmlib.skeletons import COCO_17, MPII_16, skeleton_from_names
 
 
 @pytest.fixture(scope="module")
@@ -270,8 +270,10 @@ def test_checkpoints_that_are_none(smoke, tmp_path):
         open_network(weights)
     with pytest.raises(CheckpointError, match=r"predicts 17 joints, the model 16(.|\n)*16 joints, those of .*mpii-16"):
         open_network(weights, skeleton=MPII_16, **described)
-    with pytest.raises(ValueError, match=r"skeleton: 'mpii-16' has 16 joints, the run .* predicts 17: nose, left_eye"):
+    with pytest.raises(ValueError, match=r"skeleton: 'mpii-16' has other joints .* predicts 17: nose, left_eye"):
         open_network(smoke.folder, skeleton=MPII_16)
+    with pytest.raises(ValueError, match=r"skeleton: 'mine' has other joints .* predicts 17: nose, left_eye"):
+        open_network(smoke.folder, skeleton=skeleton_from_names([f"x{n}" for n in range(17)], name="mine"))
     with pytest.raises(ValueError, match=r"skeleton: a Skeleton is needed, such as .*COCO_17, got 'coco'"):
         open_network(smoke.folder, skeleton="coco")
     with pytest.raises(ValueError, match=r"model: given by the record in .*; leave it out"):

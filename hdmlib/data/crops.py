@@ -1,8 +1,8 @@
 """Which part of a photo the network sees, and where the joints fall in it.
 
 A :class:`Region` is a rectangle of a photo, rotated and perhaps mirrored; a :class:`Frame` is the network's input of W
-x H pixels with its heatmap of W/4 x H/4 cells, and a rule that says how their coordinates correspond. Together they
-give one affine map from photo to input and one from photo to cells, and the crop itself.
+x H pixels with its heatmap, a cell for every ``stride`` pixels, and a rule that says how their coordinates correspond.
+Together they give one affine map from photo to input and one from photo to cells, and the crop itself.
 
 Every affine is a (2, 3) matrix A acting on (x, y, 1); every coordinate names pixel and cell *centres* by integers.
 """
@@ -42,22 +42,22 @@ class Region:
 class Frame:
     """The network's input and heatmap, and how pixels and cells correspond.
 
-    The rules (W the input's width, w = W / 4 the heatmap's, likewise for heights):
+    The rules say which input pixel x shows the point u of a region of width L with centre c, for an input of width W;
+    ``coordinates.py`` has the cell of that pixel.
 
-    ======== =============================== ============================ =========================================
-    rule     a region of width L at centre c cell of input pixel x        property
-    ======== =============================== ============================ =========================================
-    center   x = (u - c) W / L + (W - 1) / 2 (x + 1/2) / 4 - 1/2          a mirrored photo gives the mirrored heatmap
-    hrnet    x = (u - c) W / L + W / 2       x / 4                        HRNet's; a mirrored heatmap is off by 3/4 cell
-    udp      x = (u - c) (W - 1) / L +       x (w - 1) / (W - 1)          UDP's, which measures between pixel centres;
-             (W - 1) / 2                                                  mirrors exactly
-    ======== =============================== ============================ =========================================
+    ======== ===================================
+    rule     x
+    ======== ===================================
+    center   (u - c) W / L + (W - 1) / 2
+    hrnet    (u - c) W / L + W / 2
+    udp      (u - c) (W - 1) / L + (W - 1) / 2
+    ======== ===================================
 
     ``hrnet`` and ``udp`` sample the photo bilinearly as their authors do. ``center`` averages first where a photo is
     shrunk to less than half, since bilinear samples would skip pixels and alias.
 
     Attributes:
-        input_size: Width and height of the input, multiples of 4.
+        input_size: Width and height of the input, multiples of the stride.
         coordinates: The rule.
         stride: Input pixels per heatmap cell.
     """

@@ -53,6 +53,9 @@ def train_in_processes(config: Config, report: Callable[[str], None]) -> None:
                     report(line.rstrip())
             except KeyboardInterrupt:
                 processes.send_signal(signal.SIGINT)
+                for line in processes.stdout:  # until they have saved their step, and the run may be started again
+                    report(line.rstrip())
+                processes.wait()
                 raise
         errors.seek(0)
         written = errors.read()

@@ -28,7 +28,8 @@ def list_runs(store: Store) -> pd.DataFrame:
             rows[name] = {"state": "unfinished"}
     columns = dict.fromkeys(name for row in rows.values() for name in row)
     metrics = [name for name in columns if _is_shown(name)]
-    differing = [name for name in columns if name not in metrics and _differs(name, rows.values())]
+    finished = [row for row in rows.values() if row["state"] == "finished"]
+    differing = [name for name in columns if name not in metrics and _differs(name, finished)]
     shown = dict.fromkeys(["state", *differing, *metrics])
     return pd.DataFrame(
         [[row.get(name, "") for name in shown] for row in rows.values()], [*rows], [*shown], dtype=object
@@ -36,7 +37,7 @@ def list_runs(store: Store) -> pd.DataFrame:
 
 
 def _differs(name: str, rows: Iterable[dict[str, object]]) -> bool:
-    return len({str(row[name]) for row in rows if name in row}) > 1
+    return len({str(row.get(name, "")) for row in rows}) > 1
 
 
 def _parameters(record: Record) -> dict[str, object]:

@@ -45,7 +45,14 @@ class Evaluation(BaseModel):
 
 
 class Epoch(BaseModel):
-    """One line of the curves; epoch 0 is the network before training."""
+    """One line of the curves; epoch 0 is the network before training.
+
+    Attributes:
+        epoch: Its number.
+        lr: The learning rate after it, with which the next one begins.
+        train_loss: Mean over its steps; ``None`` for epoch 0.
+        validation: After it.
+    """
 
     model_config = ConfigDict(extra="forbid")
 
@@ -106,17 +113,17 @@ class Record(BaseModel):
         return self.epochs[-1].validation
 
 
-def machine() -> dict[str, str]:
-    """Hardware and versions, for the record."""
-    gpu = torch.cuda.get_device_name() if torch.cuda.is_available() else "none"
+def machine(device: torch.device) -> dict[str, str]:
+    """Hardware and versions of a run on a device, for the record."""
+    gpu = torch.cuda.get_device_name(device) if device.type == "cuda" else "none"
     facts = {"platform": f"{platform.system()} {platform.machine()}", "python": platform.python_version(), "gpu": gpu}
     return {**facts, "torch_threads": str(torch.get_num_threads()), **{name: version(name) for name in PACKAGES}}
 
 
-def peak_memory() -> float | None:
-    """Largest memory in GiB of this process, on the GPU if it uses one; ``None`` where it is not counted."""
-    if torch.cuda.is_available() and torch.cuda.max_memory_allocated():
-        return torch.cuda.max_memory_allocated() / 2**30
+def peak_memory(device: torch.device) -> float | None:
+    """Largest memory in GiB of this process on a GPU since its run began, else in all; ``None`` if not counted."""
+    if device.type == "cuda":
+        return torch.cuda.max_memory_allocated(device) / 2**30
     try:
         import resource  # not on Windows
     except ImportError:

@@ -218,8 +218,8 @@ def _record(config: Config, data: Data, epochs: list[Epoch], prediction: Predict
         by_decoder=scores(prediction.by_decoder),
         other_confidence=scores(prediction.other_confidence),
         seconds=seconds,
-        peak_memory=peak_memory(),
-        machine=machine(),
+        peak_memory=peak_memory(PartialState().device),
+        machine=machine(PartialState().device),
     )
 
 

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
-from contextlib import nullcontext
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from typing import Any
 
@@ -13,6 +13,7 @@ import torch
 from accelerate import Accelerator
 from torch import nn
 
+from hdmlib.checks import NotFinite
 from hdmlib.config import Config
 from hdmlib.experiments.checkpoint import Checkpoints, TrainingState
 from hdmlib.experiments.engine import share_weight
@@ -25,7 +26,7 @@ CHECK_EVERY = 20
 
 
 class TrainingDiverged(RuntimeError):
-    """The loss is no longer a finite number. The last finished epoch is on disk."""
+    """The loss or the heatmaps are no longer finite numbers. The last finished epoch is on disk."""
 
 
 @dataclass(frozen=True)
@@ -54,7 +55,7 @@ class Steps:
         """Train from step ``state.steps`` of the current epoch to its end; returns the mean loss of all its steps.
 
         Raises:
-            TrainingDiverged: The loss became infinite or NaN.
+            TrainingDiverged: The loss or the heatmaps became infinite or NaN.
             Interrupted: Ctrl-C or SIGTERM; the finished steps are saved.
         """
         self.model.train()
@@ -68,17 +69,15 @@ class Steps:
         total = torch.tensor(state.total, device=self.engine.device)
         for step, batch in enumerate(batches, state.steps):
             self._seed(epoch, step)
-            value = self._step(loss, batch, step, time=epoch - 1 + step / steps)
+            where = f"at or before step {step + 1} of {steps}"
+            with divergence_named(self.config, epoch, where):
+                value = self._step(loss, batch, step, time=epoch - 1 + step / steps)
             total += value
             looks = step == steps - 1 or step % CHECK_EVERY == 0
             due = self.checkpoints.due(waited=looks)
             if (looks or due) and not math.isfinite(total.item()):
-                rate = "warm_start_lr" if epoch <= self.config.warm_start_epochs else "lr"
-                raise TrainingDiverged(
-                    f"the {loss_of(self.config, epoch)} loss is {value.item()} in epoch {epoch}, at or before step "
-                    f"{step + 1} of {steps}; lower {rate} (now {peak_rate(self.config, epoch - 1):g}) or set "
-                    "clip_norm; earlier epochs are saved"
-                )
+                what = f"the {loss_of(self.config, epoch)} loss is {value.item()}"
+                raise _diverged(self.config, epoch, what, where)
             if due:
                 state.steps, state.total = step + 1, self._mean(total)
                 self.checkpoints.save(state)
@@ -113,6 +112,25 @@ class Steps:
         """Mean over the processes."""
         mean: Any = self.engine.reduce(total, reduction="mean")
         return mean.item()
+
+
+@contextmanager
+def divergence_named(config: Config, epoch: int, where: str) -> Iterator[None]:
+    """Heatmaps that are not finite, found inside, as :class:`TrainingDiverged`; in epoch 0 nothing was trained."""
+    try:
+        yield
+    except NotFinite as error:
+        if epoch == 0:
+            raise
+        raise _diverged(config, epoch, "the heatmaps hold NaN or infinity", where) from error
+
+
+def _diverged(config: Config, epoch: int, what: str, where: str) -> TrainingDiverged:
+    rate = "warm_start_lr" if epoch <= config.warm_start_epochs else "lr"
+    return TrainingDiverged(
+        f"{what} in epoch {epoch}, {where}; lower {rate} (now {peak_rate(config, epoch - 1):g}) or set clip_norm; "
+        "earlier epochs are saved"
+    )
 
 
 def backward(

@@ -22,7 +22,7 @@ import io
 import os
 import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import lru_cache
 from itertools import chain
@@ -138,8 +138,7 @@ class Store:
             number = 1
             while (kept := folder.with_name(f"{folder.name}.{number}")).exists():
                 number += 1
-            with suppress(FileNotFoundError):  # another process of this training has renamed it
-                folder.rename(kept)
+            folder.rename(kept)
 
     @contextmanager
     def writing(self, name: str) -> Iterator[None]:

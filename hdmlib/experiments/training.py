@@ -11,7 +11,6 @@ differ, and training amplifies the difference.
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -35,7 +34,7 @@ from hdmlib.experiments.engine import (
 )
 from hdmlib.experiments.prediction import validate
 from hdmlib.experiments.record import Epoch
-from hdmlib.experiments.steps import Steps, build_optimiser, learning_rate, loss_of
+from hdmlib.experiments.steps import Steps, build_optimiser, divergence_named, learning_rate, loss_of
 from hdmlib.files import remove_leftovers, write_atomically
 from hdmlib.models.checkpoints import joints_of, load_weights, save_weights
 from hdmlib.models.hrnet import HRNet
@@ -72,13 +71,15 @@ def fit(
     Raises:
         ConfigError: The device cannot be used.
         CheckpointError: The pretrained weights cannot be used.
-        TrainingDiverged: The loss became infinite or NaN.
+        TrainingDiverged: The loss or the heatmaps became infinite or NaN.
         Interrupted: Ctrl-C or SIGTERM; the step is finished and saved.
         OSError: The folder cannot be written.
         DataError: The training began with other data.
         ValueError: No checkpoint in the folder can be read.
     """
     engine = start_engine(config, logging_dir=folder)
+    if engine.device.type == "cuda":
+        torch.cuda.reset_peak_memory_stats(engine.device)  # the record's is this run's own
     folder.mkdir(parents=True, exist_ok=True)
     if engine.is_main_process:
         remove_leftovers(folder)
@@ -101,12 +102,12 @@ def fit(
     with _tracking(config, engine, folder.name), ending_workers(loader, val_loader), checkpoints:
         for epoch in range(len(state.epochs), config.epochs + 1):  # epoch 0 only validates the untrained network
             train_loss = steps.epoch(losses[loss_of(config, epoch)], state) if epoch > 0 else None
-            validation = validate(config, reader, losses, val_loader, data.val, engine)
+            with divergence_named(config, epoch, "after its last step"):
+                validation = validate(config, reader, losses, val_loader, data.val, engine)
             line = Epoch(epoch=epoch, lr=learning_rate(config, epoch), train_loss=train_loss, validation=validation)
-            best = _score(line) > max(map(_score, state.epochs), default=-math.inf)
             state = TrainingState([*state.epochs, line])
             if engine.is_main_process:
-                if best:
+                if best_epoch(state.epochs) == epoch:
                     save_weights(bare, folder / BEST, data.train.skeleton.joints)
                 write_atomically(folder / METRICS, metrics_table(state.epochs).to_csv(index=False).encode())
                 checkpoints.save(state)

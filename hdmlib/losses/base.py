@@ -15,7 +15,7 @@ import torch
 from numpy.typing import ArrayLike
 from torch import Tensor, nn
 
-from hdmlib.checks import one_of
+from hdmlib.checks import number_between, one_of
 from hdmlib.heatmaps import inside
 from hdmlib.losses.guards import InputGuard
 
@@ -48,7 +48,15 @@ class HeatmapLoss(nn.Module):
         self._guard = InputGuard(type(self).__name__, self.expects_logits)
 
     def set_progress(self, progress: float) -> None:
-        """Set the position in the training, from 0 at its start to 1 at its end; most losses ignore it."""
+        """Set the position in the training; losses without a schedule ignore it.
+
+        Args:
+            progress: 0 at its start, 1 at its end.
+
+        Raises:
+            ValueError: It is no number from 0 to 1.
+        """
+        number_between("progress", progress, 0, 1)
 
     def forward(self, heatmaps: Tensor, joints: Tensor, weights: Tensor | None = None) -> Tensor:
         """The loss of a batch, reduced as ``reduction`` names it; 0, with a gradient, for an empty batch.

@@ -26,6 +26,7 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
+from hdmlib.errors import users_stacklevel
 from hdmlib.losses.deferred import DeferredFlags
 from hdmlib.transport.problem import TransportWarning
 from hdmlib.transport.semidual import SMALLEST_SUPPLY
@@ -107,7 +108,7 @@ def solve(heatmaps: Tensor, points: Tensor, shares: Tensor, matching: Matching) 
     count = _unsettled.arrived()
     if count is not None and count > 0:
         message = f"transport: {int(count)} maps of an earlier batch did not settle"
-        warnings.warn(message, TransportWarning, stacklevel=2)
+        warnings.warn(message, TransportWarning, stacklevel=users_stacklevel())
     value, gradient, error = run_kernel(heatmaps, points, shares, matching)
     _unsettled.post((~(error <= TOLERANCE)).sum())
     return value, gradient
@@ -204,7 +205,7 @@ def _newton_step(d0, d1, d2, d3, q0, q1, q2, q3, m01, m02, m03, m12, m13, m23):
     gauge = d0 * t0 + d1 * t1 + d2 * t2 + d3 * t3
     t0, t1, t2, t3 = t0 - gauge, t1 - gauge, t2 - gauge, t3 - gauge
     longest = tl.maximum(tl.maximum(tl.abs(t0), tl.abs(t1)), tl.maximum(tl.abs(t2), tl.abs(t3)))
-    shrink = 20.0 / tl.maximum(longest, 20.0)
+    shrink = 20.0 / tl.maximum(longest, 20.0)  # newton.py's LONGEST_STEP
     return t0 * shrink, t1 * shrink, t2 * shrink, t3 * shrink
 
 

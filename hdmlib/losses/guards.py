@@ -7,12 +7,13 @@ judges at once, for a GPU's maps at a later call, when the flags have arrived by
 
 from __future__ import annotations
 
-import sys
 import warnings
 
 import torch
 from torch import Tensor
 
+from hdmlib.checks import NotFinite
+from hdmlib.errors import users_stacklevel
 from hdmlib.losses.deferred import DeferredFlags
 
 # A map counts as softmaxed if nothing is negative and its sum is this close to 1.
@@ -63,7 +64,8 @@ class InputGuard:
             takes_part: (B, K) bool, labelled joints that the loss can use.
 
         Raises:
-            ValueError: Numbers are not finite, or a weight is negative.
+            NotFinite: A heatmap that takes part holds NaN or infinity.
+            ValueError: A weight is negative or not finite.
         """
         if torch.compiler.is_compiling() or within_functorch() or not heatmaps.numel():
             return  # no numbers to look at
@@ -102,21 +104,13 @@ class InputGuard:
         raised = dict(zip((*ERRORS, *WARNINGS), flags.tolist(), strict=True))
         for name, message in ERRORS.items():
             if raised[name]:
-                raise ValueError(f"{self.loss}: {message}")
+                raise (NotFinite if name == "heatmaps" else ValueError)(f"{self.loss}: {message}")
         for name, message in WARNINGS.items():
             if raised[name] and name not in self.warned:
                 self.warned.add(name)
-                warnings.warn(f"{self.loss}: {message}", UserWarning, stacklevel=_frames_of_torch_and_this_package())
+                warnings.warn(f"{self.loss}: {message}", UserWarning, stacklevel=users_stacklevel())
 
 
 def within_functorch() -> bool:
     """Whether torch.func.grad, vmap or the like is at work, whose tensors hide their numbers."""
     return torch._C._functorch.maybe_current_level() is not None  # pyright: ignore[reportAttributeAccessIssue]
-
-
-def _frames_of_torch_and_this_package() -> int:
-    """The ``stacklevel`` of a caller of this function at which the user's own line is."""
-    frame, level = sys._getframe(1), 1
-    while frame.f_back and frame.f_globals.get("__name__", "").partition(".")[0] in ("torch", "hdmlib"):
-        frame, level = frame.f_back, level + 1
-    return level

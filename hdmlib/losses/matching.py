@@ -60,7 +60,7 @@ def _loss_and_gradient(
     cost: str,
     tau: float,
     mass_floor: float,
-    likelihood: float = 0.0,
+    likelihood: float,
 ) -> tuple[Tensor, Tensor]:
     """The loss (G,) of heatmaps (G, H, W) and its gradient (G, H, W), in one kernel or a few maps at a time.
 
@@ -74,7 +74,7 @@ def _loss_and_gradient(
     return _solve(heatmaps, points, shares, matching)
 
 
-def _shapes(heatmaps: Tensor, *_: Any, likelihood: float = 0.0) -> tuple[Tensor, Tensor]:
+def _shapes(heatmaps: Tensor, *_: Any) -> tuple[Tensor, Tensor]:
     return heatmaps.new_empty(len(heatmaps)), torch.empty_like(heatmaps, memory_format=torch.contiguous_format)
 
 
@@ -232,7 +232,7 @@ class MatchingLoss(HeatmapLoss):
         self.progress = 0.0
 
     def set_progress(self, progress: float) -> None:
-        self.progress = progress
+        self.progress = number_between("progress", progress, 0, 1)
 
     def epsilon_now(self) -> float:
         """The epsilon at this point of the training; in evaluation mode the final one."""

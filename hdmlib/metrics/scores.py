@@ -149,25 +149,34 @@ def score(
 
 def _normalised_error(joints: NDArray[np.float64], people: PoseDataset, reference: PCKReference) -> float:
     """Mean over people of their joints' mean error in reference lengths, as face alignment states it."""
-    distance, scored = _distances(joints, people, reference)
+    errors = joint_errors(people, joints, reference)
+    scored = np.isfinite(errors)
     counted = scored.any(axis=1)
-    return float(np.mean(distance[counted], axis=1, where=scored[counted]).mean())
+    return float(np.mean(errors[counted], axis=1, where=scored[counted]).mean())
 
 
-def _distances(
-    joints: NDArray[np.float64], people: PoseDataset, reference: PCKReference
-) -> tuple[NDArray[np.float64], NDArray[np.bool_]]:
-    """(N, K) errors in reference lengths, and which count: those of labelled joints of people who have that length."""
-    distance = np.linalg.norm(joints - people.joints, axis=2) / reference.lengths[:, None]
-    return distance, (people.visibility > 0) & np.isfinite(distance)
+def joint_errors(people: PoseDataset, joints: NDArray[np.floating], reference: PCKReference) -> NDArray[np.float64]:
+    """Distance of each predicted joint from its annotation, in the person's reference lengths.
+
+    Args:
+        people: N people.
+        joints: (N, K, 2) predictions in pixels of each person's photo.
+        reference: The reference length of each person.
+
+    Returns:
+        (N, K), NaN where a joint is unlabelled or the person has no such length.
+    """
+    errors = np.linalg.norm(joints - people.joints, axis=2) / reference.lengths[:, None]
+    return np.where(people.visibility > 0, errors, np.nan)
 
 
 def _of_confidence(
     confidence: NDArray[np.float64], joints: NDArray[np.float64], people: PoseDataset, reference: PCKReference
 ) -> dict[str, float]:
     """What the confidence says of which joints are found, in percent: ``AUROC`` and ``ECE``."""
-    distance, scored = _distances(joints, people, reference)
-    found = distance[scored] <= next(iter(reference.labels.values()))
+    errors = joint_errors(people, joints, reference)
+    scored = np.isfinite(errors)
+    found = errors[scored] <= next(iter(reference.labels.values()))
     if not found.size:
         return {}
     calibration = 100 * calibration_error(reliability(confidence[scored], found))

@@ -123,7 +123,8 @@ def _module(name: str) -> ModuleType:
 
 @lru_cache(maxsize=32)
 def stride_of(name: str, input_size: tuple[int, int]) -> int:
-    """Input pixels per heatmap cell of a network: 4 for HRNet and Lite0, else measured on an empty crop.
+    """Input pixels per heatmap cell of a network: 4 for HRNet and Lite0, which check their crops themselves, else
+    measured on an empty crop.
 
     Args:
         name: As for :func:`build_model`.

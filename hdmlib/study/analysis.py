@@ -12,9 +12,7 @@ import pandas as pd
 from numpy.typing import NDArray
 from scipy.stats import bootstrap, rankdata, t
 
-from hdmlib.data.dataset import PoseDataset
 from hdmlib.experiments.record import Epoch, Evaluation, Record
-from hdmlib.metrics.scores import PCKReference
 
 
 def curves(records: Mapping[str, Sequence[Record]]) -> pd.DataFrame:
@@ -62,21 +60,6 @@ def by_decoder(records: Mapping[str, Sequence[Record]]) -> pd.DataFrame:
 
 def _measures(evaluation: Evaluation) -> dict[str, float]:
     return {f"map: {name}": value for name, value in evaluation.measures.items()}
-
-
-def joint_errors(people: PoseDataset, joints: NDArray[np.floating], reference: PCKReference) -> NDArray[np.float64]:
-    """Distance of each predicted joint from its annotation, in the person's reference lengths.
-
-    Args:
-        people: N people.
-        joints: (N, K, 2) predictions in pixels of each person's photo.
-        reference: The reference length of each person.
-
-    Returns:
-        (N, K), NaN where a joint is unlabelled or the person has no such length.
-    """
-    errors = np.linalg.norm(joints - people.joints, axis=2) / reference.lengths[:, None]
-    return np.where(people.visibility > 0, errors, np.nan)
 
 
 def by_bin(values: Mapping[str, NDArray[np.floating]], bins: NDArray[np.integer], names: Sequence[str]) -> pd.DataFrame:

@@ -9,7 +9,9 @@ from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
 from concurrent.futures.process import BrokenProcessPool
 from contextlib import suppress
-from typing import Any
+from itertools import chain
+from multiprocessing.process import BaseProcess
+from typing import Any, cast
 
 import torch
 
@@ -45,35 +47,38 @@ def train_trials(
             yield trial, found.record
         else:
             waiting.append(trial)
-    running: dict[Future[Record], tuple[Trial, int]] = {}
+    running: dict[Future[Record], tuple[Trial, int, Iterable[BaseProcess]]] = {}
     free = list(range(jobs))
     try:
         while waiting or running:
-            while free and (trial := _next(waiting, running.values())):
+            while free and (trial := _next(waiting, [busy for busy, _, _ in running.values()])):
                 place = free.pop(0)
-                running[_started(_at_place(trial.config, place, jobs), again)] = trial, place
+                future, processes = _started(_at_place(trial.config, place, jobs), again)
+                running[future] = trial, place, processes
             for future in wait(running, return_when=FIRST_COMPLETED).done:
                 error = future.exception()
                 if error is not None and not isinstance(error, Exception):
                     raise error
-                trial, place = running.pop(future)
+                trial, place, _ = running.pop(future)
                 free.append(place)
                 yield trial, _why_killed(error) or error or future.result()
     except (KeyboardInterrupt, GeneratorExit):  # the latter where the caller's loop ends early
-        for process in multiprocessing.active_children():
+        for process in chain.from_iterable(processes for _, _, processes in running.values()):
             with suppress(ProcessLookupError):
-                os.kill(process.pid or 0, signal.SIGINT)  # saves its step and ends
+                os.kill(cast(int, process.pid), signal.SIGINT)  # saves its step and ends
         wait(running)
         raise
 
 
-def _started(config: Config, again: bool) -> Future[Record]:
+def _started(config: Config, again: bool) -> tuple[Future[Record], Iterable[BaseProcess]]:
     """A run, begun in a process and a pool of its own: a process that the system kills breaks its pool."""
     context = multiprocessing.get_context("spawn")
     pool = ProcessPoolExecutor(1, mp_context=context, initializer=_leave_terminal)
+    others = set(multiprocessing.active_children())
     future = pool.submit(_record_of, config, again)
+    started = set(multiprocessing.active_children()) - others
     pool.shutdown(wait=False)
-    return future
+    return future, started
 
 
 class TrialError(ValueError):
@@ -100,9 +105,9 @@ def _why_killed(error: BaseException | None) -> ChildProcessError | None:
     return ChildProcessError("the system ended its process, usually because memory ran out; set fewer --jobs")
 
 
-def _next(waiting: list[Trial], running: Iterable[tuple[Trial, int]]) -> Trial | None:
+def _next(waiting: list[Trial], running: Iterable[Trial]) -> Trial | None:
     """Takes the first trial that is not under way already: two labels may share a run."""
-    busy = [trial.config for trial, _ in running]
+    busy = [trial.config for trial in running]
     place = next((i for i, trial in enumerate(waiting) if trial.config not in busy), None)
     return None if place is None else waiting.pop(place)
 

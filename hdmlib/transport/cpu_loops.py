@@ -17,10 +17,10 @@ import numba
 import numpy as np
 from numpy.typing import NDArray
 
+from hdmlib.transport.newton import LONGEST_STEP
+
 # More evaluations than this are a sign of being lost.
 MAX_EVALUATIONS = 40
-# Longest step in b / eps, as in newton.py.
-LONGEST_STEP = 20.0
 
 
 def _compiled(function: Callable[..., Any]) -> Callable[..., Any]:

@@ -34,6 +34,7 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 
 from hdmlib.checks import one_of
+from hdmlib.errors import users_stacklevel
 from hdmlib.extras import accelerator
 from hdmlib.heatmaps import FLOAT64_DEVICES
 from hdmlib.transport.cost import Cost, block_corners
@@ -252,7 +253,7 @@ def solve_maps(
             f"transport: {int((~(solution.error <= tolerance)).sum())} of {len(maps)} maps stopped at a marginal error "
             f"of up to {solution.error.max():.1e}, above the tolerance {tolerance:.1e} ({problem})",
             TransportWarning,
-            stacklevel=4,
+            stacklevel=users_stacklevel(),
         )
     return solution
 

@@ -13,9 +13,10 @@ import torch
 
 from hdmlib.cli import config_from
 from hdmlib.config import ConfigError, make_config
-from hdmlib.experiments.launch import warnings_in, words_of
+from hdmlib.experiments.launch import train_in_processes, warnings_in, words_of
 from hdmlib.experiments.record import load_record
 from hdmlib.experiments.runs import run
+from hdmlib.experiments.store import Store
 from hdmlib.presets import PRESETS
 
 PROBE = Path(__file__).with_name("distributed_probe.py")
@@ -141,6 +142,24 @@ def test_a_notebook_trains_in_two_processes(tmp_path, capfd):
     # sums in another order: a learning rate 1e-7 higher moves these losses by 2e-4, too
     assert result.record.final.losses == pytest.approx(alone.final.losses, rel=2e-3)
     assert result.model()(torch.zeros(1, 3, 64, 64)).shape[-1] == 16
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="signals of POSIX")
+def test_ctrl_c_in_a_notebook_returns_when_the_processes_have_saved_their_step(tmp_path, monkeypatch):
+    config = make_config("smoke", device="cpu", epochs=200, run_dir=tmp_path, processes=2, resume=False)
+
+    def pressed(line):
+        printed.append(line)
+        if "epoch   1" in line:
+            raise KeyboardInterrupt
+
+    printed = []
+    with pytest.raises(KeyboardInterrupt):
+        train_in_processes(config, pressed)
+    [path] = tmp_path.glob("*/last.pt")
+    assert torch.load(path)["steps"] > 0 or len(printed) > 3  # within an epoch, unless the signal came between two
+    with Store.of(config).writing(path.parent.name):  # nobody holds it any more
+        pass
 
 
 @pytest.fixture(scope="module")

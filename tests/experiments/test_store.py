@@ -11,6 +11,7 @@ import pandas as pd
 import pytest
 
 from hdmlib.config import ConfigError, make_config
+from hdmlib.experiments.listing import list_runs
 from hdmlib.experiments.record import Record, load_record, parse_record, record_line, save_record
 from hdmlib.experiments.runs import run
 from hdmlib.experiments.store import REFERENCE_RECORDS, Store
@@ -95,6 +96,13 @@ for number in range(int(sys.argv[4]), int(sys.argv[4]) + 8):
     with store.publishing():
         store.publish("stage", StoredRun(record, None, {}))
 """
+
+
+def test_runs_that_differ_in_a_parameter_that_only_one_names_show_it(tmp_path):
+    for options in ({}, {"epsilon": 0.1}):
+        run(make_config("smoke", epochs=1, train_people=16, val_people=8, loss_options=options, run_dir=tmp_path))
+    table = list_runs(Store(tmp_path))
+    assert sorted(map(str, table["loss_options.epsilon"])) == ["", "0.1"]
 
 
 def test_two_processes_that_publish_at_once_lose_nothing(trained, store):

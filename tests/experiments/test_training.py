@@ -21,6 +21,7 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 
 import hdmlib
 from hdmlib import reader
+from hdmlib.checks import NotFinite
 from hdmlib.config import ConfigError, make_config
 from hdmlib.data.dataset import DataError
 from hdmlib.data.sources import open_data
@@ -212,6 +213,35 @@ def test_a_compiled_network_learns_the_same(data, tmp_path, monkeypatch):
     compiled = fit(smoke(tmp_path, **values, compile=True), data, tmp_path / "b")[1]
     assert compiled[-1].validation.losses == pytest.approx(plain[-1].validation.losses, rel=1e-4)
     assert (tmp_path / "b" / "best.safetensors").exists()
+
+
+@pytest.mark.parametrize(
+    ("batch", "where"),
+    [(1, "step 1 of 4"), (3, "step 4 of 4"), (4, "step 4 of 4"), (5, "after its last step"), (0, "epoch 0")],
+)
+def test_maps_that_are_not_finite_are_a_diverged_training(data, tmp_path, monkeypatch, batch, where):
+    config = smoke(tmp_path, epochs=2)
+    seen = [-2]  # two batches of validation before the first step
+
+    def spoilt(images, real=reader.normalise):
+        seen.append(seen[-1] + 1)
+        return torch.full(images.shape, torch.nan) if seen[-1] == batch or not batch else real(images)
+
+    for module in (steps, reader):
+        monkeypatch.setattr(module, "normalise", spoilt)
+    if batch:
+        with pytest.raises(TrainingDiverged, match=f"in epoch 1, .*{where}; lower lr"):
+            fit(config, data, tmp_path / "run")
+    else:
+        with pytest.raises(NotFinite, match="heatmaps hold NaN"):
+            fit(config, data, tmp_path / "run")
+
+
+def test_a_number_of_threads_is_that_of_its_run_alone(tmp_path):
+    before = torch.get_num_threads()
+    for threads, expected in ((before + 1, before + 1), (before + 2, before + 2), (None, before), (None, before)):
+        start_engine(smoke(tmp_path, threads=threads))
+        assert torch.get_num_threads() == expected
 
 
 def test_a_loss_that_is_not_finite_stops_the_run_and_keeps_the_last_epoch(data, tmp_path, monkeypatch):

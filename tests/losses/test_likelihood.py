@@ -98,6 +98,13 @@ def test_its_weight_goes_in_a_straight_line_over_the_first_half_of_the_training(
     assert loss.eval().likelihood_now() == 0.1
 
 
+@pytest.mark.parametrize("loss", [MatchingLoss(likelihood=0.1), GaussianMSE()])
+@pytest.mark.parametrize("progress", [-1, 12, float("nan"), None])
+def test_a_progress_that_is_no_share_of_the_training_is_refused(loss, progress):
+    with pytest.raises(ValueError, match="progress must be a number from 0 to 1"):
+        loss.set_progress(progress)
+
+
 @pytest.mark.parametrize(("start", "end"), [(0.0, 0.1), (0.5, 0.0)])
 def test_a_changing_weight_is_that_weight_at_each_moment(start, end):
     heatmaps, joints, weights = batch()

@@ -1,6 +1,7 @@
 """A stage's trials in processes: a failed run hides nothing, Ctrl-C stops at once and saves."""
 
 import importlib
+import multiprocessing
 import os
 import signal
 import subprocess
@@ -125,11 +126,16 @@ def test_a_loop_that_ends_early_ends_the_running_trials(work, tmp_path, monkeypa
     monkeypatch.setattr(execution, "_record_of", work.mistaken_or_slow)
     trials = [Trial(str(seed), make_config(**TINY, run_dir=tmp_path, seed=seed)) for seed in range(2)]
     usual = signal.signal(signal.SIGINT, signal.default_int_handler)  # ignored in what a shell starts in the background
+    stranger = multiprocessing.get_context("spawn").Process(target=time.sleep, args=(60,))
+    stranger.start()  # a process of the caller's own
     for _ in train_trials(trials, jobs=2):
         start = time.monotonic()
         break  # a failure of the caller
     signal.signal(signal.SIGINT, usual)
     assert time.monotonic() - start < 300
+    stranger.join(1)
+    assert stranger.is_alive()
+    stranger.kill()
 
 
 def test_jobs_share_the_cores(monkeypatch):
