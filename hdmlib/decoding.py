@@ -118,6 +118,10 @@ def barycentre(heatmaps: Tensor, radius: int = 2) -> Tensor:
     """
     if number_between("barycentre: radius", radius, 1, 1e6) != int(radius):
         raise ValueError(f"barycentre: radius must be a whole number of cells, got {radius!r}")
+    return _centre_of_window(heatmaps, radius)
+
+
+def _centre_of_window(heatmaps: Tensor, radius: int) -> Tensor:
     mass = _over_peak(heatmaps)
     columns, rows = _window(mass, argmax(heatmaps), radius)
     over_x = torch.einsum("bkhw,bkh->bkw", mass, rows) * columns  # the window's mass, summed over its rows
@@ -136,7 +140,7 @@ def mean(heatmaps: Tensor) -> Tensor:
     Returns:
         (B, K, 2) joints in cells.
     """
-    return barycentre(heatmaps, radius=max(heatmaps.shape[2:]))
+    return _centre_of_window(heatmaps, radius=max(heatmaps.shape[2:]))
 
 
 def dark(heatmaps: Tensor, sigma: float = 2.0) -> Tensor:

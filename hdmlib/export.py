@@ -8,8 +8,12 @@ import warnings
 from collections.abc import Mapping
 from pathlib import Path
 
+import numpy as np
 import torch
 
+from hdmlib.coordinates import ratio_and_offset
+from hdmlib.data.annotation import PADDING
+from hdmlib.data.crops import Frame, Region
 from hdmlib.experiments.engine import frame_of
 from hdmlib.experiments.record import Record, load_record
 from hdmlib.experiments.store import RECORD
@@ -106,7 +110,6 @@ def _card(network: Network, record: Record, file: str, decoder: str, scored: str
     scores = "\n".join(f"| {name} | {value:.1f} |" for name, value in metrics.items())
     joints = "\n".join(f"{number}. {name}" for number, name in enumerate(record.joints))
     pairs = ", ".join(f"{record.joints[a]} and {record.joints[b]}" for a, b in network.skeleton.flip_pairs) or "none"
-    stride = frame_of(config).stride
     flip = "; with a flip test, which the exported file does not do" if config.flip_test else ""
     return f"""# {record.name}
 
@@ -121,13 +124,7 @@ A pose network, `{config.model}`, trained by hdmlib with `{config.loss}` (option
   `confidence`: (B, {len(record.joints)}).
 * **Left and right**: {pairs}.
 
-```python
-import hdmlib, onnxruntime
-session = onnxruntime.InferenceSession("{file}")
-joints, confidence = session.run(None, {{"images": images}})
-# pixels of the crop
-pixels = hdmlib.pixels_from_cells(joints, ({width}, {height}), stride={stride}, rule="{config.coordinates}")
-```
+{_example(frame_of(config), file)}
 
 Validation after {scored}, in percent, errors in pixels of the crop{flip}; not comparable with benchmark numbers:
 
@@ -139,3 +136,32 @@ Joints, in the order of the outputs:
 
 {joints}
 """
+
+
+def _example(frame: Frame, file: str) -> str:
+    """From a photo and a box to joints on the photo, in Markdown, for readers who do not have this package."""
+    width, height = frame.input_size
+    whole = frame.to_input(Region(np.zeros(2), np.array(frame.input_size, float)))
+    extent, middle = (np.diag(whole) * frame.input_size).tolist(), whole[:, 2].tolist()
+    ratio, offset = np.transpose([ratio_and_offset(side, frame.stride, frame.coordinates) for side in (width, height)])
+    shrunk = "\nWhere a photo is shrunk to less than half, average it first, as hdmlib does (`cv2.INTER_AREA`).\n"
+    return f"""```python
+import cv2, numpy as np, onnxruntime
+
+photo = cv2.cvtColor(cv2.imread("photo.jpg"), cv2.COLOR_BGR2RGB)
+x, y, w, h = 0, 0, photo.shape[1], photo.shape[0]  # a person's box in pixels, on the photo
+
+# the crop: from the box's first pixel to its last and a quarter more, in the network's proportions; black elsewhere
+side = {PADDING} * max(w - 1, (h - 1) * {width} / {height}) * np.array([1, {height} / {width}])
+scale = np.array({extent}) / side
+shift = np.array({middle}) - scale * np.array([x + (w - 1) / 2, y + (h - 1) / 2])
+crop = cv2.warpAffine(photo, np.column_stack([np.diag(scale), shift]), ({width}, {height}))
+images = (crop / 255 - np.array({list(IMAGENET_MEAN)})) / np.array({list(IMAGENET_STD)})
+images = images.transpose(2, 0, 1)[None].astype(np.float32)
+
+session = onnxruntime.InferenceSession("{file}")
+joints, confidence = session.run(None, {{"images": images}})
+on_crop = (joints - np.array({offset.tolist()})) / np.array({ratio.tolist()})
+on_photo = (on_crop - shift) / scale
+```
+{shrunk if frame.coordinates == "center" else ""}"""

@@ -6,6 +6,7 @@ import numpy as np
 import onnxruntime
 import pytest
 import torch
+from PIL import Image
 from torch import nn
 from typer.testing import CliRunner
 
@@ -15,7 +16,7 @@ from hdmlib.config import make_config
 from hdmlib.experiments import run
 from hdmlib.experiments.training import best_epoch
 from hdmlib.export import EXPORTABLE, export_onnx, model_card
-from hdmlib.inference import open_network
+from hdmlib.inference import open_network, predict
 
 
 @pytest.fixture(scope="module")
@@ -99,16 +100,26 @@ def build(num_joints):
 """
 
 
-def test_the_cards_example_runs_for_a_network_of_any_stride(tmp_path, monkeypatch):
+@pytest.mark.parametrize("coordinates", ["center", "hrnet", "udp"])
+def test_the_cards_example_finds_the_joints_on_a_photo(tmp_path, monkeypatch, coordinates):
+    """A network of another stride, an input that is no square: as ``predict`` finds them without a flip test."""
     monkeypatch.chdir(tmp_path)
     (tmp_path / "eighth.py").write_text(NETWORK)
-    trained = run(make_config(preset="smoke", epochs=1, run_dir=tmp_path, model="eighth:build", flip_test=True))
+    values = {"model": "eighth:build", "input_width": 64, "input_height": 96, "coordinates": coordinates}
+    trained = run(make_config(preset="smoke", epochs=1, run_dir=tmp_path, flip_test=True, **values))
     export_onnx(trained.folder, tmp_path / "pose.onnx")
     card = model_card(trained.folder, "pose.onnx")
+    photo = np.random.default_rng(0).integers(0, 256, (70, 90, 3), np.uint8)
+    Image.fromarray(photo).save("photo.jpg", quality=95)
     [example] = re.findall(r"```python\n(.*?)```", card, re.DOTALL)
-    names = {"images": np.zeros((2, 3, 64, 64), np.float32)}
-    exec(example, names)
-    np.testing.assert_allclose(names["pixels"], (names["joints"] + 0.5) * 8 - 0.5, atol=1e-4)
+    assert "hdmlib" not in example
+    box = (10, 5, 60, 50)
+    before, after = example.split("x, y, w, h = ")
+    names = {}
+    exec(f"{before}x, y, w, h = {box}\n{after.partition(chr(10))[2]}", names)
+    [found] = predict("photo.jpg", [box], checkpoint=open_network(trained.folder, flip_test=False))
+    assert np.ptp(found.joints, axis=1).min() > 5  # not all in one place
+    np.testing.assert_allclose(names["on_photo"], found.joints, atol=0.01)
     assert "with a flip test, which the exported file does not do" in card
 
 
