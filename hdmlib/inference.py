@@ -39,6 +39,8 @@ from hdmlib.skeletons import Skeleton, plain_name, skeleton_from_names
 ADDRESS = re.compile(r"[a-z][a-z0-9+.-]+:/", re.IGNORECASE)
 # Crops that go through the network together: a limit on the memory that a crowd takes.
 CROPS_AT_ONCE = 32
+# Characters of a pattern of file names.
+_WILD = frozenset("*?[")
 # In a run's identity, but not in its config.
 NOT_CONFIG = ("data", "recipe")
 # Weights that a run's record describes.
@@ -285,12 +287,12 @@ def photos_of(name: str) -> list[Path]:
         ValueError: A file is no photo that can be read, its name cannot be written, or the name is a web address.
     """
     path = expanded(name)
-    pattern = set("*?[") & set(name) and not path.exists()
-    matches = sorted(glob.glob(str(path), recursive=True)) if pattern else []
+    matches = sorted(glob.glob(str(path), recursive=True)) if _WILD & set(name) and not path.exists() else []
     # a pattern may also match folders without photos
     files = [file for match in map(Path, matches) for file in (_photos_below(match) if match.is_dir() else [match])]
-    found = [photo for file in files or matches or [name] for photo in _photos(file) if isinstance(photo, Path)]
-    photos = list(dict.fromkeys(found))  # `**` matches a folder and also what is in it
+    # `**` matches a folder and also what is in it
+    photos = list(dict.fromkeys(photo for file in files or matches or [name] for photo in _photo_files(file)))
+    _check_readable(photos)
     for photo in photos:
         if printable(photo) != str(photo):
             raise ValueError(f"image: {printable(photo)}: its name is not UTF-8, so it cannot be written; rename it")
@@ -315,20 +317,34 @@ def _photos(image: str | os.PathLike[str] | NDArray[np.uint8] | Image.Image) -> 
     if not isinstance(image, str | os.PathLike):
         given = type(image).__name__
         raise ValueError(f"image: a file, a folder, a numpy array or a picture of PIL is needed, got {given}")
+    files = _photo_files(image)
+    _check_readable(files)
+    return files
+
+
+def _photo_files(image: str | os.PathLike[str]) -> list[Path]:
+    """The file, or the photos of the folder, that a path names."""
     if ADDRESS.match(str(image)):
         raise ValueError(f"image: {image} is a web address; save the photo and pass its path")
     path = expanded(image)
-    files = [path]
     if path.is_dir():
         files = _photos_below(path)
         if not files:
             raise ValueError(f"image: no photo in or below the folder {path}; looked for {', '.join(PHOTO_ENDINGS)}")
-    elif not path.exists():
+        return files
+    if not path.exists():
+        if _WILD & set(str(image)):
+            raise FileNotFoundError(f"image: nothing fits the pattern {path}; capitals count, and ** is any folders")
         raise FileNotFoundError(f"image: no file {path}")
-    for file in files:
-        if problem := remembered_header(file).problem:
-            raise ValueError(f"image: {file}: {problem}")
-    return files
+    return [path]
+
+
+def _check_readable(files: Sequence[Path]) -> None:
+    unusable = [(file, problem) for file in files if (problem := remembered_header(file).problem)]
+    if unusable:
+        listed = "; ".join(f"{file}: {problem}" for file, problem in unusable[:3])
+        more = f"; and {len(unusable) - 3} more" if len(unusable) > 3 else ""
+        raise ValueError(f"image: {listed}{more}; take them out, or restore them")
 
 
 def _photos_below(folder: Path) -> list[Path]:

@@ -154,3 +154,10 @@ def test_what_a_training_would_not_use_is_refused(word, remedy, tmp_path):
 def test_a_training_that_never_leaves_its_warm_start_says_so(tmp_path):
     with pytest.warns(UserWarning, match="all 1 epochs are trained with gaussian_mse, and none with matching"):
         run(make_config(preset="smoke", epochs=1, warm_start_epochs=1, run_dir=tmp_path))
+
+
+@pytest.mark.parametrize("words", [["train", "--epochs", "3"], ["study", "finals", "--job", "2"], ["runs", "-p", "x"]])
+def test_an_option_that_is_a_parameter_is_told_how_it_is_written(words):
+    result = CliRunner().invoke(app, words)
+    assert result.exit_code == 2
+    assert "is no option here (see --help); parameters have no dashes: epochs=3" in result.output

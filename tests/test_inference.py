@@ -254,6 +254,10 @@ def test_images_that_are_none(smoke, photo, tmp_path):
             predict(image, checkpoint=network)
     with pytest.raises(FileNotFoundError, match=r"no file .*nothing\.jpg"):
         predict(tmp_path / "nothing.jpg", checkpoint=network)
+    for number in range(4):
+        (tmp_path / f"torn{number}.png").write_bytes(b"no photo")
+    with pytest.raises(ValueError, match=r"torn0\.png: photo unreadable.*; and \d more; take them out"):
+        predict(tmp_path, checkpoint=network)
     with pytest.raises(ValueError, match="for a folder call predict for each photo"):
         predict(photo.parent, [[0, 0, 9, 9]], checkpoint=network)
 

@@ -130,6 +130,11 @@ def test_a_pattern_names_photos(smoke, photos, tmp_path):
     assert set(pd.read_csv(tmp_path / "out.csv")["photo"]) == {"007.jpg", "008.jpg"}
 
 
+def test_a_pattern_that_nothing_fits_is_told_from_a_name(photos):
+    with pytest.raises(FileNotFoundError, match=r"nothing fits the pattern .*\*\.JPEG; capitals count"):
+        photos_of(str(photos / "*.JPEG"))
+
+
 def test_a_pattern_with_two_stars_names_each_photo_once(photos):
     (photos / "below").mkdir()
     (photos / "008.jpg").rename(photos / "below" / "008.jpg")

@@ -12,7 +12,7 @@ from typing import Any
 
 import numpy as np
 
-from hdmlib.data.annotation import box_region, clip_box, head_size_of, joint_box, mended
+from hdmlib.data.annotation import box_region, clip_box, far_outside, head_size_of, joint_box, mended
 from hdmlib.data.assembly import assemble
 from hdmlib.data.coco_content import Content, annotated_size, read_content
 from hdmlib.data.coco_files import find_coco
@@ -52,7 +52,7 @@ def read_coco(
         try:
             person = _coco_person(annotation, number, content, photos, strict)
             if number in seen:
-                raise LeaveOut("duplicate annotation id", "give every annotation an id of its own")
+                raise LeaveOut("annotation listed twice", "remove one")
             seen.add(number)
             people.append(person)
         except LeaveOut as fault:
@@ -74,8 +74,11 @@ def read_truth(root: Path | str, split: str, *, category: str | None = None) -> 
         DataError: As :func:`read_coco`.
     """
     content = read_content(find_coco(root, split), split, category)
-    truth = []
+    truth, seen = [], set()
     for number, annotation in zip(content.ids, content.annotations, strict=True):
+        if number in seen:  # listed twice
+            continue
+        seen.add(number)
         try:
             photo = content.photo_of(annotation)
             if content.reads(annotation):
@@ -98,6 +101,9 @@ def read_truth(root: Path | str, split: str, *, category: str | None = None) -> 
         ],
         "annotations": truth,
     }
+
+
+_FAR_BOX = "box reaches far beyond the photo: two corners instead of x, y, width and height?"
 
 
 def _coco_person(annotation: dict, number: int, content: Content, photos: PhotoFolder, strict: bool) -> Person:
@@ -124,6 +130,8 @@ def _coco_person(annotation: dict, number: int, content: Content, photos: PhotoF
     if clipped is None and one.box_given and not strict:
         clipped = clip_box(joint_box(one.joints[one.visibility > 0], photo_size), photo_size)
         changes.append("box outside the photo: that of the joints")
+    elif one.box and one.box_given and far_outside(np.add(one.box[:2], one.box[2:])[None], photo_size):
+        content.log.notice(_FAR_BOX, number)
     if clipped is None:
         raise LeaveOut("box empty or outside the photo", f"the photo is {photo_size[0]:g} x {photo_size[1]:g} pixels")
     head_size = head_size_of(annotation, changes)

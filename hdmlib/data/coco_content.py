@@ -113,11 +113,11 @@ def read_content(files: CocoFiles, split: str, category: str | None) -> Content:
             )
         log.note(f"one file for all splits: one photo in {ONE_IN}, by a hash of its name, is kept for validation")
     named = any(has_word(path.stem, name) for name in split_names(split))  # else its folder is
-    keys_of = [id_key(a.get("id")) if isinstance(a, dict) else None for a in annotations]
+    keys_of = _annotation_keys(annotations)
     ids = number_ids(keys_of)
     for key, number in zip(keys_of, ids, strict=True):
         if key != number:
-            log.mend("id missing or not an integer: numbered", number)
+            log.mend("id missing, not an integer or another's, too: numbered", number)
     return Content(
         name=f"COCO {path.name if named or files.divided else f'{path.parent.name}/{path.name}'}",
         photos=photos,
@@ -131,6 +131,16 @@ def read_content(files: CocoFiles, split: str, category: str | None) -> Content:
         first_category=categories[0]["id"],
         log=log,
     )
+
+
+def _annotation_keys(annotations: list) -> list[int | str | None]:
+    """The id of each annotation; ``None`` where there is none or an earlier one of other content has it."""
+    first: dict[int | str | None, object] = {}
+    keys = []
+    for annotation in annotations:
+        key = id_key(annotation.get("id")) if isinstance(annotation, dict) else None
+        keys.append(key if first.setdefault(key, annotation) == annotation else None)
+    return keys
 
 
 def _part(photos: dict, annotations: list, split: str) -> tuple[dict, list]:

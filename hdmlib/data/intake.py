@@ -185,5 +185,7 @@ def load_json(path: Path) -> object:
         return json.loads(path.read_bytes().removeprefix(b"\xef\xbb\xbf"))
     except OSError as error:
         raise DataError(f"cannot read {path}: {error.strerror or error}") from None
+    except UnicodeDecodeError as error:
+        raise DataError(f"{path} is not UTF-8 ({error.reason} at byte {error.start}); save it as UTF-8") from None
     except (ValueError, RecursionError) as error:
-        raise DataError(f"{path} is not JSON ({error or 'empty'}); fetch the annotation file again") from None
+        raise DataError(f"{path} is not JSON ({error or 'empty'}); give the annotation file, whole") from None

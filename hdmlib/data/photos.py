@@ -191,7 +191,8 @@ class PhotoFolder:
 
         A plain relative name, its folders divided by slashes or backslashes, is looked up in the expected folder, in
         the data folder and beside the annotations. Any other name (an address, an absolute path of another machine,
-        ``..``, %20) is found by its last parts: the file below the data folder whose path ends in most of them.
+        ``..``, %20) is found by its last parts: the file below the data folder whose path ends in most of them. So is
+        a name without the ending of a photo.
 
         Raises:
             LeaveOut: If there is no such file, or several fit equally well.
@@ -214,7 +215,9 @@ class PhotoFolder:
             for place in self._places:
                 if os.path.exists(path := place / relative):
                     return path
-        best = next(filter(None, map(self._ending_in, _last_parts(name))), [])
+        endings = () if name.lower().endswith(PHOTO_ENDINGS) else (*PHOTO_ENDINGS, *map(str.upper, PHOTO_ENDINGS))
+        names = (name, *(f"{name}{ending}" for ending in endings))
+        best = next((found for one in names for parts in _last_parts(one) if (found := self._ending_in(parts))), [])
         if len(best) > 1:  # a split's own folder decides
             best = [path for path in best if path.is_relative_to(self.folder)] or best
         if not best:

@@ -39,7 +39,7 @@ def make_suppliers(heatmaps: Tensor, kind: str) -> Tensor:
     positive = heatmaps.clamp(min=0)
     peak = positive.amax(dim=(-2, -1), keepdim=True)
     tiny = torch.finfo(peak.dtype).tiny
-    scaled = torch.where(peak >= tiny, positive / peak.clamp(min=tiny), 1.0)  # no overflow, no 0/0
+    scaled = torch.where(peak < tiny, 1.0, positive / peak.clamp(min=tiny))  # no overflow, no 0/0; NaN stays NaN
     return scaled / scaled.sum(dim=(-2, -1), keepdim=True)
 
 

@@ -249,9 +249,11 @@ def solve_maps(
     if problem.regulariser == "debiased":
         solution = _debiased(solution, maps, points, weights, problem, tolerance)
     if not (solution.error <= tolerance).all():
+        worst = solution.error.max()
+        why = f"stopped at a marginal error of up to {worst:.1e}, above the tolerance {tolerance:.1e} ({problem})"
         warnings.warn(
-            f"transport: {int((~(solution.error <= tolerance)).sum())} of {len(maps)} maps stopped at a marginal error "
-            f"of up to {solution.error.max():.1e}, above the tolerance {tolerance:.1e} ({problem})",
+            f"transport: {int((~(solution.error <= tolerance)).sum())} of {len(maps)} maps "
+            f"{'hold NaN or infinity' if worst.isnan() else why}",
             TransportWarning,
             stacklevel=users_stacklevel(),
         )

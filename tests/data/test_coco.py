@@ -149,7 +149,7 @@ NAN, INF = float("nan"), float("inf")
         ({"image_id": 99}, "annotation of no or an ambiguous photo", "exactly one entry of images"),
         ({"image_id": 3}, "annotation of no or an ambiguous photo", "exactly one entry of images"),
         ({"image_id": [1]}, "annotation of no or an ambiguous photo", "exactly one entry of images"),
-        ({"id": 1}, "duplicate annotation id", "an id of its own"),
+        ({"id": 1}, "annotation listed twice", "remove one"),
         ({"image_id": ...}, "malformed annotation", "it needs image_id, category_id and keypoints"),
         ({"category_id": 9}, "joints of a category that has none", "must be that of the joints, 1"),
         ({"category_id": None}, "joints of a category that has none", "must be that of the joints, 1"),
@@ -200,6 +200,15 @@ def corrupt(path: Path, how: str) -> None:
     elif how == "folder":
         path.unlink()
         path.mkdir()
+
+
+@pytest.mark.parametrize("stored", ["7.png", "7.PNG", "below/7.jpg"])
+def test_a_photo_is_found_without_its_ending(tmp_path, stored):
+    write(tmp_path, [annotation()], [photo(file_name="folder/7")])
+    path = tmp_path / "images" / stored
+    path.parent.mkdir(exist_ok=True)
+    cv2.imwrite(str(path), np.zeros((48, 64, 3), np.uint8))
+    assert read_coco(tmp_path, "train").images == (path,)
 
 
 @pytest.mark.parametrize("suffix", [".jpg", ".png"])

@@ -324,6 +324,14 @@ def test_a_dead_channel_recovers(suppliers, options):
     assert share.argmax().item() // SIZE[1] in (7, 8)
 
 
+@pytest.mark.parametrize("kind", SUPPLIERS)
+@pytest.mark.parametrize("value", [torch.nan, torch.inf])
+def test_suppliers_of_maps_that_are_not_finite_are_not_finite(kind, value):
+    heatmaps = torch.ones(2, 4, 4)
+    heatmaps[0, 1, 2] = value
+    assert make_suppliers(heatmaps, kind).isfinite().all(dim=(1, 2)).tolist() == [False, True]
+
+
 def test_under_the_plain_relu_a_dead_channel_stays_dead():
     heatmaps = torch.full((1, 1, *SIZE), -1.0)
     _, gradient = value_and_gradient(
