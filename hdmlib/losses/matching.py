@@ -172,8 +172,8 @@ class MatchingLoss(HeatmapLoss):
             plays the part of the Gaussian's sigma. Where the cost saturates keep it well below ``tau``: far cells hold
             exp(-tau / epsilon) of the best cell's mass.
         regulariser: ``entropy``, ``kl`` or ``debiased`` (slow: some hundred times the others).
-        suppliers: ``softmax``, ``softplus``, ``relu`` or ``relu_plain``; see
-            :func:`~hdmlib.losses.suppliers.make_suppliers`.
+        suppliers: ``softmax``, ``softplus``, ``relu`` (whose gradient is one-sided below 0, and so not that of the
+            value) or ``relu_plain``; see :func:`~hdmlib.losses.suppliers.make_suppliers`.
         demanders: ``subpixel``, the four cells around the annotation, or ``naive``, the nearest one.
         cost: ``saturating``, tau (1 - exp(-d / tau)) at a distance of d cells; ``euclidean``, d, the supplement's cost
             (with epsilon 0.25 it trains best); or ``sqeuclidean``, d^2.
