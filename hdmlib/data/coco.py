@@ -103,6 +103,7 @@ def read_truth(root: Path | str, split: str, *, category: str | None = None) -> 
     }
 
 
+_FRACTIONS = "labelled joints all between 0 and 1: fractions of the photo instead of pixels?"
 _FAR_BOX = "box reaches far beyond the photo: two corners instead of x, y, width and height?"
 
 
@@ -118,7 +119,7 @@ def _coco_person(annotation: dict, number: int, content: Content, photos: PhotoF
     if one.crowd:
         raise LeaveOut("crowd")
     if not one.visibility.any():
-        raise LeaveOut("no labelled joint")
+        raise LeaveOut("no labelled joint", "the flag, every third number of keypoints, is 0 for unlabelled joints")
     if strict and not one.area_given and annotation.get("area") is not None:
         raise LeaveOut("no area")
     file_name = photo.get("file_name")
@@ -132,6 +133,9 @@ def _coco_person(annotation: dict, number: int, content: Content, photos: PhotoF
         changes.append("box outside the photo: that of the joints")
     elif one.box and one.box_given and far_outside(np.add(one.box[:2], one.box[2:])[None], photo_size):
         content.log.notice(_FAR_BOX, number)
+    places = one.joints[one.visibility > 0]
+    if len(places) > 1 and ((places >= 0) & (places <= 1)).all():
+        content.log.notice(_FRACTIONS, number)
     if clipped is None:
         raise LeaveOut("box empty or outside the photo", f"the photo is {photo_size[0]:g} x {photo_size[1]:g} pixels")
     head_size = head_size_of(annotation, changes)

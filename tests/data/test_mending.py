@@ -1,6 +1,7 @@
 """Annotations as tools write them: what is missing is mended and counted, and nobody is lost in silence."""
 
 import json
+import re
 import warnings
 from pathlib import Path
 
@@ -115,6 +116,13 @@ def test_one_labelled_joint_gets_a_tenth_of_the_photo(tmp_path):
 def test_fields_that_training_does_not_need(tmp_path, changes, mend):
     cows = read_one(tmp_path, mend, **changes)
     assert np.isnan(cows.head_sizes).all()
+
+
+def test_fractions_of_the_photo_look_wrong(tmp_path):
+    mend = "looks wrong: 1 labelled joints all between 0 and 1: fractions of the photo instead of pixels?"
+    write(tmp_path, [annotation(1), annotation(2, keypoints=[0.25, 0.3, 2, 0.45, 0.4, 2, 0.35, 0.7, 1, 0, 0, 0])])
+    with pytest.warns(DataWarning, match=re.escape(mend)):
+        assert len(read_coco(tmp_path, "train")) == 2
 
 
 def test_joints_as_triples_are_read_one_after_another(tmp_path):
