@@ -9,7 +9,7 @@ import ast
 import io
 import sys
 from base64 import b64encode
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from functools import lru_cache
 from html import escape
@@ -29,7 +29,7 @@ if TYPE_CHECKING:  # the command line needs neither
     from matplotlib.figure import Figure
 
 
-def check_parameters(namespace: Mapping[str, Any], known: Iterable[str]) -> None:
+def check_parameters(namespace: Mapping[str, Any], known: Collection[str]) -> None:
     """Refuse a parameter that the notebook does not have; from here on errors a user can mend are shown in one line.
 
     papermill only warns of an unknown ``-p`` name, so a mistyped one would run the defaults. The cell that it injects

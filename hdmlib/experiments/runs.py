@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import torch
 from accelerate import PartialState
 from numpy.typing import NDArray
 from torch import nn
@@ -189,13 +190,21 @@ def _train(
     started, resumed = time.monotonic(), store.is_unfinished(name)
     model, epochs = fit(config, data, store.folder(name), progress=progress, report=report)
     prediction = predict_people(config, model, data.val, decoders=tuple(METHODS))
-    record = _record(config, data, epochs, prediction, None if resumed else time.monotonic() - started)
+    seconds = None if resumed else time.monotonic() - started
+    record = _record(config, data, epochs, prediction, seconds, next(model.parameters()).device)
     if is_main_process():
         store.save(record, model, prediction)
     PartialState().wait_for_everyone()
 
 
-def _record(config: Config, data: Data, epochs: list[Epoch], prediction: Prediction, seconds: float | None) -> Record:
+def _record(
+    config: Config,
+    data: Data,
+    epochs: list[Epoch],
+    prediction: Prediction,
+    seconds: float | None,
+    device: torch.device,
+) -> Record:
     reference = PCKReference.of(data.val, config.pck_reference)
 
     def scores(decoded: DecodedPeople) -> dict[str, dict[str, float]]:
@@ -218,8 +227,8 @@ def _record(config: Config, data: Data, epochs: list[Epoch], prediction: Predict
         by_decoder=scores(prediction.by_decoder),
         other_confidence=scores(prediction.other_confidence),
         seconds=seconds,
-        peak_memory=peak_memory(PartialState().device),
-        machine=machine(PartialState().device),
+        peak_memory=peak_memory(device),
+        machine=machine(device),
     )
 
 
