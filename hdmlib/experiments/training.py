@@ -20,6 +20,7 @@ import pandas as pd
 import torch
 from accelerate import Accelerator
 from torch import nn
+from torch.optim import Optimizer
 
 from hdmlib.config import Config, ConfigError
 from hdmlib.data.sources import Data
@@ -83,14 +84,8 @@ def fit(
     folder.mkdir(parents=True, exist_ok=True)
     if engine.is_main_process:
         remove_leftovers(folder)
-    bare = untrained_model(config, data.train.skeleton.joints)
     loader, val_loader = training_loader(config, data.train, engine), evaluation_loader(config, data.val, engine)
-    if config.sync_batchnorm and engine.num_processes > 1:
-        bare = nn.SyncBatchNorm.convert_sync_batchnorm(bare)
-    model, optimiser = engine.prepare(bare, build_optimiser(config, bare))
-    bare = engine.unwrap_model(model)
-    if config.compile:
-        model.compile()
+    bare, model, optimiser = _prepared(config, engine, data.train.skeleton.joints)
     losses, reader = build_losses(config), build_reader(config, model, data.val.skeleton)
     checkpoints = Checkpoints(config, folder, bare, optimiser, engine, data.details)
     steps = Steps(config, engine, model, optimiser, loader, checkpoints, progress)
@@ -118,6 +113,18 @@ def fit(
         if checkpoints.due(waited=True) == "stop":  # no step has asked since the last epoch
             raise checkpoints.interrupted("interrupted after the last epoch; the same call evaluates the network")
     return bare, state.epochs
+
+
+def _prepared(config: Config, engine: Accelerator, joints: Sequence[str]) -> tuple[nn.Module, nn.Module, Optimizer]:
+    """The untrained network, bare and as the engine's processes share it, and its optimiser."""
+    bare = untrained_model(config, joints)
+    if config.sync_batchnorm and engine.num_processes > 1:
+        bare = nn.SyncBatchNorm.convert_sync_batchnorm(bare)
+    model, optimiser = engine.prepare(bare, build_optimiser(config, bare))
+    bare = engine.unwrap_model(model)
+    if config.compile:
+        model.compile()
+    return bare, model, optimiser
 
 
 @contextmanager
