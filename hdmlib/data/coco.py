@@ -7,12 +7,13 @@ be those that a detector found: :func:`~hdmlib.data.detections.read_detections`.
 
 from __future__ import annotations
 
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from hdmlib.data.annotation import box_region, clip_box, far_outside, head_size_of, joint_box, mended
+from hdmlib.data.annotation import MendedAnnotation, box_region, clip_box, far_outside, head_size_of, joint_box, mended
 from hdmlib.data.assembly import assemble
 from hdmlib.data.coco_content import Content, annotated_size, read_content
 from hdmlib.data.coco_files import find_coco
@@ -103,8 +104,7 @@ def read_truth(root: Path | str, split: str, *, category: str | None = None) -> 
     }
 
 
-_FRACTIONS = "labelled joints all between 0 and 1: fractions of the photo instead of pixels?"
-_FAR_BOX = "box reaches far beyond the photo: two corners instead of x, y, width and height?"
+_OUTSIDE = "box outside the photo: that of the joints"
 
 
 def _coco_person(annotation: dict, number: int, content: Content, photos: PhotoFolder, strict: bool) -> Person:
@@ -127,21 +127,12 @@ def _coco_person(annotation: dict, number: int, content: Content, photos: PhotoF
         raise LeaveOut("malformed photo name", "file_name must be text")
     photo_size = given_size or content.stored_size(photo, photos, number)
     changes = list(one.changes)
-    clipped = clip_box(one.box, photo_size) if one.box_given or not strict else None
-    if clipped is None and one.box_given and not strict:
-        clipped = clip_box(joint_box(one.joints[one.visibility > 0], photo_size), photo_size)
-        changes.append("box outside the photo: that of the joints")
-    elif one.box and one.box_given and far_outside(np.add(one.box[:2], one.box[2:])[None], photo_size):
-        content.log.notice(_FAR_BOX, number)
-    places = one.joints[one.visibility > 0]
-    if len(places) > 1 and ((places >= 0) & (places <= 1)).all():
-        content.log.notice(_FRACTIONS, number)
-    if clipped is None:
-        raise LeaveOut("box empty or outside the photo", f"the photo is {photo_size[0]:g} x {photo_size[1]:g} pixels")
+    box = _clipped_box(one, photo_size, strict, changes)
     head_size = head_size_of(annotation, changes)
     for change in changes:
         content.log.mend(change, number)
-    box = np.array(clipped)
+    for remark in _remarks(one, photo_size, changes):
+        content.log.notice(remark, number)
     centre, size = box_region(box)
     return Person(
         file_name=file_name,
@@ -156,3 +147,25 @@ def _coco_person(annotation: dict, number: int, content: Content, photos: PhotoF
         annotation_id=number,
         image_id=content.image_id(annotation),
     )
+
+
+def _clipped_box(one: MendedAnnotation, photo_size: Sequence[float], strict: bool, changes: list[str]) -> np.ndarray:
+    """The part of its box that lies on the photo, (4,); LeaveOut if there is none."""
+    clipped = clip_box(one.box, photo_size) if one.box_given or not strict else None
+    if clipped is None and one.box_given and not strict:
+        clipped = clip_box(joint_box(one.joints[one.visibility > 0], photo_size), photo_size)
+        changes.append(_OUTSIDE)
+    if clipped is None:
+        raise LeaveOut("box empty or outside the photo", f"the photo is {photo_size[0]:g} x {photo_size[1]:g} pixels")
+    return np.array(clipped)
+
+
+def _remarks(one: MendedAnnotation, photo_size: Sequence[float], changes: Sequence[str]) -> Iterator[str]:
+    """What looks like numbers of another kind than COCO's."""
+    if one.box and one.box_given and _OUTSIDE not in changes:
+        end = np.add(one.box[:2], one.box[2:])
+        if far_outside(end[None], photo_size):
+            yield "box reaches far beyond the photo: two corners instead of x, y, width and height?"
+    places = one.joints[one.visibility > 0]
+    if len(places) > 1 and ((places >= 0) & (places <= 1)).all():
+        yield "labelled joints all between 0 and 1: fractions of the photo instead of pixels?"
