@@ -61,8 +61,19 @@ from hdmlib.study.stages import RENAMED_STAGES, STAGES
 FIGURE_ENDINGS = (".png", ".pdf")
 
 app = typer.Typer(add_completion=False, no_args_is_help=True)
-# Of commands that take NAME=VALUE words: `--epochs 3` reaches them, and is told how it is written.
-_WITH_WORDS = {"ignore_unknown_options": True}
+
+
+class _WithWords(TyperCommand):
+    """A command with ``NAME=VALUE`` words, which says so where an option is none."""
+
+    def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
+        try:
+            return super().parse_args(ctx, args)
+        except Exception as error:
+            # click's, of which newer versions of typer have a copy of their own
+            if type(error).__name__ == "NoSuchOption" and not error.possibilities:  # pyright: ignore
+                error.message += " Parameters have no dashes: epochs=3"  # pyright: ignore
+            raise
 
 
 def _print_version(wanted: bool) -> None:
@@ -83,7 +94,7 @@ def main(
             stream.reconfigure(errors="backslashreplace")  # a name that this terminal cannot show loses no result
 
 
-@app.command(context_settings=_WITH_WORDS)
+@app.command(cls=_WithWords)
 def train(
     values: Annotated[
         list[str] | None, typer.Argument(metavar="[NAME=VALUE]...", help="parameters; see `parameters`")
@@ -101,7 +112,7 @@ def train(
         typer.echo(f"memory: {memory:.1f} GiB at most")
 
 
-@app.command(context_settings=_WITH_WORDS)
+@app.command(cls=_WithWords)
 def runs(
     values: Annotated[list[str] | None, typer.Argument(metavar="[run_dir=FOLDER]", help="where the runs are")] = None,
 ) -> None:
@@ -112,7 +123,7 @@ def runs(
         typer.echo(found.to_string() if len(found) else f"no runs in {store.runs}")
 
 
-@app.command(context_settings=_WITH_WORDS)
+@app.command(cls=_WithWords)
 def gallery(
     to: Annotated[Path, typer.Option(help="where to write the PNG and, beside it, the PDF")],
     values: Annotated[
@@ -253,7 +264,7 @@ def _print_people(found: PhotoPrediction) -> None:
             typer.echo(f"  {name:16} {x:8.1f} {y:8.1f} {sure:10.2f}")
 
 
-@app.command("evaluate", context_settings=_WITH_WORDS)
+@app.command("evaluate", cls=_WithWords)
 def evaluate_checkpoint(
     values: Annotated[
         list[str], typer.Argument(metavar="NAME=VALUE...", help="preset, checkpoint, data_root, loss, boxes, ...")
@@ -320,7 +331,7 @@ def export_run(
         _print_written([to, card])
 
 
-@app.command("check", context_settings=_WITH_WORDS)
+@app.command("check", cls=_WithWords)
 def check_dataset(
     folder: Annotated[Path, typer.Argument(help="the dataset's folder")],
     values: Annotated[
@@ -408,7 +419,7 @@ def _run(values: list[str]) -> Run:
         return result
 
 
-@app.command("study", context_settings=_WITH_WORDS)
+@app.command("study", cls=_WithWords)
 def run_study(
     stage: Annotated[str, typer.Argument(help=f"one of {', '.join(STAGES)}")],
     values: Annotated[
@@ -454,7 +465,7 @@ def run_study(
             raise ValueError(f"{len(failed)} of {len(trials)} runs failed: {'; '.join(failed)}")
 
 
-@app.command(context_settings=_WITH_WORDS)
+@app.command(cls=_WithWords)
 def parameters(
     values: Annotated[
         list[str] | None, typer.Argument(metavar="[NAME=VALUE]...", help="whose values to show, such as preset=smoke")
@@ -495,8 +506,6 @@ def given_values(values: list[str]) -> dict[str, Any]:
     """
     given: dict[str, Any] = {}
     for word in values:
-        if word.startswith("-"):
-            raise ConfigError(f"{word!r} is no option here (see --help); parameters have no dashes: epochs=3")
         name, equals, value = word.partition("=")
         if not equals:
             raise ConfigError(f"{word!r} is not NAME=VALUE")

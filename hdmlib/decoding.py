@@ -313,22 +313,23 @@ def joints_from_heatmaps(targets: Tensor) -> tuple[Tensor, Tensor]:
             are equal: 0, or Lightning Pose's uniform map.
 
     Returns:
-        Joints (B, K, 2) as (x, y) in heatmap cells and weights (B, K), 1 where a target has a peak, else 0.
+        Joints (B, K, 2) as (x, y) in heatmap cells and weights (B, K), 1 where a target has a peak, else 0; NaN, which
+        a loss refuses, where it holds NaN or infinity.
 
     Raises:
-        ValueError: The targets are no (B, K, H, W) tensor of at least 3 x 3 cells, or hold NaN or infinity.
+        ValueError: The targets are no (B, K, H, W) tensor of at least 3 x 3 cells.
     """
     if not isinstance(targets, Tensor) or targets.ndim != 4 or min(targets.shape[2:]) < 3:
         raise ValueError(f"targets must be a (B, K, H, W) tensor of at least 3 x 3 cells, got {_described(targets)}")
     targets = targets if targets.dtype == torch.float64 else targets.float()
-    _check_finite(targets, "targets", "an unlabelled joint's are all 0")
     px, py, peak = _peak(targets)
     height, width = targets.shape[2:]
     column, row = px.clamp(1, width - 2), py.clamp(1, height - 2)  # at the border the parabola is extrapolated
     x = column + _vertex(*(_cell(targets, column + step, py) for step in (-1, 0, 1)), peak=px - column)
     y = row + _vertex(*(_cell(targets, px, row + step) for step in (-1, 0, 1)), peak=py - row)
     labelled = (peak > 0) & (peak > targets.amin(dim=(2, 3)))
-    return torch.where(labelled[..., None], torch.stack([x, y], dim=-1), 0.0), labelled.to(targets.dtype)
+    weights = torch.where(targets.isfinite().all(dim=3).all(dim=2), labelled.to(targets.dtype), torch.nan)
+    return torch.where(labelled[..., None], torch.stack([x, y], dim=-1), 0.0), weights
 
 
 def _vertex(before: Tensor, here: Tensor, after: Tensor, peak: Tensor) -> Tensor:
@@ -338,14 +339,6 @@ def _vertex(before: Tensor, here: Tensor, after: Tensor, peak: Tensor) -> Tensor
     bend = 2 * middle - left - right
     usable &= bend > 0
     return torch.where(usable, (right - left) / (2 * torch.where(usable, bend, 1.0)), peak.to(here)).clamp(-2, 2)
-
-
-def _check_finite(maps: Tensor, name: str, hint: str) -> None:
-    # a traced or exported graph cannot raise
-    exporting = torch.jit.is_tracing() or torch.compiler.is_compiling()  # pyright: ignore[reportPrivateImportUsage]
-    if not exporting and not maps.isfinite().all():
-        image, joint = (~maps.isfinite()).flatten(2).any(2).nonzero()[0].tolist()
-        raise NotFinite(f"{name} hold NaN or infinity, first in image {image}, joint {joint}: {hint}")
 
 
 def _described(value: object) -> str:
@@ -392,7 +385,11 @@ def decode(
     if not isinstance(heatmaps, Tensor) or heatmaps.ndim != 4 or 0 in heatmaps.shape[2:]:
         raise ValueError(f"heatmaps must be a (B, K, H, W) tensor with H, W > 0, got {_described(heatmaps)}")
     heatmaps = heatmaps if heatmaps.dtype == torch.float64 else heatmaps.float()
-    _check_finite(heatmaps, "heatmaps", "did training diverge?")
+    # a traced or exported graph cannot raise
+    exporting = torch.jit.is_tracing() or torch.compiler.is_compiling()  # pyright: ignore[reportPrivateImportUsage]
+    if not exporting and not heatmaps.isfinite().all():
+        image, joint = (~heatmaps.isfinite()).flatten(2).any(2).nonzero()[0].tolist()
+        raise NotFinite(f"heatmaps hold NaN or infinity, first in image {image}, joint {joint}: did training diverge?")
     if not heatmaps.numel():  # no image or no joint; neither a maximum nor an FFT is defined
         return heatmaps.new_zeros(*heatmaps.shape[:2], 2), heatmaps.new_zeros(heatmaps.shape[:2])
     joints = METHODS[method](heatmaps, **options)

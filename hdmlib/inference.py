@@ -252,8 +252,8 @@ def predict(
         **settings: Arguments of :func:`open_network`: the description of a file of weights, ``flip_test``, ``device``.
 
     Returns:
-        One prediction per photo, those of a folder in the order of their names. Each holds its photo and its heatmaps;
-        for a folder that memory does not hold call it for each photo of :func:`photos_of`.
+        One prediction per photo, those of a folder in the order of their names. Each holds its photo and its heatmaps:
+        for a large folder call ``predict`` for each path of :func:`photos_of`.
 
     Raises:
         FileNotFoundError: There is no such photo, folder or checkpoint.
@@ -277,7 +277,7 @@ def predict(
     return [_predict_photo(network, photo, boxes) for photo in photos]
 
 
-def photos_of(name: str) -> list[Path]:
+def photos_of(name: str | os.PathLike[str]) -> list[Path]:
     """The photo files that a path, a folder or a pattern with ``*``, ``?`` or ``[]`` stands for, in the order of names.
 
     A name that is there is no pattern.
@@ -287,7 +287,10 @@ def photos_of(name: str) -> list[Path]:
         ValueError: A file is no photo that can be read, its name cannot be written, or the name is a web address.
     """
     path = expanded(name)
-    matches = sorted(glob.glob(str(path), recursive=True)) if _WILD & set(name) and not path.exists() else []
+    is_pattern = bool(_WILD & set(str(name))) and not path.exists() and not ADDRESS.match(str(name))
+    matches = sorted(glob.glob(str(path), recursive=True)) if is_pattern else []
+    if is_pattern and not matches:
+        raise FileNotFoundError(f"image: nothing fits the pattern {path}; capitals count, and ** is any folders")
     # a pattern may also match folders without photos
     files = [file for match in map(Path, matches) for file in (_photos_below(match) if match.is_dir() else [match])]
     # `**` matches a folder and also what is in it
@@ -333,9 +336,8 @@ def _photo_files(image: str | os.PathLike[str]) -> list[Path]:
             raise ValueError(f"image: no photo in or below the folder {path}; looked for {', '.join(PHOTO_ENDINGS)}")
         return files
     if not path.exists():
-        if _WILD & set(str(image)):
-            raise FileNotFoundError(f"image: nothing fits the pattern {path}; capitals count, and ** is any folders")
-        raise FileNotFoundError(f"image: no file {path}")
+        hint = "; photos_of expands a pattern" if _WILD & set(str(image)) else ""
+        raise FileNotFoundError(f"image: no file {path}{hint}")
     return [path]
 
 

@@ -7,6 +7,7 @@ from scipy.optimize import minimize
 
 from hdmlib.decoding import METHODS, decode, joints_from_heatmaps
 from hdmlib.heatmaps import gaussian_map
+from hdmlib.losses.matching import MatchingLoss
 
 SIZE = (20, 24)  # height, width
 
@@ -350,11 +351,15 @@ def test_a_target_without_a_peak_is_unlabelled(value):
     assert weights.tolist() == [[0]]
 
 
-def test_targets_that_are_not_finite_are_refused():
+def test_targets_that_are_not_finite_are_refused_by_the_loss():
     targets = torch.zeros(2, 3, 8, 8)
-    targets[1, 2] = torch.nan
-    with pytest.raises(ValueError, match="targets hold NaN or infinity, first in image 1, joint 2"):
-        joints_from_heatmaps(targets)
+    targets[:, :, 4, 4] = 1
+    targets[1, 1, 0, 0], targets[1, 2] = torch.inf, torch.nan
+    joints, weights = joints_from_heatmaps(targets)
+    assert weights.isfinite().tolist() == [[True, True, True], [True, False, False]]
+    with pytest.raises(ValueError, match="weights must be finite"):
+        MatchingLoss()(torch.zeros(2, 3, 8, 8), joints, weights)
+    torch.testing.assert_close(torch.func.vmap(joints_from_heatmaps)(targets[:1, None])[0], joints[:1, None])
 
 
 def test_targets_of_another_shape_are_refused():

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Hashable, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import chain
 from typing import Any
 
 import numpy as np
@@ -108,10 +109,10 @@ def _labelled_joints(value: Any, count: int, changes: list[str]) -> tuple[np.nda
         return np.zeros((count, 2)), np.zeros(count)
     if isinstance(value, list) and len(value) == 3 * count and not any(value):  # most people of COCO
         return np.zeros((count, 2)), np.zeros(count)
-    table = as_floats(value)
-    if table is not None and table.shape == (count, 3):
+    if isinstance(value, list) and len(value) == count and all(isinstance(v, list) and len(v) == 3 for v in value):
         changes.append("keypoints as triples: read one after another")
-        table = table.ravel()
+        value = list(chain.from_iterable(value))
+    table = as_floats(value)
     if table is None or table.shape != (3 * count,):
         raise LeaveOut("malformed joints", f"keypoints must be {3 * count} numbers, x, y and flag of {count} joints")
     table = table.reshape(count, 3)
@@ -143,9 +144,10 @@ def _given_box(value: Any) -> tuple[float, ...] | None:
 
 def _box_fault(value: Any) -> str:
     """Why :func:`_given_box` finds none."""
-    if not value or (isinstance(value, list | tuple) and len(value) == 4 and 0 in value[2:]):
+    sides = value[2:] if isinstance(value, list | tuple) and len(value) == 4 else ()
+    if not value or (0 in sides and all(type(side) in (int, float) and side >= 0 for side in sides)):
         return "box missing or empty"
-    return "box that is not four numbers, x, y, and a positive width and height"
+    return f"box that is not four numbers up to {FARTHEST:g}, x, y, and a positive width and height"
 
 
 def joint_box(joints: np.ndarray, photo_size: Sequence[float] = ()) -> tuple[float, ...]:

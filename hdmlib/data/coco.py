@@ -163,8 +163,8 @@ def _clipped_box(one: MendedAnnotation, photo_size: Sequence[float], strict: boo
 def _remarks(one: MendedAnnotation, photo_size: Sequence[float], changes: Sequence[str]) -> Iterator[str]:
     """What looks like numbers of another kind than COCO's."""
     if one.box and one.box_given and _OUTSIDE not in changes:
-        end = np.add(one.box[:2], one.box[2:])
-        if far_outside(end[None], photo_size):
+        corners = np.array([one.box[:2], np.add(one.box[:2], one.box[2:])])
+        if far_outside(corners, photo_size):
             yield "box reaches far beyond the photo: two corners instead of x, y, width and height?"
     places = one.joints[one.visibility > 0]
     if len(places) > 1 and ((places >= 0) & (places <= 1)).all():

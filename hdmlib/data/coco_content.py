@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -117,7 +118,7 @@ def read_content(files: CocoFiles, split: str, category: str | None) -> Content:
     ids = number_ids(keys_of)
     for key, number in zip(keys_of, ids, strict=True):
         if key != number:
-            log.mend("id missing, not an integer or another's, too: numbered", number)
+            log.mend("id missing, no integer or already used: numbered", number)
     return Content(
         name=f"COCO {path.name if named or files.divided else f'{path.parent.name}/{path.name}'}",
         photos=photos,
@@ -134,12 +135,19 @@ def read_content(files: CocoFiles, split: str, category: str | None) -> Content:
 
 
 def _annotation_keys(annotations: list) -> list[int | str | None]:
-    """The id of each annotation; ``None`` where there is none or an earlier one of other content has it."""
-    first: dict[int | str | None, object] = {}
+    """The id of each annotation, ``None`` where there is none; others of the same id have keys of their own.
+
+    One that is listed twice has the same key twice.
+    """
+    first: dict[int | str, object] = {}
+    others: dict[tuple[int | str, str], str] = {}
     keys = []
     for annotation in annotations:
         key = id_key(annotation.get("id")) if isinstance(annotation, dict) else None
-        keys.append(key if first.setdefault(key, annotation) == annotation else None)
+        if key is not None and first.setdefault(key, annotation) != annotation:
+            content = json.dumps(annotation, sort_keys=True)
+            key = others.setdefault((key, content), f"another {len(others)} of id {key}")
+        keys.append(key)
     return keys
 
 

@@ -36,7 +36,7 @@ class LeaveOut(Exception):
 
     Args:
         reason: What is counted, the same words for the same fault.
-        remedy: What to change in the data; empty for :data:`PROTOCOL_REASONS`.
+        remedy: What to change in the data, if anything.
     """
 
     def __init__(self, reason: str, remedy: str = "") -> None:
@@ -188,4 +188,6 @@ def load_json(path: Path) -> object:
     except UnicodeDecodeError as error:
         raise DataError(f"{path} is not UTF-8 ({error.reason} at byte {error.start}); save it as UTF-8") from None
     except (ValueError, RecursionError) as error:
-        raise DataError(f"{path} is not JSON ({error or 'empty'}); give the annotation file, whole") from None
+        raise DataError(
+            f"{path} is not JSON ({error or 'empty'}); it is damaged or no annotation file: export it again"
+        ) from None

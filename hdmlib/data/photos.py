@@ -215,9 +215,10 @@ class PhotoFolder:
             for place in self._places:
                 if os.path.exists(path := place / relative):
                     return path
-        endings = () if name.lower().endswith(PHOTO_ENDINGS) else (*PHOTO_ENDINGS, *map(str.upper, PHOTO_ENDINGS))
-        names = (name, *(f"{name}{ending}" for ending in endings))
-        best = next((found for one in names for parts in _last_parts(one) if (found := self._ending_in(parts))), [])
+        readings = _last_parts(name)
+        best = next((found for parts in readings if (found := self._ending_in(self._files, parts))), [])
+        if not best and not name.lower().endswith(PHOTO_ENDINGS):
+            best = next((found for parts in readings if (found := self._ending_in(self._without_endings, parts))), [])
         if len(best) > 1:  # a split's own folder decides
             best = [path for path in best if path.is_relative_to(self.folder)] or best
         if not best:
@@ -227,9 +228,9 @@ class PhotoFolder:
             raise LeaveOut("ambiguous photo name", f"{name[:200]!r} fits {listed}; write file_name with its folder")
         return best[0]
 
-    def _ending_in(self, parts: Sequence[str]) -> list[Path]:
+    def _ending_in(self, files: PathEnds[Path], parts: Sequence[str]) -> list[Path]:
         """The files whose paths end in most of the last parts, without those of another split."""
-        for known, paths in self._files.sharing(parts):
+        for known, paths in files.sharing(parts):
             if own := [path for path in paths if not self._of_another_split(path, known)]:
                 return own
         return []
@@ -245,7 +246,18 @@ class PhotoFolder:
 
     @cached_property
     def _files(self) -> PathEnds[Path]:
-        """All files below the data folder, which is walked once, when a photo is not in its place."""
+        """All files below the data folder."""
+        return PathEnds((path.parts, path) for path in self._walked)
+
+    @cached_property
+    def _without_endings(self) -> PathEnds[Path]:
+        """The photos among them, by their names without the ending."""
+        photos = (path for path in self._walked if path.suffix.lower() in PHOTO_ENDINGS)
+        return PathEnds((path.with_suffix("").parts, path) for path in photos)
+
+    @cached_property
+    def _walked(self) -> list[Path]:
+        """The files below the data folder, which is walked once, when a photo is not in its place."""
         found: list[Path] = []
         visited = set()
         for folder, folders, files in os.walk(self._root, followlinks=True):
@@ -256,7 +268,7 @@ class PhotoFolder:
             visited.add(real)
             folders.sort()
             found += (Path(folder, file) for file in files)
-        return PathEnds((path.parts, path) for path in found)
+        return found
 
 
 def _is_plain(name: str) -> bool:

@@ -52,8 +52,7 @@ def start_engine(config: Config, logging_dir: Path | None = None) -> Accelerator
         ConfigError: As :func:`check_engine`, or the batch has no such parts.
     """
     device = check_engine(config)
-    if device == "cpu":
-        _use_threads(config.threads)
+    _use_threads(config.threads if device == "cpu" else None)
     # Crops are all of one size, for which cuDNN then finds its fastest algorithms; a CPU is not concerned.
     torch.backends.cudnn.benchmark = True
     # Accelerate's state is global to the process, and a notebook may start a second run with another device.
@@ -73,17 +72,17 @@ def start_engine(config: Config, logging_dir: Path | None = None) -> Accelerator
     return engine
 
 
-_threads_before: int | None = None
+# The number of CPU threads that a config named last, and the one before it.
+_threads: tuple[int, int] | None = None
 
 
-def _use_threads(threads: int | None) -> None:
-    """Compute with so many CPU threads; ``None``: with as many as before the last config that named a number."""
-    global _threads_before
-    before = torch.get_num_threads() if _threads_before is None else _threads_before
-    if threads is None and _threads_before is None:
-        return
-    torch.set_num_threads(threads or before)
-    _threads_before = before if threads else None
+def _use_threads(wanted: int | None) -> None:
+    """Compute with so many CPU threads; ``None``: with as many as before a config named a number, or as set since."""
+    global _threads
+    now = torch.get_num_threads()
+    before = _threads[1] if _threads and _threads[0] == now else now
+    torch.set_num_threads(wanted or before)
+    _threads = (wanted, before) if wanted else None
 
 
 def _check_parts(config: Config, engine: Accelerator) -> None:

@@ -9,9 +9,8 @@ from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
 from concurrent.futures.process import BrokenProcessPool
 from contextlib import suppress
-from itertools import chain
 from multiprocessing.process import BaseProcess
-from typing import Any, cast
+from typing import Any
 
 import torch
 
@@ -47,38 +46,44 @@ def train_trials(
             yield trial, found.record
         else:
             waiting.append(trial)
-    running: dict[Future[Record], tuple[Trial, int, Iterable[BaseProcess]]] = {}
+    running: dict[Future[Record], tuple[Trial, int]] = {}
+    processes: list[BaseProcess] = []
     free = list(range(jobs))
     try:
         while waiting or running:
-            while free and (trial := _next(waiting, [busy for busy, _, _ in running.values()])):
+            while free and (trial := _next(waiting, running.values())):
                 place = free.pop(0)
-                future, processes = _started(_at_place(trial.config, place, jobs), again)
-                running[future] = trial, place, processes
+                running[_started(_at_place(trial.config, place, jobs), again, processes)] = trial, place
             for future in wait(running, return_when=FIRST_COMPLETED).done:
                 error = future.exception()
                 if error is not None and not isinstance(error, Exception):
                     raise error
-                trial, place, _ = running.pop(future)
+                trial, place = running.pop(future)
                 free.append(place)
                 yield trial, _why_killed(error) or error or future.result()
     except (KeyboardInterrupt, GeneratorExit):  # the latter where the caller's loop ends early
-        for process in chain.from_iterable(processes for _, _, processes in running.values()):
-            with suppress(ProcessLookupError):
-                os.kill(cast(int, process.pid), signal.SIGINT)  # saves its step and ends
+        for process in processes:
+            if process.is_alive() and process.pid:
+                with suppress(ProcessLookupError):
+                    os.kill(process.pid, signal.SIGINT)  # saves its step and ends
         wait(running)
         raise
 
 
-def _started(config: Config, again: bool) -> tuple[Future[Record], Iterable[BaseProcess]]:
-    """A run, begun in a process and a pool of its own: a process that the system kills breaks its pool."""
+def _started(config: Config, again: bool, processes: list[BaseProcess]) -> Future[Record]:
+    """A run, begun in a process and a pool of its own: a process that the system kills breaks its pool.
+
+    The process is added to ``processes``, also if Ctrl-C comes meanwhile.
+    """
     context = multiprocessing.get_context("spawn")
     pool = ProcessPoolExecutor(1, mp_context=context, initializer=_leave_terminal)
     others = set(multiprocessing.active_children())
-    future = pool.submit(_record_of, config, again)
-    started = set(multiprocessing.active_children()) - others
+    try:
+        future = pool.submit(_record_of, config, again)
+    finally:
+        processes += set(multiprocessing.active_children()) - others
     pool.shutdown(wait=False)
-    return future, started
+    return future
 
 
 class TrialError(ValueError):
@@ -105,9 +110,9 @@ def _why_killed(error: BaseException | None) -> ChildProcessError | None:
     return ChildProcessError("the system ended its process, usually because memory ran out; set fewer --jobs")
 
 
-def _next(waiting: list[Trial], running: Iterable[Trial]) -> Trial | None:
+def _next(waiting: list[Trial], running: Iterable[tuple[Trial, int]]) -> Trial | None:
     """Takes the first trial that is not under way already: two labels may share a run."""
-    busy = [trial.config for trial in running]
+    busy = [trial.config for trial, _ in running]
     place = next((i for i, trial in enumerate(waiting) if trial.config not in busy), None)
     return None if place is None else waiting.pop(place)
 

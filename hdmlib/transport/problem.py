@@ -249,11 +249,16 @@ def solve_maps(
     if problem.regulariser == "debiased":
         solution = _debiased(solution, maps, points, weights, problem, tolerance)
     if not (solution.error <= tolerance).all():
-        worst = solution.error.max()
-        why = f"stopped at a marginal error of up to {worst:.1e}, above the tolerance {tolerance:.1e} ({problem})"
+        wrong = solution.error.isnan()
+        left = solution.error[~wrong & (solution.error > tolerance)]
+        parts = [f"{int(wrong.sum())} of {len(maps)} maps have no finite solution"] if wrong.any() else []
+        if len(left):
+            parts.append(
+                f"{len(left)} of {len(maps)} maps stopped at a marginal error of up to {left.max():.1e}, above the "
+                f"tolerance {tolerance:.1e} ({problem})"
+            )
         warnings.warn(
-            f"transport: {int((~(solution.error <= tolerance)).sum())} of {len(maps)} maps "
-            f"{'hold NaN or infinity' if worst.isnan() else why}",
+            f"transport: {'; '.join(parts)}",
             TransportWarning,
             stacklevel=users_stacklevel(),
         )

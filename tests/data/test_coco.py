@@ -202,13 +202,30 @@ def corrupt(path: Path, how: str) -> None:
         path.mkdir()
 
 
-@pytest.mark.parametrize("stored", ["7.png", "7.PNG", "below/7.jpg"])
-def test_a_photo_is_found_without_its_ending(tmp_path, stored):
-    write(tmp_path, [annotation()], [photo(file_name="folder/7")])
-    path = tmp_path / "images" / stored
-    path.parent.mkdir(exist_ok=True)
-    cv2.imwrite(str(path), np.zeros((48, 64, 3), np.uint8))
-    assert read_coco(tmp_path, "train").images == (path,)
+@pytest.mark.parametrize(
+    ("name", "stored"),
+    [
+        ("folder/7", ["images/7.png"]),
+        ("7", ["images/7.Png"]),
+        ("a/7", ["images/a/7.png", "images/b/7.jpg"]),
+        ("7", ["images/7.png", "old/7.jpg"]),
+        ("7", ["images/7.jpg", "images/7.txt"]),
+    ],
+)
+def test_a_photo_is_found_without_its_ending(tmp_path, name, stored):
+    write(tmp_path, [annotation()], [photo(file_name=f"x/{name}")])
+    for path in stored:
+        (tmp_path / path).parent.mkdir(exist_ok=True)
+        (tmp_path / path).write_bytes(cv2.imencode(".png", np.zeros((48, 64, 3), np.uint8))[1].tobytes())
+    assert read_coco(tmp_path, "train").images == (tmp_path / stored[0],)
+
+
+def test_two_photos_of_one_name_without_its_ending_are_ambiguous(tmp_path):
+    write(tmp_path, [annotation()], [photo(file_name="x/7")])
+    for ending in ("png", "jpg"):
+        cv2.imwrite(str(tmp_path / "images" / f"7.{ending}"), np.zeros((48, 64, 3), np.uint8))
+    with pytest.raises(DataError, match="ambiguous photo name"):
+        read_coco(tmp_path, "train")
 
 
 @pytest.mark.parametrize("suffix", [".jpg", ".png"])

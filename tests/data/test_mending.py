@@ -67,14 +67,25 @@ def test_a_missing_area_is_that_of_the_box(tmp_path, area):
     assert read_one(tmp_path, AREA, area=area).areas.tolist() == [3000, 60 * 80]
 
 
-NO_BOX = BOX.replace("missing or empty", "that is not four numbers, x, y, and a positive width and height")
+NO_BOX = BOX.replace("missing or empty", "that is not four numbers up to 1e+06, x, y, and a positive width and height")
 
 
 @pytest.mark.parametrize(
     ("box", "mend"),
     [
         *[(box, BOX) for box in (..., None, [], [0, 0, 0, 0], [50, 40, 0, 60])],
-        *[(box, NO_BOX) for box in ([90, 90, -40, -60], [NAN] * 4, "box", {"x": 1}, ["50", "40", "40", "60"])],
+        *[
+            (box, NO_BOX)
+            for box in (
+                [90, 90, -40, -60],
+                [NAN] * 4,
+                "box",
+                {"x": 1},
+                ["50", "40", "40", "60"],
+                [4, 4, 0, -2],
+                [4, 4, 2e6, 2],
+            )
+        ],
     ],
 )
 def test_a_missing_box_is_that_of_the_joints_a_tenth_larger(tmp_path, box, mend):
@@ -127,12 +138,14 @@ def test_fractions_of_the_photo_look_wrong(tmp_path):
 
 def test_joints_as_triples_are_read_one_after_another(tmp_path):
     mend = "1 keypoints as triples: read one after another (first: annotation 2)"
-    cows = read_one(tmp_path, mend, keypoints=[[50, 40, 2], [90, 60, 2], [70, 100, 1], [0, 0, 0]])
+    cows = read_one(tmp_path, mend, keypoints=[[50, 40, 2], [90, 60, 2], [70, 100, 1], [None, None, 0]])
     np.testing.assert_array_equal(cows.joints[0], cows.joints[1])
     np.testing.assert_array_equal(cows.visibility[0], cows.visibility[1])
 
 
-@pytest.mark.parametrize(("box", "told"), [([50, 40, 40, 60], False), ([100, 60, 125, 100], True)])
+@pytest.mark.parametrize(
+    ("box", "told"), [([50, 40, 40, 60], False), ([100, 60, 125, 100], True), ([-60, -30, 200, 90], True)]
+)
 def test_a_box_that_reaches_far_beyond_the_photo_looks_wrong(tmp_path, box, told):
     write(tmp_path, [annotation(1, bbox=box)])
     with warnings.catch_warnings(record=True) as caught:
@@ -216,7 +229,7 @@ def test_ids_as_text_or_whole_floats(tmp_path, photo_id, image_id, category_id, 
 @pytest.mark.parametrize("own", [None, ..., "two", 2**70, 1.5, [1]])
 def test_annotations_without_a_usable_id_are_numbered(tmp_path, own):
     write(tmp_path, [annotation(5), annotation(own)])
-    with pytest.warns(DataWarning, match=r"mended: 1 id missing, not an integer or another's, too: numbered"):
+    with pytest.warns(DataWarning, match=r"mended: 1 id missing, no integer or already used: numbered"):
         assert read_coco(tmp_path, "train").annotation_ids.tolist() == [5, 6]
 
 
@@ -230,12 +243,12 @@ def test_another_encoding_is_named(tmp_path):
 
 def test_one_id_for_all_loses_nobody(tmp_path):
     different = [annotation(1, bbox=[50, 40, 40, 60 + n]) for n in range(3)]
-    write(tmp_path, [*different, different[0]])
+    write(tmp_path, [*different, *different[:2]])
     with pytest.warns(DataWarning) as caught:
         assert read_coco(tmp_path, "train").annotation_ids.tolist() == [1, 2, 3]
     [message] = [str(warning.message) for warning in caught]
-    assert "left out 1 of 4 annotations: 1 annotation listed twice (first: annotation 1" in message
-    assert "mended: 2 id missing, not an integer or another's, too: numbered (first: annotation 2)" in message
+    assert "left out 2 of 5 annotations: 2 annotation listed twice (first: annotation 1" in message
+    assert "mended: 3 id missing, no integer or already used: numbered (first: annotation 2)" in message
     assert len(read_truth(tmp_path, "train")["annotations"]) == 3
 
 

@@ -145,7 +145,7 @@ def test_a_notebook_trains_in_two_processes(tmp_path, capfd):
 
 
 @pytest.mark.skipif(sys.platform == "win32", reason="signals of POSIX")
-def test_ctrl_c_in_a_notebook_returns_when_the_processes_have_saved_their_step(tmp_path, monkeypatch):
+def test_ctrl_c_in_a_notebook_returns_when_the_processes_have_saved_their_step(tmp_path):
     config = make_config("smoke", device="cpu", epochs=200, run_dir=tmp_path, processes=2, resume=False)
 
     def pressed(line):
@@ -157,7 +157,10 @@ def test_ctrl_c_in_a_notebook_returns_when_the_processes_have_saved_their_step(t
     with pytest.raises(KeyboardInterrupt):
         train_in_processes(config, pressed)
     [path] = tmp_path.glob("*/last.pt")
-    assert torch.load(path)["steps"] > 0 or len(printed) > 3  # within an epoch, unless the signal came between two
+    assert len(printed) < 50  # of 200 epochs
+    assert not path.with_name("record.json").exists()
+    state = torch.load(path)
+    assert len(json.loads(state["history"])) > 2 or state["steps"]  # the step is saved, unless it was an epoch's last
     with Store.of(config).writing(path.parent.name):  # nobody holds it any more
         pass
 

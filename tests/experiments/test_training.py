@@ -238,10 +238,16 @@ def test_maps_that_are_not_finite_are_a_diverged_training(data, tmp_path, monkey
 
 
 def test_a_number_of_threads_is_that_of_its_run_alone(tmp_path):
-    before = torch.get_num_threads()
-    for threads, expected in ((before + 1, before + 1), (before + 2, before + 2), (None, before), (None, before)):
-        start_engine(smoke(tmp_path, threads=threads))
-        assert torch.get_num_threads() == expected
+    def threads_of(number):
+        start_engine(smoke(tmp_path).model_copy(update={"threads": number}))
+        return torch.get_num_threads()
+
+    before = threads_of(None)
+    assert [threads_of(n) for n in (before + 1, before + 2, None, None)] == [before + 1, before + 2, before, before]
+    threads_of(before + 1)
+    torch.set_num_threads(before + 2)  # the user's own
+    assert threads_of(None) == before + 2
+    torch.set_num_threads(before)
 
 
 def test_a_loss_that_is_not_finite_stops_the_run_and_keeps_the_last_epoch(data, tmp_path, monkeypatch):
