@@ -57,6 +57,35 @@ def loss_against_score(curves: Mapping[str, pd.DataFrame], metric: str, first: i
     return figure
 
 
+def wobble_by_rate(table: pd.DataFrame, metric: str, least: float) -> Figure:
+    """Fig. 2 at several constant rates: how often the score falls while the loss falls, and the score at the end.
+
+    Args:
+        table: Index (label, factor of the tuned rate); columns ``fell``, epochs whose loss fell, ``worse``, those of
+            them whose score fell, too, and ``score``, after the last epoch in percent.
+        metric: The score.
+        least: Share of worse epochs that the claim asks of the Gaussian; a line.
+    """
+    figure, (left, right) = plt.subplots(1, 2, figsize=(10.5, 3.2), layout="constrained")
+    for label, part in table.groupby(level=0, sort=False):
+        part, name = part.droplevel(0).sort_index(), LABELS.get(str(label), str(label))
+        left.plot(part.index, 100 * part["worse"] / part["fell"], **_style(label), label=name)
+        right.plot(part.index, part["score"], **_style(label))
+    left.axhline(100 * least, color="0.5", linewidth=1)
+    left.annotate(
+        "asked of the Gaussian", (0, 100 * least), (4, 3), left.get_yaxis_transform(), "offset points", color="0.4"
+    )
+    left.margins(y=0.12)
+    left.set_ylabel(f"epochs with a lower {metric},\n% of those with a lower loss")
+    right.set_ylabel(f"{metric} after the last epoch (%)")
+    factors = sorted(table.index.unique(level=1))
+    for axes in (left, right):
+        axes.set_xscale("log", base=2)
+        axes.set(xlabel="constant rate / tuned rate", xticks=factors, xticklabels=[f"{one:g}" for one in factors])
+    figure.legend(loc="outside right center")
+    return figure
+
+
 def terms_by_epoch(curve: pd.DataFrame, metric: str, first: int = 1) -> Figure:
     """Theorem 1's terms over the epochs of one run, and the score above them.
 

@@ -16,13 +16,16 @@ import pandas as pd
 from hdmlib.experiments.record import Record
 from hdmlib.experiments.store import Store
 from hdmlib.losses.registry import LOSSES
+from hdmlib.study.analysis import final_scores
 from hdmlib.study.choice import CHOSEN, CHOSEN_ON_FACES, CHOSEN_ON_PHOTOS, CHOSEN_WHY, Choice, read_as
-from hdmlib.study.claims import FIGURE_1, claim_lines, difference_lines, differences
+from hdmlib.study.claims import FIGURE_1, claim_lines, difference_lines, differences, wobbles
 from hdmlib.study.results import published_of
 from hdmlib.study.rules import (
     COSTLY_SEEDS,
     FACES_METRICS,
     FACES_SUM_METRICS,
+    FIG2_RATE_FACTORS,
+    FIG2_RATE_SEEDS,
     FINALISTS,
     LARGE_FINALISTS,
     METRICS,
@@ -35,7 +38,7 @@ from hdmlib.study.rules import (
     axes_of,
     sum_is_better,
 )
-from hdmlib.study.stages import STAGES, Trial, second_fig2
+from hdmlib.study.stages import FIG2_LABELS, STAGES, Trial, at_rate, second_fig2, second_fig2_rates
 
 # What is compared with what: label -> references.
 COMPARED = {
@@ -177,6 +180,29 @@ def finals_together() -> dict[str, list[Record]]:
     return {**PEOPLE.finals(), **WHY.finals()}
 
 
+def fig2_by_rate(
+    records: Mapping[str, Sequence[Record]], metric: str = "PCKh@0.5", first: int = 2, last: int = 15
+) -> pd.DataFrame:
+    """Fig. 2 at every constant rate, the tuned one among them.
+
+    Args:
+        records: Label of ``second_fig2`` and ``second_fig2_rates`` -> runs of the same seeds.
+        metric: The score.
+        first, last: Epochs, both included.
+
+    Returns:
+        Index label and factor of the tuned rate; columns of :func:`~hdmlib.study.claims.wobbles`, whose test is against
+        the Gaussian at the same factor, and ``score``, the mean over the seeds after the last epoch.
+    """
+    parts = {}
+    for factor in sorted((1.0, *FIG2_RATE_FACTORS)):
+        at_factor = {label: records[at_rate(label, factor)] for label in FIG2_LABELS}
+        score = final_scores(at_factor).groupby("label")[metric].mean()
+        parts[factor] = wobbles(at_factor, metric, first, last).assign(score=score)
+    table = pd.concat(parts, names=["factor", "label"]).swaplevel()
+    return table.loc[[(label, factor) for label in FIG2_LABELS for factor in parts]]
+
+
 def second_text() -> str:
     """README's tables of the second study in Markdown, from the committed records alone."""
     people = PEOPLE.finals()
@@ -202,7 +228,27 @@ def every_difference_text() -> str:
     lines += [f"## On {PEOPLE.name}: the sum taken apart", "", f"With the 95 % interval over {len(SEEDS)} seeds.", ""]
     for label, reference in WHY_COMPARED.items():
         lines += [*_difference_lines(TOGETHER, records, label, [reference]), ""]
-    return "\n".join(lines)
+    return "\n".join([*lines, *_rate_lines()])
+
+
+def _rate_lines() -> list[str]:
+    """:func:`fig2_by_rate` in Markdown, from the committed records."""
+    runs = {**published_of(second_fig2(FIG2_RATE_SEEDS)), **published_of(second_fig2_rates())}
+    table = fig2_by_rate(runs)
+    return [
+        "## Fig. 2 at other constant rates",
+        "",
+        f"PCKh@0.5 and validation loss from epoch 2 to 15, {len(FIG2_RATE_SEEDS)} seeds; p is that of Fisher's exact "
+        "test against the Gaussian at the same factor.",
+        "",
+        "| loss | times the tuned rate | epochs with a lower loss | of these with a lower PCKh | p | PCKh at the end |",
+        "| --- |" + " --- |" * 5,
+        *(
+            f"| {row['label']} | {row['factor']:g} | {row['fell']} | {row['worse']} | {row['p']:.3f} | "
+            f"{row['score']:.1f} |"
+            for row in table.reset_index().to_dict("records")
+        ),
+    ]
 
 
 def score_lines(ground: Ground, records: Mapping[str, Sequence[Record]]) -> list[str]:

@@ -240,7 +240,12 @@ def second_fig2_rates(seeds: Sequence[int] = rules.FIG2_RATE_SEEDS, **values: An
     for seed, label, factor in product(seeds, FIG2_LABELS, rules.FIG2_RATE_FACTORS):
         loss, options, fields = CHOSEN[label].setting
         changed = {**fields, **CONSTANT_RATE, "lr": factor * fields["lr"], "seed": seed, **values}
-        yield _trial(f"{label}, {factor:g} x the rate", loss, options, people=rules.TEST_PEOPLE, **changed)
+        yield _trial(at_rate(label, factor), loss, options, people=rules.TEST_PEOPLE, **changed)
+
+
+def at_rate(label: str, factor: float) -> str:
+    """The label of Fig. 2's training at ``factor`` times the tuned rate."""
+    return label if factor == 1 else f"{label}, {factor:g} x the rate"
 
 
 def second_long(seeds: Sequence[int] = rules.COSTLY_SEEDS, **values: Any) -> Iterator[Trial]:

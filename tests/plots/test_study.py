@@ -36,6 +36,16 @@ def test_loss_and_score_of_every_seed_from_the_first_epoch_on():
     assert left.get_title() == "matching"
 
 
+def test_the_share_of_worse_epochs_and_the_score_stand_by_the_rate():
+    index = pd.MultiIndex.from_product([["gaussian_mse", "the letter"], [0.5, 1.0]])
+    table = pd.DataFrame({"fell": [10, 20, 10, 10], "worse": [1, 5, 0, 3], "score": [60.0, 70.0, 50.0, 55.0]}, index)
+    figure = draw.wobble_by_rate(table, "PCKh@0.5", least=0.2)
+    left, right = figure.axes
+    np.testing.assert_allclose(left.lines[0].get_ydata(), [10, 25])
+    np.testing.assert_allclose(right.lines[1].get_ydata(), [50, 55])
+    np.testing.assert_allclose(right.lines[1].get_xdata(), [0.5, 1])
+
+
 def test_the_best_of_a_grid_is_framed():
     table = pd.DataFrame([[1.0, 2.0], [np.nan, 3.5]], index=["matching", "dot_mse"], columns=["argmax", "dark"])
     figure = draw.grid_of_scores({"AP": table})

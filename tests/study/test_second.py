@@ -7,10 +7,19 @@ import pytest
 
 from hdmlib.paths import PROJECT_ROOT
 from hdmlib.study.choice import CHOSEN
+from hdmlib.study.claims import wobbles
 from hdmlib.study.results import published_of
-from hdmlib.study.rules import SEEDS
-from hdmlib.study.second import COMPARED, PEOPLE, every_difference_text, score_lines, second_text, verdict
-from hdmlib.study.stages import second_finals
+from hdmlib.study.rules import FIG2_RATE_SEEDS, SEEDS
+from hdmlib.study.second import (
+    COMPARED,
+    PEOPLE,
+    every_difference_text,
+    fig2_by_rate,
+    score_lines,
+    second_text,
+    verdict,
+)
+from hdmlib.study.stages import FIG2_LABELS, second_fig2, second_fig2_rates, second_finals
 
 
 @pytest.fixture(scope="module")
@@ -25,6 +34,20 @@ def records():
 def test_the_tables_are_those_of_the_records(page, marker, written):
     stated = (PROJECT_ROOT / page).read_text().partition(f"<!-- {marker} -->\n")[2].partition(f"<!-- /{marker} -->")[0]
     assert stated.rstrip() == written().rstrip(), "python notebooks/refresh.py README writes them anew"
+
+
+def test_fig_2_at_every_rate_compares_runs_of_the_same_rate_and_seeds():
+    tuned, others = (published_of(stage(FIG2_RATE_SEEDS)) for stage in (second_fig2, second_fig2_rates))
+    table = fig2_by_rate({**tuned, **others}, "PCKh@0.5")
+    assert list(table.index) == list(itertools.product(FIG2_LABELS, (0.25, 0.5, 1.0, 2.0, 4.0)))
+    doubled = {label: others[f"{label}, 2 x the rate"] for label in FIG2_LABELS}
+    assert {record.identity["seed"] for record in doubled["matching"]} == set(FIG2_RATE_SEEDS)
+    for factor, records in ((1.0, tuned), (2.0, doubled)):
+        counted = table.xs(factor, level="factor")
+        assert counted.drop(columns="score").equals(wobbles(records))
+        for label, runs in records.items():
+            last = [record.epochs[-1].validation.metrics["PCKh@0.5"] for record in runs]
+            assert counted.loc[label, "score"] == pytest.approx(sum(last) / len(last))
 
 
 def test_every_final_has_every_seed_and_metric(records):
