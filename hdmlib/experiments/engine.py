@@ -8,6 +8,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from datetime import timedelta
 from pathlib import Path
+from typing import Any
 from uuid import uuid4
 
 import torch
@@ -281,7 +282,7 @@ def ending_workers(*loaders: DataLoader) -> Iterator[None]:
         yield
     finally:
         for loader in loaders:
-            inner = getattr(loader, "base_dataloader", loader)  # of one that Accelerate has prepared
+            inner: Any = getattr(loader, "base_dataloader", loader)  # of one that Accelerate has prepared
             if inner._iterator is not None:  # torch has no public name for it; Lightning ends them so, too
                 inner._iterator._shutdown_workers()
                 inner._iterator = None
