@@ -64,7 +64,7 @@ def test_a_value_beside_the_preset_wins_and_none_does_not():
         ({"loss": "matchng"}, ["loss:", "Did you mean 'matching'", "soft_argmax"]),
         ({"model": "resnet"}, ["model:", "hrnet_nano"]),
         ({"dataset": "lsp"}, ["dataset:", "synthetic"]),
-        ({"pck_reference": "hed"}, ["pck_reference:", "known: head, torso, box, or two joints"]),
+        ({"pck_reference": "hed"}, ["pck_reference:", "Known: head, torso, box, or two joints"]),
         ({"decoder": "drak"}, ["decoder:", "Did you mean 'dark'"]),
         ({"epochs": 0}, ["epochs:", "greater than or equal to 1"]),
         ({"epochs": "many"}, ["epochs:", "'many'"]),
