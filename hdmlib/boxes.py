@@ -73,7 +73,11 @@ class BoxFile:
 
     def fit(self, photo: Path) -> tuple[int, PhotoBoxes | None]:
         """How many folders and files of its name a photo's entry shares with the photo's path, and :meth:`of`."""
-        shared, best = next(self._ends.sharing(_parts(str(photo.absolute()))), (0, []))
+        shared, best = 0, []
+        for path in (photo, photo.with_suffix("")):  # some tools leave the ending out
+            shared, best = next(self._ends.sharing(_parts(str(path.absolute()))), (0, []))
+            if best:
+                break
         if len(best) > 1:
             raise DataError(f"{self.path}: {len(best)} of its photos fit {photo}; write file_name with its folder")
         by_id = (key for name in (photo.stem, photo.name) if (key := id_key(name)) in self.nameless)

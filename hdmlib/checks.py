@@ -10,10 +10,6 @@ from numbers import Real
 from typing import Any
 
 
-class NotFinite(ValueError):
-    """Heatmaps hold NaN or infinity: a training may have diverged."""
-
-
 def number_between(name: str, value: Any, low: float, high: float) -> float:
     """``value`` as a float.
 

@@ -72,7 +72,7 @@ class _WithWords(TyperCommand):
         except Exception as error:
             # click's, of which newer versions of typer have a copy of their own
             if type(error).__name__ == "NoSuchOption" and not error.possibilities:  # pyright: ignore
-                error.message += " Parameters have no dashes: epochs=3"  # pyright: ignore
+                error.message += "; parameters have no dashes: epochs=3"  # pyright: ignore
             raise
 
 

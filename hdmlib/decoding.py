@@ -25,7 +25,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from hdmlib.checks import NotFinite, check_options, number_between, one_of
+from hdmlib.checks import check_options, number_between, one_of
+from hdmlib.errors import NotFinite
 from hdmlib.heatmaps import as_float64
 
 # Half width of the window that the confidence "mass" counts: 5 x 5 cells.
@@ -314,7 +315,7 @@ def joints_from_heatmaps(targets: Tensor) -> tuple[Tensor, Tensor]:
 
     Returns:
         Joints (B, K, 2) as (x, y) in heatmap cells and weights (B, K), 1 where a target has a peak, else 0; NaN, which
-        a loss refuses, where it holds NaN or infinity.
+        a loss notices, where it holds NaN or infinity.
 
     Raises:
         ValueError: The targets are no (B, K, H, W) tensor of at least 3 x 3 cells.

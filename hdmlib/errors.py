@@ -23,6 +23,10 @@ _SHARED_MEMORY = re.compile(r"Bus error|shared memory|unable to (?:write to|open
 _OUT_OF_MEMORY = re.compile(r"out of memory|can't allocate memory", re.IGNORECASE)
 
 
+class NotFinite(ValueError):
+    """Heatmaps hold NaN or infinity: a training may have diverged."""
+
+
 class Interrupted(KeyboardInterrupt):
     """Ctrl-C was pressed, or SIGTERM received.
 

@@ -336,7 +336,7 @@ def _photo_files(image: str | os.PathLike[str]) -> list[Path]:
             raise ValueError(f"image: no photo in or below the folder {path}; looked for {', '.join(PHOTO_ENDINGS)}")
         return files
     if not path.exists():
-        hint = "; photos_of expands a pattern" if _WILD & set(str(image)) else ""
+        hint = "; hdmlib.inference.photos_of expands a pattern" if _WILD & set(str(image)) else ""
         raise FileNotFoundError(f"image: no file {path}{hint}")
     return [path]
 

@@ -159,8 +159,8 @@ def test_a_training_that_never_leaves_its_warm_start_says_so(tmp_path):
 @pytest.mark.parametrize(
     ("words", "told"),
     [
-        (["train", "--epochs", "3"], "No such option: --epochs Parameters have no dashes: epochs=3"),
-        (["check", "--epochs", "3", "somewhere"], "Parameters have no dashes: epochs=3"),
+        (["train", "--epochs", "3"], "No such option: --epochs; parameters have no dashes: epochs=3"),
+        (["check", "--epochs", "3", "somewhere"], "; parameters have no dashes: epochs=3"),
         (["study", "finals", "--job", "2"], "Possible options: --jobs"),
         (["check", "--formt", "coco", "somewhere"], "Possible options: --format"),
     ],

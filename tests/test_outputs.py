@@ -228,6 +228,13 @@ def test_a_photo_that_is_listed_twice_keeps_the_boxes_that_name_it(tmp_path):
     assert boxes.of(tmp_path / "a.jpg").boxes[:, 0].tolist() == [1, 2]
 
 
+def test_boxes_name_their_photo_without_its_ending(tmp_path):
+    entries = [{"file_name": name, "bbox": [n, 0, 5, 5]} for n, name in enumerate(("a/1", "b/1"), start=1)]
+    photos = [tmp_path / "b" / "1.PNG", tmp_path / "a" / "1.jpg"]
+    found = boxes_on(photos, read_boxes(written_boxes(tmp_path, entries)))
+    assert [one.boxes[0, 0] for one in found] == [2, 1]
+
+
 def test_of_two_photos_of_one_name_the_nearer_has_the_boxes(tmp_path):
     entry = {"image_id": 5, "file_name": "a/1.jpg", "category_id": 1, "bbox": [1, 1, 20, 20], "score": 0.9}
     boxes = read_boxes(written_boxes(tmp_path, [entry]))  # nobody was found on b/1.jpg

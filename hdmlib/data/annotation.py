@@ -147,7 +147,7 @@ def _box_fault(value: Any) -> str:
     sides = value[2:] if isinstance(value, list | tuple) and len(value) == 4 else ()
     if not value or (0 in sides and all(type(side) in (int, float) and side >= 0 for side in sides)):
         return "box missing or empty"
-    return f"box that is not four numbers up to {FARTHEST:g}, x, y, and a positive width and height"
+    return f"box that is not x, y and a positive width and height, each up to {FARTHEST:g}"
 
 
 def joint_box(joints: np.ndarray, photo_size: Sequence[float] = ()) -> tuple[float, ...]:

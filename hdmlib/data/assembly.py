@@ -21,6 +21,7 @@ _REMEDIES = {
 _UPRIGHT = "photo turned upright by its EXIF orientation, as its annotated size requires"
 _AMBIGUOUS = "photo with an EXIF orientation that its annotated size does not settle: read as stored, not turned"
 
+_FRACTIONS = "labelled joints all between 0 and 1: fractions of the photo instead of pixels?"
 _FAR_OUTSIDE = "labelled joint far outside the photo: pixels of another size of the photo, or x and y exchanged?"
 
 
@@ -56,8 +57,11 @@ def assemble(
         else:
             kept.append(person)
             paths.append(found)
-            if far_outside(person.joints[person.visibility > 0], person.photo_size or photos.header(found).size):
+            labelled = person.joints[person.visibility > 0]
+            if far_outside(labelled, person.photo_size or photos.header(found).size):
                 log.notice(_FAR_OUTSIDE, person.annotation_id)
+            if len(labelled) > 1 and ((labelled >= 0) & (labelled <= 1)).all():
+                log.notice(_FRACTIONS, person.annotation_id)
     if not kept:
         raise DataError(
             f"{name}: no usable person (left out: {log.described() or 'nobody, the list is empty'}; photos looked "

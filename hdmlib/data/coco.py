@@ -7,7 +7,7 @@ be those that a detector found: :func:`~hdmlib.data.detections.read_detections`.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -105,6 +105,7 @@ def read_truth(root: Path | str, split: str, *, category: str | None = None) -> 
 
 
 _OUTSIDE = "box outside the photo: that of the joints"
+_FAR_BOX = "box reaches far beyond the photo: two corners instead of x, y, width and height?"
 
 
 def _coco_person(annotation: dict, number: int, content: Content, photos: PhotoFolder, strict: bool) -> Person:
@@ -131,8 +132,10 @@ def _coco_person(annotation: dict, number: int, content: Content, photos: PhotoF
     head_size = head_size_of(annotation, changes)
     for change in changes:
         content.log.mend(change, number)
-    for remark in _remarks(one, photo_size, changes):
-        content.log.notice(remark, number)
+    if one.box and one.box_given and _OUTSIDE not in changes:
+        corners = np.array([one.box[:2], np.add(one.box[:2], one.box[2:])])
+        if far_outside(corners, photo_size):
+            content.log.notice(_FAR_BOX, number)
     centre, size = box_region(box)
     return Person(
         file_name=file_name,
@@ -158,14 +161,3 @@ def _clipped_box(one: MendedAnnotation, photo_size: Sequence[float], strict: boo
     if clipped is None:
         raise LeaveOut("box empty or outside the photo", f"the photo is {photo_size[0]:g} x {photo_size[1]:g} pixels")
     return np.array(clipped)
-
-
-def _remarks(one: MendedAnnotation, photo_size: Sequence[float], changes: Sequence[str]) -> Iterator[str]:
-    """What looks like numbers of another kind than COCO's."""
-    if one.box and one.box_given and _OUTSIDE not in changes:
-        corners = np.array([one.box[:2], np.add(one.box[:2], one.box[2:])])
-        if far_outside(corners, photo_size):
-            yield "box reaches far beyond the photo: two corners instead of x, y, width and height?"
-    places = one.joints[one.visibility > 0]
-    if len(places) > 1 and ((places >= 0) & (places <= 1)).all():
-        yield "labelled joints all between 0 and 1: fractions of the photo instead of pixels?"

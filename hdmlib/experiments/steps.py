@@ -13,8 +13,8 @@ import torch
 from accelerate import Accelerator
 from torch import nn
 
-from hdmlib.checks import NotFinite
 from hdmlib.config import Config
+from hdmlib.errors import NotFinite
 from hdmlib.experiments.checkpoint import Checkpoints, TrainingState
 from hdmlib.experiments.engine import share_weight
 from hdmlib.losses.base import HeatmapLoss

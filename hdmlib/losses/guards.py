@@ -12,8 +12,7 @@ import warnings
 import torch
 from torch import Tensor
 
-from hdmlib.checks import NotFinite
-from hdmlib.errors import users_stacklevel
+from hdmlib.errors import NotFinite, users_stacklevel
 from hdmlib.losses.deferred import DeferredFlags
 
 # A map counts as softmaxed if nothing is negative and its sum is this close to 1.

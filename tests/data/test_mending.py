@@ -67,7 +67,7 @@ def test_a_missing_area_is_that_of_the_box(tmp_path, area):
     assert read_one(tmp_path, AREA, area=area).areas.tolist() == [3000, 60 * 80]
 
 
-NO_BOX = BOX.replace("missing or empty", "that is not four numbers up to 1e+06, x, y, and a positive width and height")
+NO_BOX = BOX.replace("missing or empty", "that is not x, y and a positive width and height, each up to 1e+06")
 
 
 @pytest.mark.parametrize(

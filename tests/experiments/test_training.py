@@ -21,12 +21,11 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 
 import hdmlib
 from hdmlib import reader
-from hdmlib.checks import NotFinite
 from hdmlib.config import ConfigError, make_config
 from hdmlib.data.dataset import DataError
 from hdmlib.data.sources import open_data
 from hdmlib.decoding import METHODS
-from hdmlib.errors import Interrupted
+from hdmlib.errors import Interrupted, NotFinite
 from hdmlib.experiments import steps
 from hdmlib.experiments.checkpoint import Checkpoints
 from hdmlib.experiments.engine import (
