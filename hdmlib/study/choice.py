@@ -70,6 +70,10 @@ CHOSEN_WHY = {
         "own",
     ),
 }
+# Not tuned, for rules.LARGE_TEST: with twice the cells across a crop, a Gaussian as wide in pixels as the one above.
+CHOSEN_WIDER = {
+    "gaussian_mse, twice the sigma": Choice(("gaussian_mse", {"sigma": 1.5}, {"lr": 4e-3}), "dark", "own"),
+}
 # Likewise of stages second_photo_tuning and second_face_tuning.
 CHOSEN_ON_PHOTOS = {
     "gaussian_mse": Choice(("gaussian_mse", {"sigma": 1.0}, {"lr": 4e-3}), "dark", "other"),
