@@ -25,7 +25,9 @@ STYLES: dict[str, dict[str, Any]] = {
 STYLES["the sum"] = {"color": "#7b1fa2", "linestyle": (0, (6, 1)), "marker": "*"}
 STYLES["the letter"] = {"color": "#a0616a", "linestyle": (0, (1, 1)), "marker": "X"}
 LABELS = {**LOSS_LABEL, **{name: name for name in ("matching, plain distance", "the sum", "the letter")}}
-LABELS["gaussian_mse + likelihood"] = f"{LOSS_LABEL['gaussian_mse']} + likelihood"
+LABELS |= {
+    f"gaussian_mse{more}": f"{LOSS_LABEL['gaussian_mse']}{more}" for more in (" + likelihood", ", twice as wide")
+}
 _TRUTH = {"marker": "+", "color": "#4cc9f0", "markersize": 9, "markeredgewidth": 1.2, "linestyle": "none"}
 TERM_NAMES = {
     "map: gaussian_mse": (r"$\|H - G\|^2$: the loss, summed over cells", "black", "-"),

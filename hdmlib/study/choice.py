@@ -6,7 +6,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from typing import NamedTuple
 
 from hdmlib.experiments.record import Record
-from hdmlib.study.rules import BEST, CHOSEN_BY, LETTER, PLAIN, Setting
+from hdmlib.study.rules import BEST, CHOSEN_BY, LARGE_FINALISTS, LENGTHS, LETTER, PLAIN, Setting
 
 
 class Choice(NamedTuple):
@@ -48,6 +48,16 @@ def read_as(record: Record, decoder: str, confidence: str) -> dict[str, float]:
     return (record.by_decoder if confidence == "own" else record.other_confidence)[decoder]
 
 
+def wider(label: str) -> str:
+    """The label of a loss whose lengths are twice as many cells."""
+    return f"{label}, twice as wide"
+
+
+def _lengthened(choice: Choice, lengths: Iterable[str]) -> Choice:
+    loss, options, fields = choice.setting
+    return choice._replace(setting=(loss, {**options, **{name: 2 * options[name] for name in lengths}}, fields))
+
+
 # As the committed trials of stage second_tuning have it; a test chooses again.
 CHOSEN = {
     "gaussian_mse": Choice(("gaussian_mse", {"sigma": 0.75}, {"lr": 4e-3}), "dark", "own"),
@@ -70,9 +80,9 @@ CHOSEN_WHY = {
         "own",
     ),
 }
-# Not tuned, for rules.LARGE_TEST: with twice the cells across a crop, a Gaussian as wide in pixels as the one above.
-CHOSEN_WIDER = {
-    "gaussian_mse, twice the sigma": Choice(("gaussian_mse", {"sigma": 1.5}, {"lr": 4e-3}), "dark", "own"),
+# For rules.LARGE_TEST nothing was tuned: the same again and, where a loss has lengths, twice as many of the cells.
+CHOSEN_FOR_LARGE = {label: CHOSEN[label] for label in LARGE_FINALISTS} | {
+    wider(label): _lengthened(CHOSEN[label], LENGTHS[label]) for label in LENGTHS
 }
 # Likewise of stages second_photo_tuning and second_face_tuning.
 CHOSEN_ON_PHOTOS = {

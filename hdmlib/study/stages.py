@@ -16,8 +16,6 @@
                   the same at lower and higher rates, three seeds
     second_long, second_large
                   its finalists with three times the training, and at 192 x 192 pixels; three seeds
-    second_large_width
-                  the Gaussian of the latter with twice the sigma, in cells
     second_photo_tuning, second_face_tuning
                   its finalists around those settings on photos of people and on faces (both need data_root)
     second_photos, second_faces
@@ -39,7 +37,14 @@ from typing import Any
 from hdmlib.config import Config, make_config
 from hdmlib.presets import LEARNING_RATES
 from hdmlib.study import rules
-from hdmlib.study.choice import CHOSEN, CHOSEN_ON_FACES, CHOSEN_ON_PHOTOS, CHOSEN_WHY, CHOSEN_WIDER, Choice
+from hdmlib.study.choice import (
+    CHOSEN,
+    CHOSEN_FOR_LARGE,
+    CHOSEN_ON_FACES,
+    CHOSEN_ON_PHOTOS,
+    CHOSEN_WHY,
+    Choice,
+)
 
 SEEDS = (0, 1, 2, 3, 4)
 # Tuning and formulation: half the epochs, and people that are not reported on.
@@ -257,14 +262,8 @@ def second_long(seeds: Sequence[int] = rules.COSTLY_SEEDS, **values: Any) -> Ite
 
 
 def second_large(seeds: Sequence[int] = rules.COSTLY_SEEDS, **values: Any) -> Iterator[Trial]:
-    """The better of them with four times the cells."""
-    chosen = {label: CHOSEN[label] for label in rules.LARGE_FINALISTS}
-    yield from _as_chosen(chosen, rules.LARGE_TEST, seeds, **values)
-
-
-def second_large_width(seeds: Sequence[int] = rules.COSTLY_SEEDS, **values: Any) -> Iterator[Trial]:
-    """There the Gaussian as wide in pixels as it was tuned: twice the sigma, since a cell is half as wide."""
-    yield from _as_chosen(CHOSEN_WIDER, rules.LARGE_TEST, seeds, **values)
+    """The better of them with four times the cells, in the tuned widths and twice as wide."""
+    yield from _as_chosen(CHOSEN_FOR_LARGE, rules.LARGE_TEST, seeds, **values)
 
 
 def second_why_tuning(**values: Any) -> Iterator[Trial]:
@@ -332,8 +331,8 @@ STAGES = {
     "second_tuning": second_tuning, "second_finals": second_finals, "second_fig2": second_fig2,
     "second_photo_tuning": second_photo_tuning, "second_face_tuning": second_face_tuning,
     "second_photos": second_photos, "second_faces": second_faces, "second_fig2_rates": second_fig2_rates,
-    "second_long": second_long, "second_large": second_large, "second_large_width": second_large_width,
-    "second_why_tuning": second_why_tuning, "second_why": second_why,
+    "second_long": second_long, "second_large": second_large, "second_why_tuning": second_why_tuning,
+    "second_why": second_why,
 }  # fmt: skip
 RENAMED_STAGES = {"joint": "cost"}  # earlier name -> name
 
