@@ -18,10 +18,11 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_valida
 
 from hdmlib.checks import unknown_name
 from hdmlib.coordinates import Rule
+from hdmlib.losses.registry import LOSSES
 from hdmlib.models.hrnet import MODELS
 from hdmlib.models.hub import LITE0_WEIGHTS, NONE, PREFIX, named_by_content
 from hdmlib.models.lite import NAME as LITE0
-from hdmlib.models.registry import OTHERS, is_known
+from hdmlib.models.registry import OTHERS, STRIDES, is_known
 from hdmlib.models.vitpose import PREFIX as VITPOSE
 from hdmlib.models.vitpose import vitpose_weights
 from hdmlib.presets import IMAGENET, LEARNING_RATES, PRESETS
@@ -340,9 +341,19 @@ def make_config(preset: str = "laptop", **values: Any) -> Config:
             raise ConfigError(f"loss_options: give it whole, or single options as {OPTION}NAME=VALUE, not both")
         fields["loss_options"] = {**fields["loss_options"], **options}
     try:
-        return Config(**fields)
+        return _lengthened(Config(**fields))
     except ValidationError as error:
         raise ConfigError("\n".join(_explain(detail) for detail in error.errors())) from None
+
+
+def _lengthened(config: Config) -> Config:
+    """The config with the lengths of its loss for maps larger than those they were tuned on, unless they are given."""
+    stride = STRIDES.get(config.model)  # of another's network only a run measures it
+    if stride is None or "cost" in config.loss_options:  # another cost has another unit
+        return config
+    width, height = (side // stride for side in config.input_size)
+    options = {**LOSSES[config.loss].lengths_on(height, width), **config.loss_options}
+    return config.model_copy(update={"loss_options": options})
 
 
 def _weights_for(model: Any, of_preset: str | None) -> str | None:

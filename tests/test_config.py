@@ -4,6 +4,7 @@ import pytest
 
 import hdmlib.config
 from hdmlib.config import RECIPE_VERSION, Config, ConfigError, make_config
+from hdmlib.losses.matching import MatchingLoss
 from hdmlib.losses.registry import LOSSES
 from hdmlib.presets import PRESETS, PUBLISHED_PRESETS
 
@@ -174,6 +175,25 @@ def test_a_default_of_a_loss_does_not_change_unnoticed(loss):
     assert RECIPE_VERSION == 1
     defaults = {name: option.default for name, option in inspect.signature(LOSSES[loss]).parameters.items()}
     assert {name: defaults.get(name) for name in FIRST_DEFAULTS[loss]} == FIRST_DEFAULTS[loss]
+
+
+def test_lengths_of_a_loss_grow_with_the_crops_unless_they_are_given():
+    assert make_config("study").loss_options == {}  # as they were tuned
+    assert make_config("smoke").loss_options == {}  # a smaller crop keeps them
+    assert make_config(input_width=192, input_height=192).loss_options == {"tau": 2.0, "epsilon": 0.1}
+    assert make_config(input_width=192, input_height=192, loss="gaussian_mse").loss_options == {"sigma": 1.5}
+    assert make_config(input_width=192, input_height=192, loss="cross_entropy").loss_options == {}
+    tall = make_config("coco_w32_256x192").loss_options
+    assert tall["tau"] == pytest.approx((64 * 48) ** 0.5 / 24, abs=1e-3)
+    assert tall["epsilon"] / tall["tau"] == pytest.approx(0.05, rel=0.01)
+    given = make_config(input_width=192, input_height=192, **{"loss_options.tau": 1.0, "loss_options.likelihood": 0.2})
+    assert given.loss_options == {"tau": 1.0, "epsilon": 0.1, "likelihood": 0.2}
+    other_unit = make_config(input_width=192, input_height=192, loss_options={"cost": "sqeuclidean"})
+    assert other_unit.loss_options == {"cost": "sqeuclidean"}
+    assert make_config("coco_w32_256x192", loss="gaussian_mse").loss_options["sigma"] == 2.0  # HRNet's
+    assert make_config("coco_w32_256x192").loss_options == MatchingLoss.lengths_on(64, 48)  # for a loop of one's own
+    again = make_config(**{name: value for name, value in given if value is not None})
+    assert again == given  # as the processes of a training are told
 
 
 def test_a_whole_number_and_its_float_are_one_run():

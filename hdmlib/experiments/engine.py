@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import os
+import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from datetime import timedelta
@@ -27,11 +28,12 @@ from torch import nn
 from torch.utils.data import DataLoader
 
 from hdmlib.checks import unknown_name
-from hdmlib.config import Config, ConfigError
+from hdmlib.config import OPTION, Config, ConfigError
 from hdmlib.data.augmentation import HALF_BODY_UPPER, Augmentation
 from hdmlib.data.crops import Frame
 from hdmlib.data.dataset import PoseDataset
 from hdmlib.data.loader import make_loader, share_of
+from hdmlib.errors import users_stacklevel
 from hdmlib.losses.base import HeatmapLoss
 from hdmlib.losses.registry import LOSSES, build_loss
 from hdmlib.models.registry import stride_of
@@ -219,6 +221,25 @@ def build_reader(config: Config, model: nn.Module, skeleton: Skeleton) -> Reader
 def frame_of(config: Config) -> Frame:
     """Input and heatmap of the config's network, and how their coordinates correspond."""
     return Frame(config.input_size, config.coordinates, stride_of(config.model, config.input_size))
+
+
+def check_lengths(config: Config) -> None:
+    """Warn if a network of the user's own, whose stride no config knows, gives maps too large for the loss's lengths.
+
+    Raises:
+        ValueError, ImportError, CheckpointError: As :func:`~hdmlib.models.registry.stride_of`.
+    """
+    height, width = frame_of(config).map_size
+    longer = LOSSES[config.loss].lengths_on(height, width)
+    if longer.keys() & config.loss_options.keys() or "cost" in config.loss_options or not longer:
+        return
+    remedy = " ".join(f"{OPTION}{name}={value:g}" for name, value in longer.items())
+    warnings.warn(
+        f"{config.model} gives maps of {width} x {height} cells, for which the lengths of {config.loss}, tuned on "
+        f"24 x 24, are short; give {remedy}",
+        UserWarning,
+        stacklevel=users_stacklevel(),
+    )
 
 
 def augmentation_of(config: Config) -> Augmentation:

@@ -32,6 +32,7 @@ from hdmlib.experiments.engine import (
     build_losses,
     check_agreement,
     check_engine,
+    check_lengths,
     is_main_process,
     start_engine,
     started_processes,
@@ -43,7 +44,7 @@ from hdmlib.experiments.store import ARTEFACTS, RECORD, Store, StoredRun
 from hdmlib.experiments.training import check_start, fit
 from hdmlib.metrics.scores import PCKReference, score
 from hdmlib.models.checkpoints import load_weights
-from hdmlib.models.registry import build_model, source_of, stride_of, warn_if_edited
+from hdmlib.models.registry import build_model, source_of, warn_if_edited
 
 
 @dataclass(frozen=True)
@@ -154,7 +155,7 @@ def _check_without_data(config: Config, store: Store, weights: bool) -> None:
     _check_use(config)
     check_engine(config)
     build_losses(config)
-    stride_of(config.model, config.input_size)
+    check_lengths(config)
     check_start(config)
     on_any_data = config.model_copy(update={"data_root": None})
     if not config.resume or store.find(on_any_data, "model" if weights else None) is None:

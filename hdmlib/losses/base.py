@@ -9,6 +9,8 @@ decode and to look at, ``decoder`` and ``confidence`` the method that suits it.
 
 from __future__ import annotations
 
+import inspect
+import math
 from typing import Any
 
 import torch
@@ -20,6 +22,8 @@ from hdmlib.heatmaps import inside
 from hdmlib.losses.guards import InputGuard
 
 REDUCTIONS = ("mean", "joint_mean", "per_joint", "none")
+# Cells along each side of the maps on which the losses were tuned (notebook 09).
+TUNED_CELLS = 24
 
 
 class HeatmapLoss(nn.Module):
@@ -41,11 +45,24 @@ class HeatmapLoss(nn.Module):
     skips_ignored_joints = False
     # Whether the loss takes the softmax of heatmaps, so that maps which are softmaxed already would be so twice.
     expects_logits = False
+    # Options that are lengths in heatmap cells.
+    lengths: tuple[str, ...] = ()
 
     def __init__(self, *, reduction: str = "mean") -> None:
         super().__init__()
         self.reduction = one_of("reduction", reduction, REDUCTIONS)
         self._guard = InputGuard(type(self).__name__, self.expects_logits)
+
+    @classmethod
+    def lengths_on(cls, height: int, width: int) -> dict[str, float]:
+        """What to give for those of its options that are lengths in cells, on maps larger than 24 x 24 cells.
+
+        The defaults were tuned on maps of 24 x 24 cells; on a larger one a person covers more cells, and the lengths
+        grow in proportion: ``MatchingLoss(**MatchingLoss.lengths_on(64, 48))``. On a smaller one the defaults stay.
+        """
+        times = math.sqrt(height * width) / TUNED_CELLS
+        defaults = inspect.signature(cls).parameters
+        return {name: round(times * defaults[name].default, 3) for name in cls.lengths} if times > 1 else {}
 
     def set_progress(self, progress: float) -> None:
         """Set the position in the training; losses without a schedule ignore it.

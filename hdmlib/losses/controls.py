@@ -36,6 +36,8 @@ class GaussianMSE(HeatmapLoss):
         ValueError: An argument is out of range.
     """
 
+    lengths = ("sigma",)
+
     def __init__(
         self, *, sigma: float = 0.75, rounded: bool = False, likelihood: float = 0.0, reduction: str = "mean"
     ) -> None:

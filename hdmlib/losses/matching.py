@@ -177,7 +177,8 @@ class MatchingLoss(HeatmapLoss):
         demanders: ``subpixel``, the four cells around the annotation, or ``naive``, the nearest one.
         cost: ``saturating``, tau (1 - exp(-d / tau)) at a distance of d cells; ``euclidean``, d, the supplement's cost
             (with epsilon 0.25 it trains best); or ``sqeuclidean``, d^2.
-        tau: Length in cells at which the saturating cost levels off.
+        tau: Length in cells at which the saturating cost levels off. On maps much larger than 24 x 24 cells take tau
+            and epsilon from :meth:`lengths_on`, else mass far from the joint is hardly pulled.
         epsilon_start: Initial epsilon, which falls geometrically to ``epsilon`` over the first half of the training
             (see :meth:`set_progress`); ``None``: constant. In evaluation mode the loss has ``epsilon``.
         mass_floor: ``relu`` and ``relu_plain``: peak of a heatmap below which its gradient, which grows as the map
@@ -196,6 +197,7 @@ class MatchingLoss(HeatmapLoss):
     decoder = "barycentre"
     confidence = "mass"
     skips_ignored_joints = True
+    lengths = ("tau", "epsilon")
 
     def __init__(
         self,

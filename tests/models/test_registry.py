@@ -1,6 +1,7 @@
 """Networks of one's own: any function that builds one, with the stride taken from its output."""
 
 import sys
+import warnings
 from pathlib import Path
 
 import numpy as np
@@ -11,6 +12,7 @@ from torch import nn
 from hdmlib import predict
 from hdmlib.config import ConfigError, make_config
 from hdmlib.experiments import run
+from hdmlib.experiments.engine import check_lengths
 from hdmlib.models import build_model, load_weights, save_weights, stride_of
 from hdmlib.models.registry import source_of
 
@@ -48,6 +50,10 @@ def no_whole_stride(num_joints):
 
 def no_module(num_joints):
     return num_joints
+
+
+def fine(num_joints):
+    return Tiny(num_joints, stride=2)
 
 
 def of_k(k):
@@ -111,6 +117,21 @@ def test_it_is_trained_resumed_and_used(name, function, tmp_path):
     assert found.joints.shape == (1, 17, 2)
     assert found.heatmaps.shape == (1, 17, 8, 8)
     assert np.isfinite(found.joints).all()
+
+
+def test_lengths_too_short_for_its_maps_are_noticed_and_the_remedy_is_right(name, tmp_path):
+    values = {"preset": "smoke", "model": name("fine"), "epochs": 1, "run_dir": tmp_path}
+    with pytest.warns(UserWarning, match=r"my_networks:fine gives maps of 32 x 32 cells, .* short") as said:
+        run(make_config(**values))
+    words = str(said[0].message).partition("give ")[2].split()
+    assert words == ["loss_options.tau=1.333", "loss_options.epsilon=0.067"]
+    given = {name: float(value) for name, value in (word.split("=") for word in words)}
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        check_lengths(make_config(**values, **given))
+        check_lengths(make_config(**values, loss="cross_entropy"))
+        check_lengths(make_config(**{**values, "model": name("tiny")}))
+        check_lengths(make_config(input_width=192, input_height=192))  # the config holds them
 
 
 def test_who_edits_it_is_told_that_a_run_was_another_network(name, tmp_path):

@@ -1,18 +1,32 @@
 """What the second tuning chose: the committed trials choose again, and the grids obey the rules."""
 
 import pytest
+import torch
 
-from hdmlib.study.choice import CHOSEN, CHOSEN_ON_FACES, CHOSEN_ON_PHOTOS, CHOSEN_WHY, Choice, choose, read_as
+from hdmlib.heatmaps import gaussian_map
+from hdmlib.study.choice import (
+    CHOSEN,
+    CHOSEN_FOR_LARGE,
+    CHOSEN_ON_FACES,
+    CHOSEN_ON_PHOTOS,
+    CHOSEN_WHY,
+    Choice,
+    choose,
+    read_as,
+    wider,
+)
 from hdmlib.study.results import published_of
 from hdmlib.study.rules import (
     CHOSEN_BY,
     FACES_CHOSEN_BY,
+    LENGTHS,
     MOST_TRIALS,
     TEST_PEOPLE,
     TUNING_PEOPLE,
 )
 from hdmlib.study.second import GROUNDS, PEOPLE, WHY
 from hdmlib.study.stages import second_face_tuning, second_finals, second_photo_tuning, second_tuning, second_why_tuning
+from hdmlib.transport.cost import Cost
 
 
 def tried(stage, chosen=CHOSEN):
@@ -81,6 +95,21 @@ def test_the_ends_of_the_grids_are_those_that_the_tables_mark():
         ("second_faces", "gaussian_mse"): {"sigma"},
         ("second_why", "gaussian_mse + likelihood"): {"lr"},
     }
+
+
+def test_twice_as_wide_is_as_wide_in_pixels_where_a_cell_is_half_as_wide():
+    options = {label: CHOSEN_FOR_LARGE[label].setting[1] for label in CHOSEN_FOR_LARGE}
+    joint = torch.tensor([[9.3, 14.6]], dtype=torch.float64)
+    narrow, wide = (options[label]["sigma"] for label in ("gaussian_mse", wider("gaussian_mse")))
+    fine = gaussian_map(2 * joint, (48, 48), wide)
+    assert torch.allclose(fine[..., ::2, ::2], gaussian_map(joint, (24, 24), narrow))
+    for label in ("matching", "the sum"):
+        narrow, wide = options[label], options[wider(label)]
+        fine = Cost(wide["cost"], wide["tau"]).between(2 * joint, (48, 48)).view(1, 48, 48)
+        coarse = Cost(narrow["cost"], narrow["tau"]).between(joint, (24, 24)).view(1, 24, 24)
+        assert torch.allclose(fine[..., ::2, ::2], 2 * coarse)  # so that what is added to it doubles, too
+        changed = {name: wide[name] / narrow[name] for name in wide if wide[name] != narrow[name]}
+        assert changed == dict.fromkeys(LENGTHS[label], 2.0)
 
 
 def test_nobody_is_tested_on_whom_a_trial_has_seen():
