@@ -266,7 +266,7 @@ def score_lines(ground: Ground, records: Mapping[str, Sequence[Record]]) -> list
     table, seeds = _score_table(ground, records), min(map(len, records.values()))
     if seeds < len(ground.seeds):
         asked = len(ground.seeds)
-        return [*table, f"The rules ask for {asked} seeds; {seeds} have been run, and there is no verdict yet."]
+        return [*table, f"Seeds run: {seeds} of the {asked} that the rules ask for; there is no verdict yet."]
     better, bad = verdict(records, ground)
     why = f"; on the bad side: {', '.join(bad)}" if bad else ""
     return [*table, f"Is the sum better than each, by the rule fixed in advance? **{'Yes' if better else 'No'}**{why}."]
@@ -275,8 +275,9 @@ def score_lines(ground: Ground, records: Mapping[str, Sequence[Record]]) -> list
 def _score_table(ground: Ground, records: Mapping[str, Sequence[Record]]) -> list[str]:
     seeds, shown = min(map(len, records.values())), list(ground.sum_metrics)
     scores = ground.views(records)["own"].groupby("label", sort=False)
+    means = "one seed" if seeds == 1 else f"mean over {seeds} seeds"
     return [
-        f"| {ground.name}, mean over {seeds} seeds | trials | chosen | {' | '.join(shown)} |",
+        f"| {ground.name}, {means} | trials | chosen | {' | '.join(shown)} |",
         "| --- | --- | --- |" + " --- |" * len(shown),
         *(_score_line(str(label), ground, part[shown].mean().to_dict()) for label, part in scores),
         "",

@@ -67,7 +67,7 @@ def test_a_ground_counts_the_seeds_that_every_loss_has(records):
     }
     text = "\n".join(score_lines(ground, found))
     assert "mean over 2 seeds" in text
-    assert "ask for 3 seeds; 2 have been run, and there is no verdict yet" in text
+    assert "Seeds run: 2 of the 3 that the rules ask for; there is no verdict yet" in text
     assert "Is the sum better" not in text
 
 
