@@ -212,6 +212,11 @@ def build_losses(config: Config) -> dict[str, HeatmapLoss]:
     return {name: build_loss(name, **(config.loss_options if name == config.loss else {})) for name in LOSSES}
 
 
+def build_warm_start(config: Config) -> HeatmapLoss:
+    """The Gaussian that a warm start minimises, as wide as the network's maps ask."""
+    return build_loss("gaussian_mse", **LOSSES["gaussian_mse"].lengths_on(*frame_of(config).map_size))
+
+
 def build_reader(config: Config, model: nn.Module, skeleton: Skeleton) -> Reader:
     """The reader of a network that was trained, or is evaluated, with this config."""
     loss = build_loss(config.loss, **config.loss_options).eval()
@@ -231,9 +236,10 @@ def check_lengths(config: Config) -> None:
     """
     height, width = frame_of(config).map_size
     longer = LOSSES[config.loss].lengths_on(height, width)
-    if longer.keys() & config.loss_options.keys() or "cost" in config.loss_options or not longer:
+    missing = {name: value for name, value in longer.items() if name not in config.loss_options}
+    if not missing or "cost" in config.loss_options:
         return
-    remedy = " ".join(f"{OPTION}{name}={value:g}" for name, value in longer.items())
+    remedy = " ".join(f"{OPTION}{name}={value:g}" for name, value in missing.items())
     warnings.warn(
         f"{config.model} gives maps of {width} x {height} cells, for which the lengths of {config.loss}, tuned on "
         f"24 x 24, are short; give {remedy}",

@@ -28,6 +28,7 @@ from hdmlib.experiments.checkpoint import Checkpoints, TrainingState
 from hdmlib.experiments.engine import (
     build_losses,
     build_reader,
+    build_warm_start,
     ending_workers,
     evaluation_loader,
     start_engine,
@@ -87,6 +88,7 @@ def fit(
     loader, val_loader = training_loader(config, data.train, engine), evaluation_loader(config, data.val, engine)
     bare, model, optimiser = _prepared(config, engine, data.train.skeleton.joints)
     losses, reader = build_losses(config), build_reader(config, model, data.val.skeleton)
+    minimised = {"gaussian_mse": build_warm_start(config), config.loss: losses[config.loss]}
     checkpoints = Checkpoints(config, folder, bare, optimiser, engine, data.details)
     steps = Steps(config, engine, model, optimiser, loader, checkpoints, progress)
     state = checkpoints.load()
@@ -96,7 +98,7 @@ def fit(
 
     with _tracking(config, engine, folder.name), ending_workers(loader, val_loader), checkpoints:
         for epoch in range(len(state.epochs), config.epochs + 1):  # epoch 0 only validates the untrained network
-            train_loss = steps.epoch(losses[loss_of(config, epoch)], state) if epoch > 0 else None
+            train_loss = steps.epoch(minimised[loss_of(config, epoch)], state) if epoch > 0 else None
             with divergence_named(config, epoch, "after its last step"):
                 validation = validate(config, reader, losses, val_loader, data.val, engine)
             line = Epoch(epoch=epoch, lr=learning_rate(config, epoch), train_loss=train_loss, validation=validation)

@@ -139,7 +139,7 @@ FINALISTS = ("gaussian_mse", "cross_entropy", "matching", "the sum", "the letter
 LARGE_FINALISTS = ("gaussian_mse", "cross_entropy", "matching", "the sum")
 # Label -> options of these that are lengths in cells: epsilon and likelihood are in the unit of the cost, which is one.
 LENGTHS = {"gaussian_mse": ("sigma",), "matching": ("tau", "epsilon"), "the sum": ("tau", "epsilon", "likelihood")}
-# There each is tuned around what it was given on embedded people: factors of its rate, widths where it has one.
+# On photos and faces each is tuned around what embedded people chose: factors of its rate, widths where it has one.
 RATE_FACTORS = (0.5, 1.0, 2.0)
 WIDTHS: dict[str, list[dict[str, float]]] = {
     "gaussian_mse": [{"sigma": s} for s in (0.5, 0.75, 1.0)],

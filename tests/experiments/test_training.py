@@ -381,9 +381,12 @@ def test_batch_norm_across_gpus_keeps_weights_and_their_names():
     assert list(converted.state_dict()) == names
 
 
-def test_a_warm_start_is_a_gaussian_training_at_its_own_rate(data, tmp_path):
-    warm = fit(smoke(tmp_path, warm_start_epochs=1, lr=1e-4), data, tmp_path / "warm")[1]
-    gaussian = fit(smoke(tmp_path, loss="gaussian_mse", lr=LEARNING_RATES["gaussian_mse"]), data, tmp_path / "g")[1]
+@pytest.mark.parametrize("side", [64, 128])  # maps of 16 and of 32 cells, for which the Gaussian is wider
+def test_a_warm_start_is_a_gaussian_training_at_its_own_rate(data, tmp_path, side):
+    size = {"input_width": side, "input_height": side}
+    warm = fit(smoke(tmp_path, warm_start_epochs=1, lr=1e-4, **size), data, tmp_path / "warm")[1]
+    rate = LEARNING_RATES["gaussian_mse"]
+    gaussian = fit(smoke(tmp_path, loss="gaussian_mse", lr=rate, **size), data, tmp_path / "g")[1]
     assert learning_rate(make_config("coco_w32_256x192", warm_start_epochs=2), 1) == 1e-3  # HRNet's
     assert warm[1].train_loss == gaussian[1].train_loss  # of the first epoch
     assert warm[2].train_loss > 10 * gaussian[2].train_loss  # then it is a transport, in cells
