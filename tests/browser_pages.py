@@ -17,18 +17,22 @@ from browser_panel import ROOT, SIZE, jupyter_lab
 
 # Lab draws only the cells near the view, so it is scrolled like a reader's: by less than a screen, with a pause.
 STEP, PAUSE = 640, 1.0
+PATIENCE = 5  # pauses without a move after which it is the end
 TOP = "document.querySelector('.jp-WindowedPanel-outer').scrollTop"
 
 
 def photograph(page: Any, name: str, to: Path) -> int:
     """Scroll an open notebook from its first cell to its last; the number of pictures."""
     page.mouse.move(760, 500)
-    last, number = -1.0, 0
-    while (top := page.evaluate(TOP)) != last:
-        page.screenshot(path=to / f"{name}_{number:02d}.png")
+    last, number, waited = -1.0, 0, 0
+    while waited < PATIENCE:
+        top = page.evaluate(TOP)
+        waited = waited + 1 if top == last else 0  # a busy machine may not have drawn the next cells yet
+        if not waited:
+            page.screenshot(path=to / f"{name}_{number:02d}.png")
+            last, number = top, number + 1
         page.mouse.wheel(0, STEP)
         time.sleep(PAUSE)
-        last, number = top, number + 1
     return number
 
 

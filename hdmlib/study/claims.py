@@ -187,8 +187,8 @@ def _claims(
     compact = tuple(of(["map: entropy"], "own", label) for label in subjects.values())
     yield "Fig. 1: more compact heatmaps", figure_1, compact
     yield "Fig. 1: closer coordinates (median error)", figure_1, own_and_same("median error")
-    yield "finer localisation, PCKh@0.1 (not claimed)", ablation, own_and_same("PCKh@0.1")
-    yield "more joints found, PCKh@0.5", ablation, own_and_same("PCKh@0.5")
+    yield "finer localisation, `PCKh@0.1` (not claimed)", ablation, own_and_same("PCKh@0.1")
+    yield "more joints found, `PCKh@0.5`", ablation, own_and_same("PCKh@0.5")
 
 
 def _subject_lines(title: str, records: Mapping[str, Sequence[Record]], metrics: Mapping[str, int]) -> list[str]:
@@ -213,8 +213,13 @@ def difference_lines(title: str, columns: Mapping[str, pd.DataFrame], metrics: I
     for metric in metrics:
         found = (column.loc[metric] for column in columns.values())
         cells = (f"{_difference(one, metric)}: {one['outcome']}" for one in found)
-        lines.append(f"| {NAMES.get(metric, metric)} | {' | '.join(cells)} |")
+        lines.append(f"| {in_markdown(metric)} | {' | '.join(cells)} |")
     return lines
+
+
+def in_markdown(metric: str) -> str:
+    """A metric's name in a page; as code where GitHub and JupyterLab would take it for an address."""
+    return f"`{metric}`" if "PCKh@" in metric else NAMES.get(metric, metric)
 
 
 def outcome_lines(table: pd.DataFrame, testable: bool = True) -> Iterator[str]:

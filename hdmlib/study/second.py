@@ -26,7 +26,7 @@ from hdmlib.study.choice import (
     Choice,
     read_as,
 )
-from hdmlib.study.claims import FIGURE_1, claim_lines, difference_lines, differences, wobbles
+from hdmlib.study.claims import FIGURE_1, claim_lines, difference_lines, differences, in_markdown, wobbles
 from hdmlib.study.results import published_of
 from hdmlib.study.rules import (
     COSTLY_SEEDS,
@@ -246,7 +246,7 @@ def _rate_lines() -> list[str]:
     return [
         "## Fig. 2 at other constant rates",
         "",
-        f"PCKh@0.5 and validation loss from epoch 2 to 15, {len(FIG2_RATE_SEEDS)} seeds; p is that of Fisher's exact "
+        f"`PCKh@0.5` and validation loss from epoch 2 to 15, {len(FIG2_RATE_SEEDS)} seeds; p is that of Fisher's exact "
         "test against the Gaussian at the same factor.",
         "",
         "| loss | times the tuned rate | epochs with a lower loss | of these with a lower PCKh | p | PCKh at the end |",
@@ -277,7 +277,7 @@ def _score_table(ground: Ground, records: Mapping[str, Sequence[Record]]) -> lis
     scores = ground.views(records)["own"].groupby("label", sort=False)
     means = "one seed" if seeds == 1 else f"mean over {seeds} seeds"
     return [
-        f"| {ground.name}, {means} | trials | chosen | {' | '.join(shown)} |",
+        f"| {ground.name}, {means} | trials | chosen | {' | '.join(map(in_markdown, shown))} |",
         "| --- | --- | --- |" + " --- |" * len(shown),
         *(_score_line(str(label), ground, part[shown].mean().to_dict()) for label, part in scores),
         "",
