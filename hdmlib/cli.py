@@ -479,7 +479,7 @@ def parameters(
         known = f" ({', '.join(choices(name))})" if choices(name) else ""
         typer.echo(f"{name:22} {_short(getattr(config, name)):22} {field.description}{known}")
     options = inspect.signature(LOSSES[config.loss]).parameters.values()
-    listed = ", ".join(f"{option.name}={option.default}" for option in options)
+    listed = ", ".join(f"{one.name}={config.loss_options.get(one.name, one.default)}" for one in options)
     typer.echo(f"\nloss_options of {config.loss}: {listed}\n  set one by loss_options.NAME=VALUE")
     typer.echo(f"\npresets: {', '.join(PRESETS)}")
 

@@ -32,6 +32,8 @@ def test_parameters_shows_the_values_of_a_preset_the_choices_and_the_options_of_
     assert lines["epochs"].split()[1] == "2"
     assert "(argmax, quarter, barycentre, mean, dark, transport)" in lines["decoder"]
     assert "loss_options of gaussian_mse: sigma=0.75" in output
+    larger = call("parameters", "input_width=192", "input_height=192", "loss=gaussian_mse")[1]
+    assert "loss_options of gaussian_mse: sigma=1.5, rounded=False" in larger
     assert call("parameters", "preset=smok")[0] == 2
 
 
