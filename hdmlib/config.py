@@ -18,7 +18,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_valida
 
 from hdmlib.checks import unknown_name
 from hdmlib.coordinates import Rule
-from hdmlib.losses.registry import LOSSES
+from hdmlib.losses.registry import with_lengths
 from hdmlib.models.hrnet import MODELS
 from hdmlib.models.hub import LITE0_WEIGHTS, NONE, PREFIX, named_by_content
 from hdmlib.models.lite import NAME as LITE0
@@ -348,12 +348,11 @@ def make_config(preset: str = "laptop", **values: Any) -> Config:
 
 def _lengthened(config: Config) -> Config:
     """The config with the lengths of its loss for maps larger than those they were tuned on, unless they are given."""
-    stride = STRIDES.get(config.model)  # of another's network only a run measures it
-    if stride is None or "cost" in config.loss_options:  # another cost has another unit
+    stride = STRIDES.get(config.model)
+    if stride is None:  # only a run measures the stride of another's network, and warns
         return config
     width, height = (side // stride for side in config.input_size)
-    options = {**LOSSES[config.loss].lengths_on(height, width), **config.loss_options}
-    return config.model_copy(update={"loss_options": options})
+    return config.model_copy(update={"loss_options": with_lengths(config.loss, config.loss_options, height, width)})
 
 
 def _weights_for(model: Any, of_preset: str | None) -> str | None:

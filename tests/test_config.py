@@ -190,6 +190,8 @@ def test_lengths_of_a_loss_grow_with_the_crops_unless_they_are_given():
     assert given.loss_options == {"tau": 1.0, "epsilon": 0.1, "likelihood": 0.2}
     other_unit = make_config(input_width=192, input_height=192, loss_options={"cost": "sqeuclidean"})
     assert other_unit.loss_options == {"cost": "sqeuclidean"}
+    stated = make_config(input_width=192, input_height=192, loss_options={"cost": "saturating"})
+    assert stated.loss_options == {"tau": 2.0, "epsilon": 0.1, "cost": "saturating"}
     assert make_config("coco_w32_256x192", loss="gaussian_mse").loss_options["sigma"] == 2.0  # HRNet's
     assert make_config("coco_w32_256x192").loss_options == MatchingLoss.lengths_on(64, 48)  # for a loop of one's own
     again = make_config(**{name: value for name, value in given if value is not None})

@@ -35,7 +35,7 @@ from hdmlib.data.dataset import PoseDataset
 from hdmlib.data.loader import make_loader, share_of
 from hdmlib.errors import users_stacklevel
 from hdmlib.losses.base import HeatmapLoss
-from hdmlib.losses.registry import LOSSES, build_loss
+from hdmlib.losses.registry import LOSSES, build_loss, with_lengths
 from hdmlib.models.registry import stride_of
 from hdmlib.reader import Reader
 from hdmlib.skeletons import Skeleton
@@ -214,7 +214,7 @@ def build_losses(config: Config) -> dict[str, HeatmapLoss]:
 
 def build_warm_start(config: Config) -> HeatmapLoss:
     """The Gaussian that a warm start minimises, as wide as the network's maps ask."""
-    return build_loss("gaussian_mse", **LOSSES["gaussian_mse"].lengths_on(*frame_of(config).map_size))
+    return build_loss("gaussian_mse", **with_lengths("gaussian_mse", {}, *frame_of(config).map_size))
 
 
 def build_reader(config: Config, model: nn.Module, skeleton: Skeleton) -> Reader:
@@ -235,11 +235,10 @@ def check_lengths(config: Config) -> None:
         ValueError, ImportError, CheckpointError: As :func:`~hdmlib.models.registry.stride_of`.
     """
     height, width = frame_of(config).map_size
-    longer = LOSSES[config.loss].lengths_on(height, width)
-    missing = {name: value for name, value in longer.items() if name not in config.loss_options}
-    if not missing or "cost" in config.loss_options:
+    wanted = with_lengths(config.loss, config.loss_options, height, width)
+    remedy = " ".join(f"{OPTION}{name}={wanted[name]:g}" for name in wanted if name not in config.loss_options)
+    if not remedy:
         return
-    remedy = " ".join(f"{OPTION}{name}={value:g}" for name, value in missing.items())
     warnings.warn(
         f"{config.model} gives maps of {width} x {height} cells, for which the lengths of {config.loss}, tuned on "
         f"24 x 24, are short; give {remedy}",

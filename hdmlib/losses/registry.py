@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
 from hdmlib.checks import check_options, one_of
 from hdmlib.losses.base import HeatmapLoss
 from hdmlib.losses.controls import CrossEntropy, DotMSE, GaussianMSE, SoftArgmax
 from hdmlib.losses.matching import MatchingLoss
+from hdmlib.transport.cost import Cost
 
 LOSSES: dict[str, type[HeatmapLoss]] = {
     "matching": MatchingLoss,
@@ -16,6 +18,16 @@ LOSSES: dict[str, type[HeatmapLoss]] = {
     "cross_entropy": CrossEntropy,
     "soft_argmax": SoftArgmax,
 }
+
+
+def with_lengths(name: str, options: Mapping[str, Any], height: int, width: int) -> dict[str, Any]:
+    """A loss's options, with those lengths that are not given as :meth:`HeatmapLoss.lengths_on` has them for its maps.
+
+    Another cost than the default has another unit, so that no length is added to it.
+    """
+    if options.get("cost", Cost.kind) != Cost.kind:
+        return dict(options)
+    return {**LOSSES[name].lengths_on(height, width), **options}
 
 
 def build_loss(name: str, **options: Any) -> HeatmapLoss:

@@ -211,7 +211,7 @@ def test_the_table_of_a_stage_is_made_of_its_records(stage):
     assert (results.RESULTS / f"{stage}.csv").read_text() == text
 
 
-# Stages of which README says that some of their seeds have been run: these.
+# Stages that README calls unfinished -> the seeds that have been run.
 SEEDS_RUN = {"second_large": (0,)}
 
 
