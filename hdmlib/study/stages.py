@@ -277,6 +277,12 @@ def second_why(seeds: Sequence[int] = rules.SEEDS, **values: Any) -> Iterator[Tr
     yield from _as_chosen(CHOSEN_WHY, rules.TEST_PEOPLE, seeds, **values)
 
 
+def second_photo_why_tuning(**values: Any) -> Iterator[Trial]:
+    """The Gaussian with the sum's second term on photos of people."""
+    for label, grid in rules.WHY_PHOTOS_GRIDS.items():
+        yield from _tried(label, [*grid, *rules.WHY_PHOTOS_EXTENSIONS.get(label, ())], rules.PHOTOS_TUNING, **values)
+
+
 def second_photo_tuning(**values: Any) -> Iterator[Trial]:
     """The finalists on photos of people, around what the embedded people chose."""
     yield from _around_chosen(rules.PHOTOS_TUNING, rules.PHOTOS_EXTENSIONS, **values)
@@ -332,7 +338,7 @@ STAGES = {
     "second_photo_tuning": second_photo_tuning, "second_face_tuning": second_face_tuning,
     "second_photos": second_photos, "second_faces": second_faces, "second_fig2_rates": second_fig2_rates,
     "second_long": second_long, "second_large": second_large, "second_why_tuning": second_why_tuning,
-    "second_why": second_why,
+    "second_why": second_why, "second_photo_why_tuning": second_photo_why_tuning,
 }  # fmt: skip
 RENAMED_STAGES = {"joint": "cost"}  # earlier name -> name
 
