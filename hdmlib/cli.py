@@ -8,7 +8,7 @@ import json
 import signal
 import sys
 import warnings
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from traceback import format_exception
@@ -23,6 +23,7 @@ from hdmlib.benchmark import evaluate
 from hdmlib.boxes import PhotoBoxes, boxes_on, check_on_photos, read_boxes
 from hdmlib.checks import unknown_name
 from hdmlib.config import OPTION, PATH_FIELDS, Config, ConfigError, choices, is_path, make_config
+from hdmlib.data.faces import convert_faces
 from hdmlib.data.lspet import convert_lspet
 from hdmlib.data.samples import fetch_samples
 from hdmlib.data.sources import Data
@@ -296,9 +297,23 @@ def make_lspet(
     partial: Annotated[bool, typer.Option(help="convert the photos that are there, even if some are missing")] = False,
 ) -> None:
     """Make the photo study's people from LSP Extended; a public clone is github.com/axelcarlier/lsp."""
+    _converted(convert_lspet, "people", source, to, partial)
+
+
+@data_commands.command("faces")
+def make_faces(
+    source: Annotated[Path, typer.Option("--from", help="a clone of github.com/udacity/P1_Facial_Keypoints")],
+    to: Annotated[Path, typer.Option(help="the new folder, in COCO's format")],
+    partial: Annotated[bool, typer.Option(help="convert the frames that are there, even if some are missing")] = False,
+) -> None:
+    """Make the study's faces, with 68 points each, from frames of YouTube Faces."""
+    _converted(convert_faces, "faces", source, to, partial)
+
+
+def _converted(convert: Callable[..., dict[str, int]], what: str, source: Path, to: Path, partial: bool) -> None:
     with one_line_errors():
-        counts = convert_lspet(from_caller(source), from_caller(to), progress=progress, partial=partial)
-        typer.echo(", ".join(f"{count} {part} people" for part, count in counts.items()) + f" in {to}")
+        counts = convert(from_caller(source), from_caller(to), progress=progress, partial=partial)
+        typer.echo(", ".join(f"{count} {part} {what}" for part, count in counts.items()) + f" in {to}")
 
 
 @data_commands.command("samples")

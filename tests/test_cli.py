@@ -53,6 +53,15 @@ def test_a_single_option_of_the_loss_is_set_beside_those_of_the_preset():
         config_from(['loss_options={"sigma": 2}', "loss_options.sigma=3"])
 
 
+@pytest.mark.parametrize(("name", "original"), [("lspet", "LSP Extended"), ("faces", "udacity/P1_Facial_Keypoints")])
+def test_a_missing_original_is_an_error_of_one_line(name, original, tmp_path):
+    code, said = call("data", name, "--from", tmp_path / "none", "--to", tmp_path / "out")
+    assert code == 2
+    assert said.startswith("error: from: no folder")
+    assert said.count("\n") == 1
+    assert original in said
+
+
 def test_runs_are_listed_by_what_they_differ_in(tmp_path):
     assert "no runs in" in call("runs", f"run_dir={tmp_path}")[1]
     shared = {"preset": "smoke", "epochs": 1, "run_dir": tmp_path}

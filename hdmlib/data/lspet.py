@@ -6,29 +6,25 @@ placed by many annotators. The set of this project is made from it by fixed rule
 * kept are 9,291 people; ``lspet_split.json`` lists the photo numbers of the 709 others by reason (few labelled joints,
   joints outside the photo, impossible lengths, near a validation photo), and those of the 500 validation people;
 * a crop is the box of the labelled joints grown by 0.3 of its longer side on each side, clipped to the photo;
-* a crop whose longer side exceeds 200 pixels is shrunk to that (Lanczos), none is enlarged; cell centres map by
-  x -> (x + 1/2) s - 1/2 with s the ratio of the sides.
+* a crop whose longer side exceeds 200 pixels is shrunk to that (:func:`~hdmlib.data.conversion.cropped`).
 
 Annotations are COCO's keypoint JSON, with the distance of neck and head top as ``head_size``.
 """
 
 from __future__ import annotations
 
-import io
 import json
 import math
 from collections.abc import Callable, Iterable
 from importlib.resources import files
 from pathlib import Path
-from tempfile import TemporaryDirectory
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image
 
+from hdmlib.data.conversion import Person, as_jpeg, check_new_folder, cropped, open_photo, write_coco_folder
 from hdmlib.data.dataset import DataError
-from hdmlib.files import write_atomically
 from hdmlib.skeletons import LSP_14
 
 PHOTOS = 10_000
@@ -64,32 +60,15 @@ def convert_lspet(
         OSError: ``to`` cannot be written.
     """
     joints, photos = _original(source, partial)
-    if to.exists() and not (to.is_dir() and not any(to.iterdir())):
-        raise DataError(f"to: {to} is not an empty folder; name a new one")
+    check_new_folder(to)
     split = lspet_split()
     wanted = [number for number in photos if number not in split["excluded"]]
-    entries: dict[str, list[tuple[dict[str, Any], dict[str, Any]]]] = {"train": [], "val": []}
     numbers = progress(wanted, total=len(wanted), desc="photos") if progress else wanted
-    to.parent.mkdir(parents=True, exist_ok=True)
-    with TemporaryDirectory(prefix=f".{to.name}-", dir=to.parent) as temporary:
-        unfinished = Path(temporary) / to.name
-        for number in numbers:
-            part = "val" if number in split["val"] else "train"
-            picture, image, annotation = _person(number, photos[number], joints[:, :, number - 1])
-            write_atomically(unfinished / "images" / image["file_name"], picture)
-            entries[part].append((image, annotation))
-        for part, pairs in entries.items():
-            content = {
-                "info": {"description": "LSP Extended, crops of single people, made by hdmlib"},
-                "images": [image for image, _ in pairs],
-                "annotations": [annotation for _, annotation in pairs],
-                "categories": [_category()],
-            }
-            write_atomically(unfinished / "annotations" / f"lspet_{part}.json", json.dumps(content).encode())
-        if to.exists():
-            to.rmdir()
-        unfinished.rename(to)
-    return {part: len(pairs) for part, pairs in entries.items()}
+    people = (
+        _person("val" if number in split["val"] else "train", number, photos[number], joints[:, :, number - 1])
+        for number in numbers
+    )
+    return write_coco_folder(to, people, "lspet", "LSP Extended, crops of single people, made by hdmlib", _category())
 
 
 def _original(source: Path, partial: bool) -> tuple[NDArray[np.float64], dict[int, Path]]:
@@ -123,33 +102,22 @@ def _number(file: Path) -> int | None:
     return int(digits) if len(digits) == 5 and digits.isdecimal() and 1 <= int(digits) <= PHOTOS else None
 
 
-def _person(number: int, photo: Path, annotated: NDArray[np.float64]) -> tuple[bytes, dict[str, Any], dict[str, Any]]:
-    """The crop as JPEG, and its entries of ``images`` and ``annotations``."""
+def _person(part: str, number: int, photo: Path, annotated: NDArray[np.float64]) -> Person:
+    """The crop and its entries."""
     labelled, places = annotated[:, 2] > 0, annotated[:, :2]
-    try:
-        with Image.open(photo, formats=["JPEG"]) as opened:
-            picture = opened.convert("RGB")
-    except OSError as error:
-        raise DataError(f"from: {photo} is damaged ({error}); fetch it again") from None
+    picture = open_photo(photo)
     first, last = places[labelled].min(axis=0), places[labelled].max(axis=0)
     margin = GROWTH * (last - first).max()
     left, top = (max(0, math.floor(value)) for value in first - margin)
     right, bottom = (min(side, math.ceil(value) + 1) for side, value in zip(picture.size, last + margin, strict=True))
-    size = np.array([right - left, bottom - top])
-    picture = picture.crop((left, top, right, bottom))
-    if size.max() > LONGEST_SIDE:
-        shrunk = [max(1, round(side * LONGEST_SIDE / size.max())) for side in size.tolist()]
-        picture = picture.resize((shrunk[0], shrunk[1]), Image.Resampling.LANCZOS)
-    ratio = np.array(picture.size) / size
-    joints = np.where(labelled[:, None], (places - [left, top] + 0.5) * ratio - 0.5, 0)
+    picture, mapped = cropped(picture, (left, top, right, bottom), LONGEST_SIDE, places)
+    joints = np.where(labelled[:, None], mapped, 0)
     low, high = joints[labelled].min(axis=0), joints[labelled].max(axis=0)
     box = _rounded([*low, *(high - low)])
     keypoints = [
         value for joint, flag in zip(joints, labelled, strict=True) for value in (*_rounded(joint), 2 * int(flag))
     ]
     head = float(np.linalg.norm(joints[NECK] - joints[HEAD_TOP])) if labelled[[NECK, HEAD_TOP]].all() else None
-    buffer = io.BytesIO()
-    picture.save(buffer, "JPEG", quality=QUALITY)
     image = {
         "id": number, "file_name": f"im{number:05d}.jpg", "width": picture.width, "height": picture.height,
         "crop_in_original": [left, top, right, bottom],
@@ -159,7 +127,7 @@ def _person(number: int, photo: Path, annotated: NDArray[np.float64]) -> tuple[b
         "area": round(box[2] * box[3], 2), "num_keypoints": int(labelled.sum()), "keypoints": keypoints,
         "head_size": None if head is None else round(head, 3),
     }  # fmt: skip
-    return buffer.getvalue(), image, annotation
+    return Person(part, as_jpeg(picture, QUALITY), image, annotation)
 
 
 def _rounded(values: Iterable[float]) -> list[float]:
