@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import unicodedata
 import warnings
 from collections.abc import Iterable, Mapping, Sequence
@@ -13,7 +14,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from hdmlib.data.annotation import is_crowd
+from hdmlib.data.annotation import category_key, is_crowd
 from hdmlib.data.dataset import DataError
 from hdmlib.data.intake import DataWarning, as_floats, id_key, load_json
 from hdmlib.data.photos import PathEnds
@@ -102,13 +103,14 @@ def read_boxes(path: Path, category: str | None = None) -> BoxFile:
     images, categories, entries = [], [], content
     if isinstance(content, dict):
         images, categories, entries = (content.get(key) or [] for key in ("images", "categories", "annotations"))
-    tables = (images, categories, entries)
-    if not entries or not all(isinstance(table, list) and all(isinstance(e, dict) for e in table) for table in tables):
+    lists = [images, categories, entries]
+    is_either = isinstance(content, list) or (isinstance(content, dict) and "annotations" in content)
+    if not is_either or not all(isinstance(one, list) and all(isinstance(e, dict) for e in one) for one in lists):
         raise DataError(f"{path}: no boxes; it needs COCO annotations, or a list of objects with image_id and bbox")
     only = categories[0].get("id") if len(categories) == 1 else None
-    kinds = [id_key(entry.get("category_id", only)) for entry in entries]
+    kinds = [category_key(entry, only) for entry in entries]
     known = {key: one for one in categories if (key := id_key(one.get("id"))) is not None}
-    read = _read_categories(path, set(kinds), known, category)
+    read = _read_categories(path, set(kinds), known, category) if entries else set()
     by_id = _by_id(path, images)
     first = _first_of_name(path, by_id)
     found: dict[ImageId, list[_Box]] = {key: [] for key in first.values()}
@@ -206,9 +208,14 @@ def _size(image: Mapping[str, Any]) -> tuple[int, int] | None:
 
 
 def _names(entries: Iterable[tuple[ImageId | None, Mapping[str, Any]]]) -> dict[tuple[str, ...], ImageId]:
-    """The parts of each photo's name -> its id."""
-    named = [(key, name) for key, entry in entries if isinstance(name := entry.get("file_name"), str)]
+    """The parts of each photo's name, or of an id that is a path -> its id."""
+    named = [(key, name) for key, entry in entries if isinstance(name := _name_of(entry), str)]
     return {_parts(name): key for key, name in named if key is not None}
+
+
+def _name_of(entry: Mapping[str, Any]) -> object:
+    name, key = entry.get("file_name"), entry.get("image_id")
+    return key if name is None and isinstance(key, str) and re.search(r"[/\\]", key) else name
 
 
 def _parts(name: str) -> tuple[str, ...]:
@@ -234,7 +241,7 @@ def boxes_on(photos: Sequence[Path], file: BoxFile) -> list[PhotoBoxes]:
                 f"{file.path}: its photo {entry.image_id!r} fits {first[id(entry)]} and {photo}; write file_name with "
                 "its folder, or predict them apart"
             )
-    if all(entry is None for entry in found):
+    if file.photos and all(entry is None for entry in found):  # a detector may have found nobody
         named = next((parts[-1] for parts in file.names), None) or next(iter(file.photos), "none")
         raise DataError(f"{file.path}: none of its photos (the first: {named}) is among the {len(photos)} given")
     nobody = PhotoBoxes(np.zeros((0, 4)), np.zeros(0))

@@ -23,6 +23,7 @@ from hdmlib.benchmark import evaluate
 from hdmlib.boxes import PhotoBoxes, boxes_on, check_on_photos, read_boxes
 from hdmlib.checks import unknown_name
 from hdmlib.config import OPTION, PATH_FIELDS, Config, ConfigError, choices, is_path, make_config
+from hdmlib.data.dataset import DataError
 from hdmlib.data.faces import convert_faces
 from hdmlib.data.lspet import convert_lspet
 from hdmlib.data.samples import fetch_samples
@@ -197,22 +198,41 @@ def predict_photo(
         read = [*photos, *([boxes] if boxes else []), checkpoint, *(folder / name for name in (RECORD, *OF_RUN))]
         check_outputs(written, read, overwrite=overwrite)
         people_of = _people_on(photos, image_ids(names), box or (), boxes, category)
-        network, rows, records = open_network(checkpoint), [], []
-        typer.echo(f"  {'joint':16} {'x':>8} {'y':>8} {'confidence':>10}")
-        for path, name, given in zip(photos, names, people_of, strict=True):
-            [found] = predict(path, given.boxes, checkpoint=network)
-            _print_people(found)
-            rows += joint_rows(found, name)
-            records += coco_records(found, name, given)
-            if path in drawings or to is not None:
-                from hdmlib.drawings import draw_prediction
+        network, rows, records, errors = open_network(checkpoint), [], [], []
 
-                draw_prediction(found, drawings.get(path), to)
-        if csv is not None:
-            write_csv(rows, csv)
-        if json_file is not None:
-            write_coco_results(records, json_file)
-        _print_written(written)
+        def write_tables() -> None:
+            if csv is not None:
+                write_csv(rows, csv)
+            if json_file is not None:
+                write_coco_results(records, json_file)
+            _print_written([path for path in written if path.exists()])
+
+        typer.echo(f"  {'joint':16} {'x':>8} {'y':>8} {'confidence':>10}")
+        try:
+            for path, name, given in zip(photos, names, people_of, strict=True):
+                try:
+                    [found] = predict(path, given.boxes, checkpoint=network)
+                except DataError as error:  # its header is sound, the rest is not
+                    errors.append(error)
+                    typer.echo(f"warning: left out: {error}", err=True)
+                    continue
+                _print_people(found)
+                rows += joint_rows(found, name)
+                records += coco_records(found, name, given)
+                if path in drawings or to is not None:
+                    from hdmlib.drawings import draw_prediction
+
+                    draw_prediction(found, drawings.get(path), to)
+        except KeyboardInterrupt:
+            if rows:
+                write_tables()
+            raise
+        if len(errors) == len(photos):
+            raise errors[0]
+        write_tables()
+        if errors:
+            typer.echo(f"{len(errors)} of {len(photos)} photos are left out", err=True)
+            raise typer.Exit(1)
 
 
 def _print_written(files: Sequence[Path]) -> None:

@@ -364,7 +364,8 @@ def decode(
     """Coordinates and confidence of every joint.
 
     Args:
-        heatmaps: (B, K, H, W), any dtype, device and memory layout; half precision is computed in float32.
+        heatmaps: (B, K, H, W), any dtype, device and memory layout; half precision is computed in float32, also under
+            autocast.
         method: ``argmax``, ``quarter``, ``barycentre``, ``mean``, ``dark`` or ``transport``; see the functions of these
             names.
         confidence: ``peak``, the value of the highest cell: right where training fixes the heatmap's scale, as the
@@ -393,8 +394,9 @@ def decode(
         raise NotFinite(f"heatmaps hold NaN or infinity, first in image {image}, joint {joint}: did training diverge?")
     if not heatmaps.numel():  # no image or no joint; neither a maximum nor an FFT is defined
         return heatmaps.new_zeros(*heatmaps.shape[:2], 2), heatmaps.new_zeros(heatmaps.shape[:2])
-    joints = METHODS[method](heatmaps, **options)
     peak = heatmaps.amax(dim=(2, 3))
-    score = peak if confidence == "peak" else _mass_near(heatmaps, joints)
+    with torch.autocast(heatmaps.device.type, enabled=False):
+        joints = METHODS[method](heatmaps, **options)
+        score = peak if confidence == "peak" else _mass_near(heatmaps, joints)
     visible = peak > 0
     return torch.where(visible.unsqueeze(2), joints, 0), torch.where(visible, score, 0)

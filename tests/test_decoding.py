@@ -248,6 +248,18 @@ def test_any_dtype(method, dtype):
     assert torch.allclose(joints.float(), decode(maps.float(), method)[0], atol=1e-4)
 
 
+@pytest.mark.parametrize("confidence", ["peak", "mass"])
+@pytest.mark.parametrize("method", METHODS)
+def test_autocast_changes_no_digit(method, confidence):
+    heatmaps = gaussians(inner_centres(), 1.5)
+    expected = decode(heatmaps, method, confidence)
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        found = decode(heatmaps, method, confidence)
+    for one, other in zip(found, expected, strict=True):
+        assert one.dtype == torch.float32
+        assert torch.equal(one, other)
+
+
 @pytest.mark.parametrize("method", METHODS)
 def test_any_memory_layout_and_no_gradient(method):
     maps = gaussians(inner_centres(3, 4), 1.5).requires_grad_()

@@ -310,7 +310,6 @@ def test_of_several_categories_one_is_read(tmp_path):
     ("content", "message"),
     [
         ({"images": []}, "no boxes"),
-        ([], "no boxes"),
         ([1], "no boxes"),
         ({"annotations": {"a": 1}}, "no boxes"),
         ([{"image_id": 1}], "entry 0: bbox must be"),
@@ -323,6 +322,44 @@ def test_of_several_categories_one_is_read(tmp_path):
 def test_files_without_boxes_are_refused(content, message, tmp_path):
     with pytest.raises(DataError, match=rf"found\.json.*{message}"):
         read_boxes(written_boxes(tmp_path, content))
+
+
+@pytest.mark.parametrize("content", [[], {"images": [{"id": 1, "file_name": "007.jpg"}], "annotations": []}])
+def test_a_detector_may_have_found_nobody(smoke, photos, tmp_path, content):
+    code, output = call(
+        "predict", photos, "--checkpoint", smoke.folder, "--boxes", written_boxes(tmp_path, content),
+        "--json", tmp_path / "out.json",
+    )  # fmt: skip
+    assert code == 0
+    assert "3 of 3 photos have no box" in output
+    assert json.loads((tmp_path / "out.json").read_text()) == []
+
+
+def test_an_id_may_be_the_photos_path(tmp_path):
+    entries = [{"image_id": f"{folder}/1.jpg", "bbox": [x, 0, 5, 5]} for folder, x in (("a", 1), ("b", 2))]
+    file = read_boxes(written_boxes(tmp_path, entries))
+    found = boxes_on([tmp_path / folder / "1.jpg" for folder in ("b", "a")], file)
+    assert [one.boxes[0, 0] for one in found] == [2, 1]
+    assert [one.image_id for one in found] == ["b/1.jpg", "a/1.jpg"]
+
+
+def without_pixels(photo):
+    """A JPEG with its header and end mark, and nothing between: what no header shows."""
+    content = photo.read_bytes()
+    return content[: content.index(b"\xff\xda")] + b"\xff\xd9"
+
+
+def test_a_photo_that_cannot_be_decoded_costs_no_other_its_result(smoke, photos, tmp_path):
+    (photos / "008.jpg").write_bytes(without_pixels(photos / "008.jpg"))
+    words = ["--checkpoint", smoke.folder, "--csv", tmp_path / "out.csv"]
+    code, output = call("predict", photos, *words)
+    assert code == 1
+    assert "warning: left out: " in output
+    assert "1 of 3 photos are left out" in output
+    assert set(pd.read_csv(tmp_path / "out.csv")["photo"]) == {"007.jpg", "009.jpg"}
+    code, output = call("predict", photos / "008.jpg", *words[:2], "--csv", tmp_path / "none.csv")
+    assert (code, (tmp_path / "none.csv").exists()) == (2, False)
+    assert "error: " in output
 
 
 def test_names_and_drawings_of_photos_differ(tmp_path):

@@ -12,7 +12,7 @@ from typing import Any
 
 import numpy as np
 
-from hdmlib.data.intake import FARTHEST, HEAD_BOX_FACTOR, LeaveOut, as_floats, numbers, positive
+from hdmlib.data.intake import FARTHEST, HEAD_BOX_FACTOR, LeaveOut, as_floats, id_key, numbers, positive
 
 # A crop shows the person's box and a quarter more.
 PADDING = 1.25
@@ -62,6 +62,12 @@ class MendedAnnotation:
             "keypoints": np.column_stack([self.joints, self.visibility]).ravel().tolist(),
             "num_keypoints": int(np.count_nonzero(self.visibility)),
         }
+
+
+def category_key(annotation: Mapping[str, Any], only: object) -> int | str | None:
+    """The key of an annotation's category; of the only one where it names none, or null."""
+    category = annotation.get("category_id")
+    return id_key(only if category is None else category)
 
 
 def mended(annotation: Mapping[str, Any], joint_count: int, *, photo_size: Sequence[float] = ()) -> MendedAnnotation:

@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 
+from hdmlib.data.annotation import category_key
 from hdmlib.data.coco_files import CocoFiles
 from hdmlib.data.dataset import DataError
 from hdmlib.data.intake import IntakeLog, LeaveOut, as_floats, id_key, load_json, number_ids, positive
@@ -50,7 +51,7 @@ class Content:
         Raises:
             LeaveOut: If it has joints but no category, or one without joints.
         """
-        key = id_key(annotation.get("category_id", self.only_category))
+        key = category_key(annotation, self.only_category)
         if key not in self.categories | self.other_categories and any(annotation.get("keypoints") or ()):
             raise LeaveOut(
                 "joints of a category that has none", f"its category_id must be that of the joints, {self.category_id}"
@@ -152,9 +153,19 @@ def _annotation_keys(annotations: list) -> list[int | str | None]:
 
 
 def _part(photos: dict, annotations: list, split: str) -> tuple[dict, list]:
-    """The photos and annotations of a file without splits that belong to one."""
-    photos = {key: photo for key, photo in photos.items() if photo and in_part(str(photo.get("file_name")), split)}
-    return photos, [a for a in annotations if isinstance(a, dict) and id_key(a.get("image_id")) in photos]
+    """The photos and annotations of a file without splits that belong to one.
+
+    An annotation of no photo, or of an ambiguous one, is the training split's, whose intake names and counts it.
+    """
+    part = {key: photo for key, photo in photos.items() if photo and in_part(str(photo.get("file_name")), split)}
+    sound = {key for key, photo in photos.items() if photo}
+    trains = "val" not in split_names(split)
+
+    def belongs(annotation: object) -> bool:
+        key = id_key(annotation.get("image_id")) if isinstance(annotation, dict) else None
+        return key in part or (trains and key not in sound)
+
+    return part, [annotation for annotation in annotations if belongs(annotation)]
 
 
 def _with_joints(categories: list) -> list[dict]:

@@ -12,6 +12,7 @@ import signal
 import threading
 import warnings
 from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -222,7 +223,7 @@ def make_loader(
         num_workers=workers,
         persistent_workers=workers > 0,
         pin_memory=torch.cuda.is_available(),
-        worker_init_fn=_start_worker,
+        worker_init_fn=partial(_start_worker, trainer=os.getpid()),
         # torch draws a seed for its workers, which do not use it; this keeps the caller's global generator unchanged
         generator=torch.Generator().manual_seed(seed),
     )
@@ -237,20 +238,21 @@ def _unpaired(skeleton: Skeleton) -> str:
     return f"no partner on the other side is known for {', '.join(alone)}" if alone else ""
 
 
-def _start_worker(worker: int) -> None:
+def _start_worker(worker: int, trainer: int) -> None:
     """Use one core per worker, since OpenCV's thread pool does not survive a fork.
 
-    The trainer handles the signals that a terminal and Slurm send to every process, and ends its workers itself.
+    The trainer handles the signals that a terminal and Slurm send to every process, and ends its workers itself. They
+    know it by its process number: their parent may be a fork server.
     """
     cv2.setNumThreads(0)
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     if hasattr(signal, "sigwaitinfo"):  # not on macOS and Windows
         signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM})
-        threading.Thread(target=_end_by_trainer, daemon=True).start()
+        threading.Thread(target=_end_by, args=(trainer,), daemon=True).start()
 
 
-def _end_by_trainer() -> None:
-    """End this process at the first SIGTERM that is its parent's."""
-    while signal.sigwaitinfo({signal.SIGTERM}).si_pid != os.getppid():
+def _end_by(trainer: int) -> None:
+    """End this process at the first SIGTERM that comes from the trainer."""
+    while signal.sigwaitinfo({signal.SIGTERM}).si_pid != trainer:
         pass
     os._exit(0)

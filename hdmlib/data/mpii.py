@@ -104,12 +104,17 @@ class _Row(NamedTuple):
     head_size: float
 
 
+def _as_numbers(flags: object) -> object:
+    """Flags with true and false as 1 and 0."""
+    return [int(flag) if isinstance(flag, bool) else flag for flag in flags] if isinstance(flags, list) else flags
+
+
 def _mpii_person(row: _Row, number: int, image_ids: dict[str, int], log: IntakeLog) -> Person:
     """One row as a person; ``image_ids`` numbers the photos as they come."""
     if not isinstance(row.photo, str):
         raise LeaveOut("malformed photo name", "image must be text")
     image_id = image_ids.setdefault(row.photo, len(image_ids))
-    marks = numbers(row.labelled, (len(MPII_16),), "joint flags")
+    marks = numbers(_as_numbers(row.labelled), (len(MPII_16),), "joint flags")
     if not np.isin(marks, (0, 1)).all():
         raise LeaveOut("malformed joint flags", "joints_vis must be 0 or 1")
     shown = marks > 0

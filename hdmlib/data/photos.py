@@ -68,7 +68,7 @@ def remembered_header(path: Path) -> PhotoHeader:
     return _inspected(path, status.st_size, status.st_mtime_ns)
 
 
-@lru_cache(maxsize=4096)
+@lru_cache(maxsize=2**16)  # more than the photos of a folder: those are passed in turn, several times
 def _inspected(path: Path, size: int, time: int) -> PhotoHeader:
     return inspect_photo(path)
 
@@ -280,9 +280,9 @@ def _last_parts(name: str) -> list[list[str]]:
     address = name.replace("\\", "/")
     readings = [address, unquote(address)]
     if "?d=" in address:  # Label Studio: /data/local-files/?d=folder/name.jpg
-        readings.insert(0, parse_qs(urlsplit(address).query).get("d", [""])[0].replace("\\", "/"))
+        readings.insert(0, parse_qs(address.partition("?")[2]).get("d", [""])[0].replace("\\", "/"))
     elif re.match(r"[a-z][a-z0-9+.-]+://", address, re.IGNORECASE):
-        readings = [unquote(urlsplit(address).path), *readings]
+        readings = [unquote(_path_of_url(address)), *readings]
     if "/upload/" in f"/{address}":  # Label Studio: /data/upload/1/1a2b3c4d-name.jpg
         readings += [re.sub(r"(^|/)[0-9a-f]{6,}-([^/]+)$", r"\1\2", reading) for reading in readings]
     split = [
@@ -290,6 +290,13 @@ def _last_parts(name: str) -> list[list[str]]:
     ]
     cut = [parts[max((i + 1 for i, part in enumerate(parts) if part == ".."), default=0) :] for parts in split]
     return [parts for i, parts in enumerate(cut) if parts and parts not in cut[:i]]
+
+
+def _path_of_url(address: str) -> str:
+    try:
+        return urlsplit(address).path
+    except ValueError:  # brackets that are no address of IPv6
+        return address.partition("://")[2].partition("?")[0].partition("/")[2]
 
 
 class PathEnds(Generic[T]):

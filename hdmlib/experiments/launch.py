@@ -15,6 +15,7 @@ import tempfile
 from collections.abc import Callable
 
 from hdmlib.config import Config
+from hdmlib.errors import interrupted_by_sigterm
 
 # Of the processes' stderr, in the message about a failure that they do not explain themselves.
 LAST_LINES = 30
@@ -49,8 +50,9 @@ def train_in_processes(config: Config, report: Callable[[str], None]) -> None:
         ) as processes:
             assert processes.stdout is not None
             try:
-                for line in processes.stdout:
-                    report(line.rstrip())
+                with interrupted_by_sigterm():  # a notebook's kernel would end without a word to them
+                    for line in processes.stdout:
+                        report(line.rstrip())
             except KeyboardInterrupt:
                 processes.send_signal(signal.SIGINT)
                 for line in processes.stdout:  # until they have saved their step, and the run may be started again

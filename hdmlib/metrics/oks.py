@@ -202,7 +202,8 @@ def _read_truth(truth: Mapping[str, Any] | str | Path) -> Mapping[str, Any]:
 
 def _category_of(annotation: Mapping[str, Any], only: Any) -> Any:
     """The category of an annotation, which need not name it where there is only one."""
-    category = annotation.get("category_id", only)
+    category = annotation.get("category_id")
+    category = only if category is None else category
     if category is None:
         raise ValueError(f"annotation {annotation.get('id')}: no category_id; add the id of its category")
     return category

@@ -36,6 +36,7 @@ from hdmlib.study.rules import (
     FIG2_RATE_SEEDS,
     FINALISTS,
     METRICS,
+    MUST_HOLD,
     SAME_CONFIDENCE,
     SAME_DECODER,
     SEEDS,
@@ -167,20 +168,24 @@ def _read_as_all(record: Record) -> dict[str, float]:
     return read_as(record, SAME_DECODER, "own" if own else "other")
 
 
-def verdict(records: Mapping[str, Sequence[Record]], ground: Ground = PEOPLE) -> tuple[bool, list[str]]:
+def verdict(records: Mapping[str, Sequence[Record]], ground: Ground = PEOPLE) -> tuple[bool, dict[str, list[str]]]:
     """Whether the sum is better than every other loss, as the rules ask.
 
     Returns:
-        The verdict, and each comparison on the bad side: ``ECE against cross_entropy (own)``.
+        The verdict, and what speaks against it, each comparison with its views: ``undecided`` of what must hold and
+        ``on the bad side`` of all that is judged -> ``ECE against cross_entropy (own, same)``.
     """
     label, others = "the sum", COMPARED["the sum"]
-    found, bad = {}, []
-    for other in others:
-        outcomes = ground.minus(records, other)["outcome"].to_dict()
-        for view, (metric, role) in product(("own", "same"), ground.sum_metrics.items()):
-            found[other, view, role] = outcomes[view, label, metric]
-            bad += [f"{metric} against {other} ({view})"] if found[other, view, role] == "fails" else []
-    return sum_is_better(found, others), bad
+    tables = {other: ground.minus(records, other)["outcome"] for other in others}
+    found, against = {}, {"undecided": [], "on the bad side": []}
+    for other, (metric, role) in product(others, ground.sum_metrics.items()):
+        outcomes = {view: tables[other][view, label, metric] for view in ("own", "same")}
+        found |= {(other, view, role): outcome for view, outcome in outcomes.items()}
+        for reason, word in (("undecided", "undecided"), ("on the bad side", "fails")):
+            views = [view for view, outcome in outcomes.items() if outcome == word]
+            if views and (word == "fails" or role in MUST_HOLD):
+                against[reason].append(f"{metric} against {other} ({', '.join(views)})")
+    return sum_is_better(found, others), against
 
 
 def finals_together() -> dict[str, list[Record]]:
@@ -267,8 +272,8 @@ def score_lines(ground: Ground, records: Mapping[str, Sequence[Record]]) -> list
     if seeds < len(ground.seeds):
         asked = len(ground.seeds)
         return [*table, f"Seeds run: {seeds} of the {asked} that the rules ask for; there is no verdict yet."]
-    better, bad = verdict(records, ground)
-    why = f"; on the bad side: {', '.join(bad)}" if bad else ""
+    better, against = verdict(records, ground)
+    why = "".join(f"; {reason}: {', '.join(which)}" for reason, which in against.items() if which)
     return [*table, f"Is the sum better than each, by the rule fixed in advance? **{'Yes' if better else 'No'}**{why}."]
 
 

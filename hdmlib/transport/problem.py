@@ -245,9 +245,10 @@ def solve_maps(
     tolerance = TOLERANCE[maps.dtype] if tolerance is None else tolerance
     points, weights = points.to(torch.float64), weights.to(torch.float64)
     weights = weights / weights.sum(dim=1, keepdim=True)
-    solution = _solve_kl_or_entropy(maps, points, weights, problem, tolerance)
-    if problem.regulariser == "debiased":
-        solution = _debiased(solution, maps, points, weights, problem, tolerance)
+    with torch.autocast(maps.device.type, enabled=False):
+        solution = _solve_kl_or_entropy(maps, points, weights, problem, tolerance)
+        if problem.regulariser == "debiased":
+            solution = _debiased(solution, maps, points, weights, problem, tolerance)
     if not (solution.error <= tolerance).all():
         wrong = solution.error.isnan()
         left = solution.error[~wrong & (solution.error > tolerance)]
@@ -266,7 +267,10 @@ def solve_maps(
 
 
 def _solve_kl_or_entropy(maps: Tensor, points: Tensor, weights: Tensor, problem: Problem, tolerance: float) -> Solution:
-    """E_kl or E_entropy of all maps: in the compiled loops where they serve, and by ``newton.py`` for the rest."""
+    """E_kl or E_entropy of all maps: in the compiled loops where they serve, by ``newton.py`` for the rest.
+
+    Maps that do not settle in float32, where the last digits of sums may miss the tolerance, are solved in float64.
+    """
     size, entropy = (maps.shape[1], maps.shape[2]), problem.regulariser == "entropy"
     corners = block_corners(points, size)
     if corners is not None and _fits_cpu_loops(maps, problem):
@@ -276,14 +280,15 @@ def _solve_kl_or_entropy(maps: Tensor, points: Tensor, weights: Tensor, problem:
         solution = Solution(*empty, torch.empty_like(weights), torch.full_like(weights[:, 0], math.inf), 0)
     value, gradient, demand, error = solution.value, solution.gradient, solution.demand, solution.error
     evaluations = solution.evaluations
-    unsettled = (~(error <= tolerance)).nonzero()[:, 0]
-    for group in unsettled.split(maps_at_once(maps)) if len(unsettled) else ():
-        dual = semi_dual(maps[group], points[group], None if corners is None else corners[group], problem.cost,
-                         problem.epsilon)  # fmt: skip
-        demand[group], error[group], used = maximise(dual, weights[group], problem.epsilon, tolerance)
-        evaluations = max(evaluations, used)
-        gradient[group] = dual.potential(entropy=entropy).to(maps.dtype).unflatten(1, size)
-        value[group] = torch.linalg.vecdot(maps[group].flatten(1), gradient[group].flatten(1))
+    for dtype in dict.fromkeys((maps.dtype, torch.float64)):
+        unsettled = (~(error <= tolerance)).nonzero()[:, 0]
+        for group in unsettled.split(maps_at_once(maps)) if len(unsettled) else ():
+            dual = semi_dual(maps[group].to(dtype), points[group], None if corners is None else corners[group],
+                             problem.cost, problem.epsilon)  # fmt: skip
+            demand[group], error[group], used = maximise(dual, weights[group], problem.epsilon, tolerance)
+            evaluations = max(evaluations, used)
+            gradient[group] = dual.potential(entropy=entropy).to(maps.dtype).unflatten(1, size)
+            value[group] = torch.linalg.vecdot(maps[group].flatten(1), gradient[group].flatten(1))
     if entropy:
         value += problem.epsilon * torch.xlogy(weights, weights).sum(dim=1).to(maps.dtype)
     return Solution(value, gradient, demand, error, evaluations)

@@ -152,7 +152,7 @@ NAN, INF = float("nan"), float("inf")
         ({"id": 1}, "annotation listed twice", "remove one"),
         ({"image_id": ...}, "malformed annotation", "it needs image_id, category_id and keypoints"),
         ({"category_id": 9}, "joints of a category that has none", "must be that of the joints, 1"),
-        ({"category_id": None}, "joints of a category that has none", "must be that of the joints, 1"),
+        ({"category_id": [1]}, "joints of a category that has none", "must be that of the joints, 1"),
         ({"image_id": 4}, "photo missing", "no file '4.png' in "),
         ({"image_id": 6}, "malformed photo name", "file_name must be text"),
         ({"image_id": 7}, "photo of another size than annotated", "1.png is 64 x 48, its annotation has 48 x 64"),

@@ -87,6 +87,33 @@ def test_one_file_for_all_splits_is_divided_by_the_photo(tmp_path, file):
         assert {path.name for path in data(tmp_path).val.images} & set(names) == val  # added photos move none
 
 
+def test_of_one_file_for_all_splits_no_annotation_vanishes_uncounted(tmp_path):
+    names = [f"frame{i:03}.png" for i in range(20)]
+    write(tmp_path / "all.json", names)
+    content = json.loads((tmp_path / "all.json").read_text())
+    for name in names:
+        write_photo(tmp_path / "images" / name)
+    content["images"][3]["id"] = content["images"][2]["id"]  # two photos claim one id
+    for entry in content["annotations"][10:14]:
+        entry["image_id"] += 900
+    content["annotations"][15] = "no object"
+    (tmp_path / "all.json").write_text(json.dumps(content))
+    with pytest.warns(DataWarning, match="7 of"):
+        both = data(tmp_path)
+    assert both.val.left_out == {}
+    assert len(both.train) + len(both.val) + sum(both.train.left_out.values()) == len(content["annotations"])
+
+
+@pytest.mark.parametrize(
+    "name", ["//[nas/0.png?d=x", "https://[x/0.png", "https://b[1]/", "/data/local-files/?d=%00", "http://[::1"]
+)
+def test_an_odd_address_costs_that_person_alone(tmp_path, name):
+    write(tmp_path / "train.json", [name, "heron.png"])
+    write_photo(tmp_path / "images" / "heron.png")
+    with pytest.warns(DataWarning, match="left out 1 of 2"):
+        assert len(read_coco(tmp_path, "train")) == 1
+
+
 def test_the_division_depends_on_the_last_part_of_the_name_alone():
     assert all(
         in_part(f"{place}/7.png", s) == in_part("7.png", s) for place in ("a", r"C:\b", "/c") for s in ("val", "train")
@@ -214,6 +241,7 @@ def test_a_photo_is_never_taken_from_another_split(tmp_path):
         "/data/local-files/?d=project/birds/a%20b.png",
         "https://storage.example.org/bucket/birds/a%20b.png?token=1",
         "s3://bucket/birds/a b.png",
+        "https://bucket[1]/birds/a b.png?token=1",
         "../birds/a b.png",
         "./birds/a b.png",
     ],

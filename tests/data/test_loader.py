@@ -267,8 +267,10 @@ def test_bad_parameters_are_refused(options, message):
 
 
 @pytest.mark.skipif(not hasattr(signal, "sigwaitinfo"), reason="macOS and Windows do not name a signal's sender")
-def test_workers_outlive_a_sigterm_to_all_and_end_by_that_of_their_trainer(people):
+@pytest.mark.parametrize("start", ["fork", "forkserver"])
+def test_workers_outlive_a_sigterm_to_all_and_end_by_that_of_their_trainer(people, start):
     loader = make_loader(people, SQUARE, batch_size=2, workers=2)
+    loader.multiprocessing_context = start
     batches = iter(loader)
     for _ in range(2):
         next(batches)  # one of each worker: both have begun

@@ -284,6 +284,8 @@ def test_categories_without_joints_are_ignored(tmp_path):
 def test_annotations_of_a_single_category_need_not_name_it(tmp_path):
     write(tmp_path, [annotation(1, category_id=...)])
     assert len(read_coco(tmp_path, "train")) == 1
+    write(tmp_path, [annotation(1, category_id=None)])
+    assert len(read_coco(tmp_path, "train")) == 1
     write(tmp_path, [annotation(1), annotation(2, category_id=...)], [category(), {"id": 2, "name": "ball"}])
     with pytest.warns(DataWarning, match="left out 1 of 2 annotations: 1 joints of a category that has none"):
         assert len(read_coco(tmp_path, "train")) == 1

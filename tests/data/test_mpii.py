@@ -233,6 +233,16 @@ def test_bad_sample_is_left_out_and_rows_keep_their_numbers(tmp_path, changes, r
     np.testing.assert_allclose(left.head_sizes, [3, 30, 3])
 
 
+def test_flags_may_be_true_and_false(tmp_path):
+    people = rows()
+    root = write_json(tmp_path, people)
+    expected = read_mpii(root, "valid").visibility
+    for person in people:
+        person["joints_vis"] = [flag > 0 for flag in person["joints_vis"]]
+    (root / "annot" / "valid.json").write_text(json.dumps(people))
+    np.testing.assert_array_equal(read_mpii(root, "valid").visibility, expected)
+
+
 def test_no_photo_outside_the_folder_is_read(tmp_path):
     people = rows()
     root = write_json(tmp_path / "data", people)

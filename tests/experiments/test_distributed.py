@@ -3,6 +3,7 @@
 import itertools
 import json
 import os
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -13,6 +14,7 @@ import torch
 
 from hdmlib.cli import config_from
 from hdmlib.config import ConfigError, make_config
+from hdmlib.errors import Interrupted
 from hdmlib.experiments.launch import train_in_processes, warnings_in, words_of
 from hdmlib.experiments.record import load_record
 from hdmlib.experiments.runs import run
@@ -145,16 +147,16 @@ def test_a_notebook_trains_in_two_processes(tmp_path, capfd):
 
 
 @pytest.mark.skipif(sys.platform == "win32", reason="signals of POSIX")
-def test_ctrl_c_in_a_notebook_returns_when_the_processes_have_saved_their_step(tmp_path):
+def test_a_notebook_that_is_ended_ends_when_the_processes_have_saved_their_step(tmp_path):
     config = make_config("smoke", device="cpu", epochs=200, run_dir=tmp_path, processes=2, resume=False)
 
     def pressed(line):
         printed.append(line)
         if "epoch   1" in line:
-            raise KeyboardInterrupt
+            os.kill(os.getpid(), signal.SIGTERM)
 
     printed = []
-    with pytest.raises(KeyboardInterrupt):
+    with pytest.raises(Interrupted):  # a KeyboardInterrupt, as Ctrl-C is
         train_in_processes(config, pressed)
     [path] = tmp_path.glob("*/last.pt")
     assert len(printed) < 50  # of 200 epochs

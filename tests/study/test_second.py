@@ -94,7 +94,18 @@ def test_the_verdict_asks_every_difference_of_the_sum(records):
         found[other][view, label, metric] == "fails"
         for other, view, metric in itertools.product(others, ("own", "same"), ("PCKh@0.5", "mean error", "ECE"))
     )
-    verdict_found, bad = verdict(records)
+    verdict_found, against = verdict(records)
     assert verdict_found == (better and not worse)
-    every = itertools.product(others, ("own", "same"), PEOPLE.sum_metrics)
-    assert len(bad) == sum(found[other][view, label, metric] == "fails" for other, view, metric in every)
+    must_hold = ("AP", "PCKh@0.1")
+    for reason, word, metrics in (
+        ("on the bad side", "fails", PEOPLE.sum_metrics),
+        ("undecided", "undecided", must_hold),
+    ):
+        expected = {
+            (metric, other): [view for view in ("own", "same") if found[other][view, label, metric] == word]
+            for other, metric in itertools.product(others, metrics)
+        }
+        said = {
+            f"{metric} against {other} ({', '.join(views)})" for (metric, other), views in expected.items() if views
+        }
+        assert set(against[reason]) == said

@@ -11,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from hdmlib import transport
-from hdmlib.heatmaps import demanders
+from hdmlib.heatmaps import demanders, gaussian_map
 from hdmlib.transport import COSTS, REGULARISERS, TransportWarning
 from hdmlib.transport.cost import Cost, block_corners
 from hdmlib.transport.newton import MAX_EVALUATIONS, maximise
@@ -383,6 +383,31 @@ def test_converges_with_sixteen_demanders_far_apart(epsilon):
     for supply in (random_maps(), random_maps(sharpness=10.0)):
         solution = solve(supply, points, weights, epsilon)
         assert solution.error.max() <= 1e-10
+
+
+def test_sharp_maps_settle_in_float32_without_the_compiled_loops(monkeypatch):
+    monkeypatch.setattr("hdmlib.transport.problem.accelerator", lambda _: None)
+    size = 64, 48
+    for seed in range(3):
+        joints = torch.rand(68, 2, generator=seeded(seed)) * torch.tensor([43.0, 59.0]) + 2
+        heatmaps = (4 + 1.5 * seed) * gaussian_map(joints, size, 1.0)
+        supply = heatmaps.flatten(1).softmax(1).view(-1, *size)
+        found = transport.solve(supply, *demanders(joints, size), 0.05)
+        assert found.error.max() <= 5e-7
+
+
+@pytest.mark.parametrize("regulariser", REGULARISERS)
+@pytest.mark.parametrize("kind", ["subpixel", "naive", 5])
+@pytest.mark.parametrize("loops", [True, False])
+def test_autocast_changes_no_digit(regulariser, kind, loops, monkeypatch):
+    if not loops:
+        monkeypatch.setattr("hdmlib.transport.problem.accelerator", lambda _: None)
+    supply, demand = random_maps(dtype=torch.float32), random_points(kind, dtype=torch.float32)
+    expected = solve(supply, *demand, 0.3, regulariser=regulariser)
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        found = solve(supply, *demand, 0.3, regulariser=regulariser)
+    assert torch.equal(found.value, expected.value)
+    assert torch.equal(found.gradient, expected.gradient)
 
 
 def test_says_so_when_it_does_not_converge():
