@@ -12,13 +12,14 @@ import math
 import re
 import reprlib
 from pathlib import Path
-from typing import Any, Literal, get_args
+from typing import TYPE_CHECKING, Any, Literal, get_args
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
 
 from hdmlib.checks import unknown_name
 from hdmlib.coordinates import Rule
-from hdmlib.losses.registry import with_lengths
+from hdmlib.decoding import METHODS
+from hdmlib.losses.registry import LOSSES, with_lengths
 from hdmlib.models.hrnet import MODELS
 from hdmlib.models.hub import LITE0_WEIGHTS, NONE, PREFIX, named_by_content
 from hdmlib.models.lite import NAME as LITE0
@@ -28,9 +29,11 @@ from hdmlib.models.vitpose import vitpose_weights
 from hdmlib.presets import IMAGENET, LEARNING_RATES, PRESETS
 from hdmlib.skeletons import KNOWN_REFERENCES, REFERENCES
 
-LossName = Literal["matching", "gaussian_mse", "dot_mse", "cross_entropy", "soft_argmax"]
+if TYPE_CHECKING:  # which cannot know what stands in a registry
+    LossName = DecoderName = str
+else:
+    LossName, DecoderName = Literal[*LOSSES], Literal[*METHODS]
 DatasetName = Literal["synthetic", "coco", "mpii"]
-DecoderName = Literal["argmax", "quarter", "barycentre", "mean", "dark", "transport"]
 
 # Increased whenever the same config would give other numbers, so that old records are not found for new runs.
 RECIPE_VERSION = 1
@@ -328,6 +331,8 @@ def make_config(preset: str = "laptop", **values: Any) -> Config:
     if "lr" not in given:  # a preset holds one rate, rates by the loss, or none
         rate = fields.get("lr", LEARNING_RATES)
         fields["lr"] = rate.get(loss) if isinstance(rate, dict) else rate
+        if loss in LOSSES and fields["lr"] is None:
+            raise ConfigError(f"lr: give one; no rate is known for the loss {loss!r}")
     weights = PRESETS[preset].get("pretrained")
     if fields.get("model") != PRESETS[preset].get("model"):
         weights = _weights_for(fields.get("model"), weights)

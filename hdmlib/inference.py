@@ -236,8 +236,8 @@ def predict(
 ) -> list[PhotoPrediction]:
     """Find the joints of people on a photo, or on each photo in and below a folder.
 
-    A photo file is turned upright by its EXIF orientation, which readers of datasets do not do; boxes and joints are in
-    the pixels of the upright photo.
+    A photo file is turned upright by its EXIF orientation (readers of datasets do so where the annotated size asks for
+    it); boxes and joints are in the pixels of the upright photo.
 
     Args:
         image: A file, a folder of photos, an array (H, W, 3) uint8 RGB or (H, W) uint8 grey, or a picture of PIL, which

@@ -23,7 +23,7 @@ LOSSES: dict[str, type[HeatmapLoss]] = {
 def with_lengths(name: str, options: Mapping[str, Any], height: int, width: int) -> dict[str, Any]:
     """A loss's options, with those lengths that are not given as :meth:`HeatmapLoss.lengths_on` has them for its maps.
 
-    Another cost than the default has another unit, so that no length is added to it.
+    With another cost than the default none is added: they were tuned for that one.
     """
     if options.get("cost", Cost.kind) != Cost.kind:
         return dict(options)
