@@ -22,9 +22,9 @@ FIGURES = FOLDER.parent / "figures"
 CONTENTS = FOLDER / "README.md"
 BEGIN, END = "<!-- contents -->\n", "<!-- /contents -->\n"
 # Of each picture in a notebook: one that is mostly white is a diagram, which needs fewer.
-COLOURS, COLOURS_OF_A_DIAGRAM = 256, 96
-# Keeps the colours of thin lines, which the default spends on backgrounds.
-OCTREE = Image.Quantize.FASTOCTREE
+COLOURS, COLOURS_OF_A_DIAGRAM = 256, 128
+# Keeps the colours of thin lines and small marks, which the default spends on backgrounds.
+COVERAGE = Image.Quantize.MAXCOVERAGE
 # The picture of each notebook on the contents page, a name in figures/.
 PICTURES = {
     "01_matching_loss": "01_descent",
@@ -111,7 +111,7 @@ def with_small_pictures(notebook: NotebookNode) -> None:
             colours = COLOURS_OF_A_DIAGRAM if diagram else COLOURS
             if picture.mode != "P" or len(counts) > colours:
                 small = io.BytesIO()
-                rgb.quantize(colours, OCTREE, dither=Image.Dither.NONE).save(
+                rgb.quantize(colours, COVERAGE, kmeans=2, dither=Image.Dither.NONE).save(
                     small, "PNG", optimize=True
                 )
                 output.data["image/png"] = base64.b64encode(small.getvalue()).decode()

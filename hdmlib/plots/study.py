@@ -9,6 +9,7 @@ import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
 import seaborn as sns
+from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.patches import Rectangle
 from numpy.typing import NDArray
@@ -39,12 +40,17 @@ TERM_NAMES = {
 def loss_against_score(curves: Mapping[str, pd.DataFrame], metric: str, first: int = 2) -> Figure:
     """Fig. 2: over the epochs, the validation loss and the score; a panel for each loss, a line for each seed.
 
+    All panels have one scale of the score, so that what it goes up and down by can be compared.
+
     Args:
         curves: Label -> rows as ``analysis.curves`` returns them.
         metric: The score, larger is better.
         first: First epoch shown.
     """
     figure, panels = plt.subplots(1, len(curves), figsize=(4.7 * len(curves), 3.3), layout="constrained", squeeze=False)
+    figure.get_layout_engine().set(wspace=0.08)
+    scores = pd.concat([table.loc[table["epoch"] >= first, metric] for table in curves.values()])
+    margin = 0.05 * (scores.max() - scores.min()) or 1.0
     for axes, (label, table) in zip(panels[0], curves.items(), strict=True):
         style = _style(label)
         other = axes.twinx()
@@ -54,6 +60,7 @@ def loss_against_score(curves: Mapping[str, pd.DataFrame], metric: str, first: i
             other.plot(run["epoch"], run[metric], color=style["color"], marker=style["marker"], **strength)
         axes.set(title=LABELS.get(label, label), xlabel="epoch", ylabel="validation loss (dashed)")
         other.set_ylabel(f"{metric} (%)", color=style["color"])
+        other.set_ylim(scores.min() - margin, scores.max() + margin)
         other.spines["right"].set_visible(True)
         other.grid(visible=False)
     return figure
@@ -168,32 +175,44 @@ def _with_unit(metric: str) -> str:
 OUTCOMES = {"holds": ("o", "#009e73"), "undecided": ("o", "#8a8a8a"), "fails": ("X", "#c1272d")}
 
 
-def forest(table: pd.DataFrame, metrics: Sequence[str]) -> Figure:
+def forest(table: pd.DataFrame, metrics: Sequence[str], apart: str = "") -> Figure:
     """Paired differences with their intervals: a row per comparison, a panel per metric, a line at no difference.
 
     Args:
         table: Index (comparison, metric); columns ``difference``, ``low``, ``high`` and ``outcome``, which decides the
             marker: filled if it holds, open if undecided, a cross if it fails.
         metrics: Metrics to show, in order.
+        apart: Comparisons that begin with it stand above the others, on scales of their own: their differences are
+            many times larger. Empty: none.
     """
     order = list(dict.fromkeys(table.index.get_level_values(0)))
+    bands = [[name for name in order if bool(apart and name.startswith(apart)) is first] for first in (True, False)]
+    bands = [band for band in bands if band]
     figure, panels = plt.subplots(
-        1, len(metrics), figsize=(2.3 * len(metrics) + 2.2, 0.36 * len(order) + 1.1), layout="constrained", sharey=True,
-        squeeze=False,
+        len(bands), len(metrics), figsize=(2.3 * len(metrics) + 2.2, 0.36 * len(order) + 0.7 + 0.4 * len(bands)),
+        layout="constrained", sharey="row", squeeze=False, height_ratios=[len(band) for band in bands],
     )  # fmt: skip
-    for axes, metric in zip(panels[0], metrics, strict=True):
-        for row, comparison in enumerate(order):
-            found = table.loc[(comparison, metric)]
-            marker, colour = OUTCOMES[found["outcome"]]
-            fill = "none" if found["outcome"] == "undecided" else "full"
-            axes.plot([found["low"], found["high"]], [row, row], color=colour, linewidth=2)
-            axes.plot(found["difference"], row, marker=marker, color=colour, fillstyle=fill, markersize=7)
-        axes.axvline(0, color="#555555", linewidth=1)
-        better = "more" if direction(metric) > 0 else "less"
-        axes.set(title=_with_unit(metric), xlabel=f"{better} is better", ylim=(len(order) - 0.5, -0.5))
-        axes.grid(visible=False, axis="y")
-    panels[0, 0].set_yticks(range(len(order)), order)
+    for band, line in zip(bands, panels, strict=True):
+        for axes, metric in zip(line, metrics, strict=True):
+            _intervals(axes, [table.loc[(comparison, metric)] for comparison in band])
+            axes.locator_params(axis="x", nbins=4)
+        line[0].set_yticks(range(len(band)), band)
+    for top, bottom, metric in zip(panels[0], panels[-1], metrics, strict=True):
+        top.set_title(_with_unit(metric))
+        bottom.set_xlabel(f"{'more' if direction(metric) > 0 else 'less'} is better")
     return figure
+
+
+def _intervals(axes: Axes, rows: Sequence[pd.Series]) -> None:
+    """One panel of :func:`forest`."""
+    for place, found in enumerate(rows):
+        marker, colour = OUTCOMES[found["outcome"]]
+        fill = "none" if found["outcome"] == "undecided" else "full"
+        axes.plot([found["low"], found["high"]], [place, place], color=colour, linewidth=2)
+        axes.plot(found["difference"], place, marker=marker, color=colour, fillstyle=fill, markersize=7)
+    axes.axvline(0, color="#555555", linewidth=1)
+    axes.set(ylim=(len(rows) - 0.5, -0.5))
+    axes.grid(visible=False, axis="y")
 
 
 def changes(table: pd.DataFrame, metrics: Sequence[str], reference: str) -> Figure:

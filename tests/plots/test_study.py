@@ -63,6 +63,34 @@ def test_means_stand_among_their_seeds():
     assert [label.get_text() for label in figure.axes[0].get_yticklabels()] == ["matching", "dot MSE"]
 
 
+def test_panels_of_fig_2_have_one_scale_of_the_score():
+    low = curves("gaussian_mse").assign(**{"PCKh@0.5": 3.0})
+    figure = draw.loss_against_score({"matching": curves("matching"), "gaussian_mse": low}, "PCKh@0.5", first=2)
+    limits = [axes.get_ylim() for axes in figure.axes if axes.get_ylabel() == "PCKh@0.5 (%)"]
+    assert len(limits) == 2
+    assert limits[0] == limits[1]
+    assert limits[0][0] < 3
+    assert limits[0][1] > 51
+
+
+@pytest.mark.parametrize(("apart", "bands"), [("", [3]), ("minus a", [2, 1])])
+def test_comparisons_apart_have_scales_of_their_own(apart, bands):
+    index = pd.MultiIndex.from_product([["minus a, own", "minus b, own", "minus a, same"], ["AP", "mean error"]])
+    outcomes = ["holds", "fails", "undecided", "holds", "holds", "holds"]
+    table = pd.DataFrame({"difference": [50.0, 1, 0.1, 2, 60, 3], "outcome": outcomes}, index)
+    table = table.assign(low=table["difference"] - 1, high=table["difference"] + 1)
+    figure = draw.forest(table, ["AP", "mean error"], apart)
+    first = figure.axes[::2]
+    assert [len(axes.get_yticks()) for axes in first] == bands
+    names = [label.get_text() for axes in first for label in axes.get_yticklabels()]
+    expected = (
+        ["minus a, own", "minus a, same", "minus b, own"] if apart else list(dict.fromkeys(index.get_level_values(0)))
+    )
+    assert names == expected
+    assert [axes.get_title() for axes in figure.axes[:2]] == ["AP (%)", "mean error (px)"]
+    assert [axes.get_xlabel() for axes in figure.axes[-2:]] == ["more is better", "less is better"]
+
+
 @pytest.mark.parametrize(("metric", "best"), [("AP", 7.0), ("mean error", 2.0)])
 def test_the_best_trial_of_a_change_is_filled_and_the_start_is_a_line(metric, best):
     table = pd.DataFrame({"change": ["none", "none", "more", "more"], metric: [3.0, 4.0, 2.0, 7.0]})
