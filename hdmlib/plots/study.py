@@ -152,7 +152,7 @@ def scores_with_seeds(table: pd.DataFrame, metrics: Sequence[str], group: str = 
     """
     order = list(dict.fromkeys(table[group]))
     figure, panels = plt.subplots(
-        1, len(metrics), figsize=(3.1 * len(metrics) + 1.4, 0.42 * len(order) + 1.1), layout="constrained", sharey=True,
+        1, len(metrics), figsize=(2.3 * len(metrics) + 2.2, 0.42 * len(order) + 1.1), layout="constrained", sharey=True,
         squeeze=False,
     )  # fmt: skip
     for axes, metric in zip(panels[0], metrics, strict=True):
@@ -162,6 +162,7 @@ def scores_with_seeds(table: pd.DataFrame, metrics: Sequence[str], group: str = 
             axes.plot(values, np.full(len(values), row), "o", color=style["color"], alpha=0.45, markersize=5)
             axes.plot(values.mean(), row, "|", color=style["color"], markersize=17, markeredgewidth=2.5)
         axes.set(xlabel=_with_unit(metric), ylim=(len(order) - 0.5, -0.5))
+        axes.locator_params(axis="x", nbins=4)
         axes.grid(visible=False, axis="y")
     panels[0, 0].set_yticks(range(len(order)), [LABELS.get(label, label) for label in order])
     return figure
