@@ -10,6 +10,8 @@ import numpy as np
 import pandas as pd
 import seaborn as sns
 from matplotlib.axes import Axes
+from matplotlib.cm import ScalarMappable
+from matplotlib.colors import LogNorm
 from matplotlib.figure import Figure
 from matplotlib.patches import Rectangle
 from numpy.typing import NDArray
@@ -398,6 +400,33 @@ def heatmaps_by_loss(
             overlay(axes, pictures[i], np.maximum(maps[label][i], 0), f"{name}{off:.1f} px off")
             axes.plot(*truth[i], **_TRUTH)
             axes.plot(*predicted[label][i], marker="x", color="white", markersize=5, markeredgewidth=1.1)
+    return figure
+
+
+def maps_as_distributions(maps: Mapping[str, Array], titles: Sequence[str]) -> Figure:
+    """Heatmaps as the distributions that they are measured as: a row for each loss, a column for each joint.
+
+    The colours are logarithmic, so that they show the mass far from the peak; below each map stands its entropy.
+
+    Args:
+        maps: Label -> (N, h, w) heatmaps; what is negative counts as 0.
+        titles: Of the N columns.
+    """
+    count = len(titles)
+    figure, panels = plt.subplots(
+        len(maps), count, figsize=(1.9 * count + 0.9, 2.1 * len(maps) + 0.3), layout="constrained", squeeze=False
+    )
+    colours = ScalarMappable(LogNorm(1e-5, 1), "inferno")
+    for line, (label, heatmaps) in zip(panels, maps.items(), strict=True):
+        positive = np.clip(heatmaps, 0, None)
+        for axes, mass in zip(line, positive / positive.sum(axis=(1, 2), keepdims=True), strict=True):
+            axes.imshow(mass, norm=colours.norm, cmap=colours.cmap)
+            some = mass[mass > 0]
+            axes.set(xticks=[], yticks=[], facecolor="black", xlabel=f"entropy {-(some * np.log(some)).sum():.1f}")
+        line[0].set_ylabel(LABELS.get(label, label))
+    for axes, title in zip(panels[0], titles, strict=True):
+        axes.set_title(title)
+    figure.colorbar(colours, ax=panels, shrink=0.8, label="share of the mass in a cell")
     return figure
 
 
