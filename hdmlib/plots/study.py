@@ -84,7 +84,12 @@ def wobble_by_rate(table: pd.DataFrame, metric: str, least: float) -> Figure:
         right.plot(part.index, part["score"], **_style(label))
     left.axhline(100 * least, color="0.5", linewidth=1)
     left.annotate(
-        "asked of the Gaussian", (0, 100 * least), (4, 3), left.get_yaxis_transform(), "offset points", color="0.4"
+        "what the claim asks of the Gaussian",
+        (0, 100 * least),
+        (4, 3),
+        left.get_yaxis_transform(),
+        "offset points",
+        color="0.4",
     )
     left.margins(y=0.12)
     left.set_ylabel(f"epochs with a lower {metric},\n% of those with a lower loss")

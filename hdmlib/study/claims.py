@@ -167,12 +167,12 @@ def _claims(
     figure_2 = f"[03]({folder}03_loss_vs_pckh.ipynb)"
     yield (
         "Fig. 2, left: while the Gaussian's loss falls, PCKh goes up and down", figure_2,
-        (f"{left}: PCKh falls, too, in {gauss}",) * len(subjects),
+        (f"{left}: PCKh falls in {gauss} with a lower loss",) * len(subjects),
     )  # fmt: skip
     yield (
         "Fig. 2, right: with matching both move together, unlike with the Gaussian", figure_2,
         tuple(
-            f"{rights[label]}: {share} (Fisher's exact test, p = {counts.loc[label, 'p']:.2f})"
+            f"{rights[label]}: in {share} (Fisher's exact test, p = {counts.loc[label, 'p']:.2f})"
             for label, share in zip(subjects.values(), found, strict=True)
         ),
     )  # fmt: skip

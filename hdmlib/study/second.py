@@ -25,6 +25,7 @@ from hdmlib.study.choice import (
     CHOSEN_WHY,
     Choice,
     read_as,
+    wider,
 )
 from hdmlib.study.claims import FIGURE_1, claim_lines, difference_lines, differences, in_markdown, wobbles
 from hdmlib.study.results import published_of
@@ -53,6 +54,7 @@ COMPARED = {
     "the letter": ("gaussian_mse",),
     "matching": ("gaussian_mse", "cross_entropy"),
     "the sum": ("gaussian_mse", "cross_entropy", "matching"),
+    wider("the sum"): (wider("gaussian_mse"), "cross_entropy", wider("matching")),
 }
 
 
@@ -168,14 +170,21 @@ def _read_as_all(record: Record) -> dict[str, float]:
     return read_as(record, SAME_DECODER, "own" if own else "other")
 
 
-def verdict(records: Mapping[str, Sequence[Record]], ground: Ground = PEOPLE) -> tuple[bool, dict[str, list[str]]]:
+def verdict(
+    records: Mapping[str, Sequence[Record]], ground: Ground = PEOPLE, label: str = "the sum"
+) -> tuple[bool, dict[str, list[str]]]:
     """Whether the sum is better than every other loss, as the rules ask.
+
+    Args:
+        records: Label -> finals on the ground.
+        ground: Where.
+        label: The sum, or another key of :data:`COMPARED` that is judged by the same rule.
 
     Returns:
         The verdict, and what speaks against it, each comparison with its views: ``undecided`` of what must hold and
         ``on the bad side`` of all that is judged -> ``ECE against cross_entropy (own, same)``.
     """
-    label, others = "the sum", COMPARED["the sum"]
+    others = COMPARED[label]
     tables = {other: ground.minus(records, other)["outcome"] for other in others}
     found, against = {}, {"undecided": [], "on the bad side": []}
     for other, (metric, role) in product(others, ground.sum_metrics.items()):
@@ -272,9 +281,16 @@ def score_lines(ground: Ground, records: Mapping[str, Sequence[Record]]) -> list
     if seeds < len(ground.seeds):
         asked = len(ground.seeds)
         return [*table, f"Seeds run: {seeds} of the {asked} that the rules ask for; there is no verdict yet."]
-    better, against = verdict(records, ground)
+    judged = [_verdict_line(ground, records, "the sum", "Is the sum better than each, by the rule fixed in advance?")]
+    if wider("the sum") in records:
+        judged += ["", _verdict_line(ground, records, wider("the sum"), "And twice as wide, than each twice as wide?")]
+    return [*table, *judged]
+
+
+def _verdict_line(ground: Ground, records: Mapping[str, Sequence[Record]], label: str, question: str) -> str:
+    better, against = verdict(records, ground, label)
     why = "".join(f"; {reason}: {', '.join(which)}" for reason, which in against.items() if which)
-    return [*table, f"Is the sum better than each, by the rule fixed in advance? **{'Yes' if better else 'No'}**{why}."]
+    return f"{question} **{'Yes' if better else 'No'}**{why}."
 
 
 def _score_table(ground: Ground, records: Mapping[str, Sequence[Record]]) -> list[str]:

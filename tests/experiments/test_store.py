@@ -211,19 +211,12 @@ def test_the_table_of_a_stage_is_made_of_its_records(stage):
     assert (results.RESULTS / f"{stage}.csv").read_text() == text
 
 
-# Stages that README calls unfinished -> the seeds that have been run.
-SEEDS_RUN = {"second_large": (0,)}
-
-
 def test_every_table_has_its_records_and_every_trial_its_row():
     stages = Store(Path("none")).stages()
     assert {path.stem for path in results.RESULTS.glob("*.csv")} == stages.keys()
     for stage in stages.keys() & STAGES.keys():
         rows = pd.read_csv(results.RESULTS / f"{stage}.csv")
-        trials = list(STAGES[stage](SEEDS_RUN[stage]) if stage in SEEDS_RUN else STAGES[stage]())
-        assert len(rows) >= len(trials) > 0
-        if stage in SEEDS_RUN:
-            assert list(zip(rows["label"], rows["seed"], strict=True)) == [(t.label, t.config.seed) for t in trials]
+        assert len(rows) >= len(list(STAGES[stage]())) > 0
 
 
 def test_publishing_writes_record_and_table(trained, tmp_path, monkeypatch):
