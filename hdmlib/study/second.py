@@ -55,6 +55,7 @@ COMPARED = {
     "the letter": ("gaussian_mse",),
     "matching": ("gaussian_mse", "cross_entropy"),
     "the sum": ("gaussian_mse", "cross_entropy", "matching"),
+    wider("matching"): (wider("gaussian_mse"), "cross_entropy"),
     wider("the sum"): (wider("gaussian_mse"), "cross_entropy", wider("matching")),
 }
 
