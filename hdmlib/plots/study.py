@@ -14,6 +14,7 @@ from matplotlib.cm import ScalarMappable
 from matplotlib.colors import LogNorm
 from matplotlib.figure import Figure
 from matplotlib.patches import Rectangle
+from matplotlib.ticker import MaxNLocator
 from numpy.typing import NDArray
 
 from hdmlib.metrics.scores import direction
@@ -50,7 +51,7 @@ def loss_against_score(curves: Mapping[str, pd.DataFrame], metric: str, first: i
         first: First epoch shown.
     """
     figure, panels = plt.subplots(1, len(curves), figsize=(4.7 * len(curves), 3.3), layout="constrained", squeeze=False)
-    figure.get_layout_engine().set(wspace=0.08)
+    figure.get_layout_engine().set(wspace=0.04)
     scores = pd.concat([table.loc[table["epoch"] >= first, metric] for table in curves.values()])
     margin = 0.05 * (scores.max() - scores.min()) or 1.0
     for axes, (label, table) in zip(panels[0], curves.items(), strict=True):
@@ -61,6 +62,7 @@ def loss_against_score(curves: Mapping[str, pd.DataFrame], metric: str, first: i
             axes.plot(run["epoch"], run["own loss"], color="black", linestyle="--", **strength)
             other.plot(run["epoch"], run[metric], color=style["color"], marker=style["marker"], **strength)
         axes.set(title=LABELS.get(label, label), xlabel="epoch", ylabel="validation loss (dashed)")
+        axes.xaxis.set_major_locator(MaxNLocator(integer=True))
         other.set_ylabel(f"{metric} (%)", color=style["color"])
         other.set_ylim(scores.min() - margin, scores.max() + margin)
         other.spines["right"].set_visible(True)
