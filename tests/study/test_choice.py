@@ -10,6 +10,7 @@ from hdmlib.study.choice import (
     CHOSEN_ON_FACES,
     CHOSEN_ON_PHOTOS,
     CHOSEN_WHY,
+    CHOSEN_WHY_ON_PHOTOS,
     Choice,
     choose,
     read_as,
@@ -25,7 +26,14 @@ from hdmlib.study.rules import (
     TUNING_PEOPLE,
 )
 from hdmlib.study.second import GROUNDS, PEOPLE, WHY
-from hdmlib.study.stages import second_face_tuning, second_finals, second_photo_tuning, second_tuning, second_why_tuning
+from hdmlib.study.stages import (
+    second_face_tuning,
+    second_finals,
+    second_photo_tuning,
+    second_photo_why_tuning,
+    second_tuning,
+    second_why_tuning,
+)
 from hdmlib.transport.cost import Cost
 
 
@@ -52,6 +60,7 @@ def trials():
         (second_photo_tuning, CHOSEN_ON_PHOTOS, CHOSEN_BY),
         (second_face_tuning, CHOSEN_ON_FACES, FACES_CHOSEN_BY),
         (second_why_tuning, CHOSEN_WHY, CHOSEN_BY),
+        (second_photo_why_tuning, CHOSEN_WHY_ON_PHOTOS, CHOSEN_BY),
     ],
 )
 def test_the_committed_trials_choose_what_the_finals_train(stage, chosen, by):
