@@ -13,6 +13,7 @@ from matplotlib.axes import Axes
 from matplotlib.cm import ScalarMappable
 from matplotlib.colors import LogNorm
 from matplotlib.figure import Figure
+from matplotlib.layout_engine import ConstrainedLayoutEngine
 from matplotlib.patches import Rectangle
 from matplotlib.ticker import MaxNLocator
 from numpy.typing import NDArray
@@ -50,8 +51,8 @@ def loss_against_score(curves: Mapping[str, pd.DataFrame], metric: str, first: i
         metric: The score, larger is better.
         first: First epoch shown.
     """
-    figure, panels = plt.subplots(1, len(curves), figsize=(4.7 * len(curves), 3.3), layout="constrained", squeeze=False)
-    figure.get_layout_engine().set(wspace=0.04)
+    layout = ConstrainedLayoutEngine(wspace=0.04)
+    figure, panels = plt.subplots(1, len(curves), figsize=(4.7 * len(curves), 3.3), layout=layout, squeeze=False)
     scores = pd.concat([table.loc[table["epoch"] >= first, metric] for table in curves.values()])
     margin = 0.05 * (scores.max() - scores.min()) or 1.0
     for axes, (label, table) in zip(panels[0], curves.items(), strict=True):
@@ -204,7 +205,7 @@ def forest(table: pd.DataFrame, metrics: Sequence[str], apart: str = "") -> Figu
     )  # fmt: skip
     for band, line in zip(bands, panels, strict=True):
         for axes, metric in zip(line, metrics, strict=True):
-            _intervals(axes, [table.loc[(comparison, metric)] for comparison in band])
+            _intervals(axes, [dict(table.loc[(comparison, metric)]) for comparison in band])
             axes.locator_params(axis="x", nbins=4)
         line[0].set_yticks(range(len(band)), band)
     for top, bottom, metric in zip(panels[0], panels[-1], metrics, strict=True):
@@ -213,7 +214,7 @@ def forest(table: pd.DataFrame, metrics: Sequence[str], apart: str = "") -> Figu
     return figure
 
 
-def _intervals(axes: Axes, rows: Sequence[pd.Series]) -> None:
+def _intervals(axes: Axes, rows: Sequence[Mapping[str, Any]]) -> None:
     """One panel of :func:`forest`."""
     for place, found in enumerate(rows):
         marker, colour = OUTCOMES[found["outcome"]]

@@ -190,7 +190,7 @@ def verdict(
     tables = {other: ground.minus(records, other)["outcome"] for other in others}
     found, against = {}, {"undecided": [], "on the bad side": []}
     for other, (metric, role) in product(others, ground.sum_metrics.items()):
-        outcomes = {view: tables[other][view, label, metric] for view in ("own", "same")}
+        outcomes = {view: str(tables[other][view, label, metric]) for view in ("own", "same")}
         found |= {(other, view, role): outcome for view, outcome in outcomes.items()}
         for reason, word in (("undecided", "undecided"), ("on the bad side", "fails")):
             views = [view for view, outcome in outcomes.items() if outcome == word]
