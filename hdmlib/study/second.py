@@ -24,6 +24,7 @@ from hdmlib.study.choice import (
     CHOSEN_ON_FACES,
     CHOSEN_ON_PHOTOS,
     CHOSEN_WHY,
+    CHOSEN_WHY_ON_PHOTOS,
     Choice,
     read_as,
     wider,
@@ -162,8 +163,12 @@ WHY = Ground(
     "500 embedded people, two losses added later", ("second_why_tuning",), "second_why", CHOSEN_WHY,
     METRICS | CALIBRATION, SUM_METRICS,
 )  # fmt: skip
+WHY_PHOTOS = Ground(
+    "250 photos of people, a loss added later", ("second_photo_why_tuning",), "second_photo_why", CHOSEN_WHY_ON_PHOTOS,
+    METRICS | CALIBRATION, SUM_METRICS,
+)  # fmt: skip
 # Where it is taken apart -> into what; no rule asks for a verdict.
-TAKEN_APART = {PEOPLE: WHY}
+TAKEN_APART = {PEOPLE: WHY, PHOTOS: WHY_PHOTOS}
 GROUNDS = (PEOPLE, PHOTOS, FACES, LONG, LARGE)
 
 

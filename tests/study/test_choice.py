@@ -25,7 +25,7 @@ from hdmlib.study.rules import (
     TEST_PEOPLE,
     TUNING_PEOPLE,
 )
-from hdmlib.study.second import GROUNDS, PEOPLE, WHY
+from hdmlib.study.second import GROUNDS, PEOPLE, TAKEN_APART
 from hdmlib.study.stages import (
     second_face_tuning,
     second_finals,
@@ -89,7 +89,9 @@ def test_ties_go_to_the_finer_localisation(trials):
     assert choose([(setting, record), (setting, tied)]) == Choice(setting, "quarter", "own")
 
 
-@pytest.mark.parametrize(("ground", "label"), [(ground, label) for ground in (PEOPLE, WHY) for label in ground.chosen])
+@pytest.mark.parametrize(
+    ("ground", "label"), [(ground, label) for ground in (PEOPLE, *TAKEN_APART.values()) for label in ground.chosen]
+)
 def test_a_grid_ends_where_the_score_falls_or_at_the_most_trials(ground, label):
     ends, trials = ground.ends(label), ground.trials()[label]
     assert trials <= MOST_TRIALS
@@ -97,7 +99,11 @@ def test_a_grid_ends_where_the_score_falls_or_at_the_most_trials(ground, label):
 
 
 def test_the_ends_of_the_grids_are_those_that_the_tables_mark():
-    found = {(ground.stage, label): ground.ends(label) for ground in (*GROUNDS[:3], WHY) for label in ground.chosen}
+    found = {
+        (ground.stage, label): ground.ends(label)
+        for ground in (*GROUNDS[:3], *TAKEN_APART.values())
+        for label in ground.chosen
+    }
     assert {key: ends for key, ends in found.items() if ends} == {
         ("second_finals", "the sum"): {"lr"},
         ("second_finals", "the letter"): {"lr", "initial_bias"},
