@@ -33,16 +33,6 @@ class Person(NamedTuple):
     annotation: dict[str, Any]
 
 
-def check_new_folder(to: Path) -> None:
-    """Refuse a folder that is in use, before anything long begins.
-
-    Raises:
-        DataError: It exists and is not empty, or is a file.
-    """
-    if to.exists() and not (to.is_dir() and not any(to.iterdir())):
-        raise DataError(f"to: {to} is not an empty folder; name a new one")
-
-
 def write_coco_folder(
     to: Path, people: Iterable[Person], name: str, description: str, category: Mapping[str, Any]
 ) -> dict[str, int]:
@@ -55,7 +45,8 @@ def write_coco_folder(
         DataError: Raised by ``people``, or ``to`` is in use.
         OSError: ``to`` cannot be written.
     """
-    check_new_folder(to)
+    if to.exists() and not (to.is_dir() and not any(to.iterdir())):
+        raise DataError(f"to: {to} is not an empty folder; name a new one")
     found: dict[str, list[Person]] = {"train": [], "val": []}
     to.parent.mkdir(parents=True, exist_ok=True)
     with TemporaryDirectory(prefix=f".{to.name}-", dir=to.parent) as temporary:

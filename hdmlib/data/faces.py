@@ -27,7 +27,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from hdmlib.data.conversion import Person, as_jpeg, check_new_folder, cropped, open_photo, write_coco_folder
+from hdmlib.data.conversion import Person, as_jpeg, cropped, open_photo, write_coco_folder
 from hdmlib.data.dataset import DataError
 
 # Folder of frames -> rows in its table, ``<folder>_frames_keypoints.csv``.
@@ -70,7 +70,6 @@ def convert_faces(
         OSError: ``to`` cannot be written.
     """
     faces = _original(source, partial)
-    check_new_folder(to)
     kept = sorted((path for path, points in faces.items() if _within(path, points)), key=_place)
     validating = validation_people({_person_of(path) for path in kept})
     numbered = list(enumerate(kept, start=1))

@@ -23,7 +23,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from hdmlib.data.conversion import Person, as_jpeg, check_new_folder, cropped, open_photo, write_coco_folder
+from hdmlib.data.conversion import Person, as_jpeg, cropped, open_photo, write_coco_folder
 from hdmlib.data.dataset import DataError
 from hdmlib.skeletons import LSP_14
 
@@ -60,7 +60,6 @@ def convert_lspet(
         OSError: ``to`` cannot be written.
     """
     joints, photos = _original(source, partial)
-    check_new_folder(to)
     split = lspet_split()
     wanted = [number for number in photos if number not in split["excluded"]]
     numbers = progress(wanted, total=len(wanted), desc="photos") if progress else wanted

@@ -411,13 +411,16 @@ def heatmaps_by_loss(
     return figure
 
 
-def maps_as_distributions(maps: Mapping[str, Array], titles: Sequence[str]) -> Figure:
+def maps_as_distributions(
+    maps: Mapping[str, Array], entropies: Mapping[str, Sequence[float]], titles: Sequence[str]
+) -> Figure:
     """Heatmaps as the distributions that they are measured as: a row for each loss, a column for each joint.
 
     The colours are logarithmic, so that they show the mass far from the peak; below each map stands its entropy.
 
     Args:
         maps: Label -> (N, h, w) heatmaps; what is negative counts as 0.
+        entropies: Label -> those of its N maps, in nats.
         titles: Of the N columns.
     """
     count = len(titles)
@@ -427,10 +430,9 @@ def maps_as_distributions(maps: Mapping[str, Array], titles: Sequence[str]) -> F
     colours = ScalarMappable(LogNorm(1e-5, 1), "inferno")
     for line, (label, heatmaps) in zip(panels, maps.items(), strict=True):
         positive = np.clip(heatmaps, 0, None)
-        for axes, mass in zip(line, positive / positive.sum(axis=(1, 2), keepdims=True), strict=True):
-            axes.imshow(mass, norm=colours.norm, cmap=colours.cmap)
-            some = mass[mass > 0]
-            axes.set(xticks=[], yticks=[], facecolor="black", xlabel=f"entropy {-(some * np.log(some)).sum():.1f}")
+        for axes, mass, entropy in zip(line, positive, entropies[label], strict=True):
+            axes.imshow(mass / (mass.sum() or 1.0), norm=colours.norm, cmap=colours.cmap)
+            axes.set(xticks=[], yticks=[], facecolor="black", xlabel=f"entropy {entropy:.1f}")
         line[0].set_ylabel(LABELS.get(label, label))
     for axes, title in zip(panels[0], titles, strict=True):
         axes.set_title(title)

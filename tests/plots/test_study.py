@@ -147,12 +147,15 @@ def test_error_against_entropy_draws_a_line_a_decoder_and_the_trainings_of_each_
     assert {tuple(line.get_xydata()[0]) for line in right.lines} == {(2.0, 2.4), (2.5, 2.2)}
 
 
-def test_maps_as_distributions_state_their_entropy():
+def test_maps_as_distributions_have_their_mass_and_state_their_entropy():
     flat, dot = np.ones((1, 4, 4)), np.zeros((1, 4, 4))
     dot[0, 1, 2], dot[0, 0, 0] = 3.0, -5.0  # what is negative has no mass
-    figure = draw.maps_as_distributions({"gaussian_mse": np.concatenate([flat, dot])}, ["nose", "left wrist"])
-    left, right = figure.axes[:2]
-    assert (left.get_xlabel(), right.get_xlabel().replace("-", "")) == ("entropy 2.8", "entropy 0.0")
-    assert (left.get_ylabel(), right.get_title()) == ("Gaussian MSE", "left wrist")
+    maps = np.concatenate([flat, dot, np.zeros((1, 4, 4))])
+    titles = ["nose", "left wrist", "right knee"]
+    figure = draw.maps_as_distributions({"gaussian_mse": maps}, {"gaussian_mse": [2.77, 0.0, 0.0]}, titles)
+    left, middle, right = figure.axes[:3]
+    assert (left.get_xlabel(), middle.get_xlabel()) == ("entropy 2.8", "entropy 0.0")
+    assert (left.get_ylabel(), middle.get_title()) == ("Gaussian MSE", "left wrist")
     np.testing.assert_allclose(left.images[0].get_array(), 1 / 16)
-    assert right.images[0].get_array()[1, 2] == 1
+    assert middle.images[0].get_array()[1, 2] == 1
+    assert not np.any(right.images[0].get_array())

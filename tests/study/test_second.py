@@ -4,6 +4,7 @@ import itertools
 from dataclasses import replace
 
 import pytest
+from scipy.stats import fisher_exact
 
 from hdmlib.paths import PROJECT_ROOT
 from hdmlib.study.choice import CHOSEN
@@ -109,3 +110,18 @@ def test_the_verdict_asks_every_difference_of_the_sum(records):
             f"{metric} against {other} ({', '.join(views)})" for (metric, other), views in expected.items() if views
         }
         assert set(against[reason]) == said
+
+
+def test_what_could_not_have_been_shown_in_fig_2():
+    """README and notebook 03: even no bad epoch of matching's would have been significant."""
+    counts = wobbles(published_of(second_fig2()))
+    bad, epochs = counts.loc["gaussian_mse", ["worse", "fell"]]
+    others = counts.loc["matching", "fell"]
+    p = fisher_exact([[0, others], [bad, epochs - bad]]).pvalue
+    readme = " ".join((PROJECT_ROOT / "README.md").read_text().split())
+    said = (
+        f"the Gaussian's {bad:.0f} of {epochs:.0f} epochs, not even 0 of matching's {others:.0f} would be significant"
+    )
+    assert f"{said} (p = {p:.2f})" in readme
+    notebook = (PROJECT_ROOT / "notebooks" / "03_loss_vs_pckh.ipynb").read_text()
+    assert f"even not a single one among matching's {others:.0f} would have given $p = {p:.2f}$" in notebook
