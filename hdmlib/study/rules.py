@@ -238,6 +238,14 @@ WHY_PHOTOS_GRIDS: dict[str, list[Setting]] = {
 WHY_PHOTOS_EXTENSIONS: dict[str, list[Setting]] = {
     "gaussian_mse + likelihood": _grid("gaussian_mse", (4e-3, 8e-3, 1.6e-2), [{"sigma": 1.0, "likelihood": 10.0}]),
 }
+# And on faces, likewise fixed before its own first run: at the width chosen for faces, the rates of the Gaussian there
+# and the weights around that of photos. Tuned on FACES_TUNING, chosen by FACES_CHOSEN_BY, trained on FACES_TEST.
+WHY_FACES_GRIDS: dict[str, list[Setting]] = {
+    "gaussian_mse + likelihood": _grid(
+        "gaussian_mse", (4e-3, 8e-3, 1.6e-2), [{"sigma": 3.0, "likelihood": w} for w in (0.3, 1.0, 3.0, 10.0)]
+    ),
+}
+WHY_FACES_EXTENSIONS: dict[str, list[Setting]] = {}
 # Label -> what it is compared with.
 WHY_COMPARED = {
     "gaussian_mse + likelihood": "gaussian_mse",

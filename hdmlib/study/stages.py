@@ -22,8 +22,8 @@
                   what that chose, five seeds, on the other half of the validation people
     second_why_tuning, second_why
                   the Gaussian with the sum's second term, the sum with a weight that changes: tuned, then five seeds
-    second_photo_why_tuning, second_photo_why
-                  the former on photos of people, likewise (both need data_root)
+    second_photo_why_tuning, second_photo_why, second_face_why_tuning, second_face_why
+                  the former on photos of people and on faces, likewise (all need data_root)
     gpu_demo      HRNet-W32 with each loss, for one large GPU; on photos with dataset=coco data_root=DIR epochs=25
 
 ``python -m hdmlib study STAGE`` trains the runs that have no record yet.
@@ -291,6 +291,12 @@ def second_photo_why(seeds: Sequence[int] = rules.SEEDS, **values: Any) -> Itera
     yield from _as_chosen(CHOSEN_WHY_ON_PHOTOS, rules.PHOTOS_TEST, seeds, **values)
 
 
+def second_face_why_tuning(**values: Any) -> Iterator[Trial]:
+    """The same on faces."""
+    for label, grid in rules.WHY_FACES_GRIDS.items():
+        yield from _tried(label, [*grid, *rules.WHY_FACES_EXTENSIONS.get(label, ())], rules.FACES_TUNING, **values)
+
+
 def second_photo_tuning(**values: Any) -> Iterator[Trial]:
     """The finalists on photos of people, around what the embedded people chose."""
     yield from _around_chosen(rules.PHOTOS_TUNING, rules.PHOTOS_EXTENSIONS, **values)
@@ -347,7 +353,7 @@ STAGES = {
     "second_photos": second_photos, "second_faces": second_faces, "second_fig2_rates": second_fig2_rates,
     "second_long": second_long, "second_large": second_large, "second_why_tuning": second_why_tuning,
     "second_why": second_why, "second_photo_why_tuning": second_photo_why_tuning,
-    "second_photo_why": second_photo_why,
+    "second_photo_why": second_photo_why, "second_face_why_tuning": second_face_why_tuning,
 }  # fmt: skip
 RENAMED_STAGES = {"joint": "cost"}  # earlier name -> name
 
