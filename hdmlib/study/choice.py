@@ -86,6 +86,12 @@ CHOSEN_WHY_ON_PHOTOS = {
         ("gaussian_mse", {"sigma": 1.0, "likelihood": 3.0}, {"lr": 8e-3}), "dark", "own"
     ),
 }
+# Likewise of stage second_face_why_tuning.
+CHOSEN_WHY_ON_FACES = {
+    "gaussian_mse + likelihood": Choice(
+        ("gaussian_mse", {"sigma": 3.0, "likelihood": 3.0}, {"lr": 8e-3}), "dark", "own"
+    ),
+}
 # For rules.LARGE_TEST nothing was tuned: the same again and, where a loss has lengths, twice as many of the cells.
 CHOSEN_FOR_LARGE = {label: CHOSEN[label] for label in LARGE_FINALISTS} | {
     wider(label): _lengthened(CHOSEN[label], LENGTHS[label]) for label in LENGTHS

@@ -45,6 +45,7 @@ from hdmlib.study.choice import (
     CHOSEN_ON_FACES,
     CHOSEN_ON_PHOTOS,
     CHOSEN_WHY,
+    CHOSEN_WHY_ON_FACES,
     CHOSEN_WHY_ON_PHOTOS,
     Choice,
 )
@@ -297,6 +298,11 @@ def second_face_why_tuning(**values: Any) -> Iterator[Trial]:
         yield from _tried(label, [*grid, *rules.WHY_FACES_EXTENSIONS.get(label, ())], rules.FACES_TUNING, **values)
 
 
+def second_face_why(seeds: Sequence[int] = rules.SEEDS, **values: Any) -> Iterator[Trial]:
+    """What that chose, beside the finals on faces."""
+    yield from _as_chosen(CHOSEN_WHY_ON_FACES, rules.FACES_TEST, seeds, **values)
+
+
 def second_photo_tuning(**values: Any) -> Iterator[Trial]:
     """The finalists on photos of people, around what the embedded people chose."""
     yield from _around_chosen(rules.PHOTOS_TUNING, rules.PHOTOS_EXTENSIONS, **values)
@@ -354,6 +360,7 @@ STAGES = {
     "second_long": second_long, "second_large": second_large, "second_why_tuning": second_why_tuning,
     "second_why": second_why, "second_photo_why_tuning": second_photo_why_tuning,
     "second_photo_why": second_photo_why, "second_face_why_tuning": second_face_why_tuning,
+    "second_face_why": second_face_why,
 }  # fmt: skip
 RENAMED_STAGES = {"joint": "cost"}  # earlier name -> name
 

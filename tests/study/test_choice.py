@@ -10,6 +10,7 @@ from hdmlib.study.choice import (
     CHOSEN_ON_FACES,
     CHOSEN_ON_PHOTOS,
     CHOSEN_WHY,
+    CHOSEN_WHY_ON_FACES,
     CHOSEN_WHY_ON_PHOTOS,
     Choice,
     choose,
@@ -28,6 +29,7 @@ from hdmlib.study.rules import (
 from hdmlib.study.second import GROUNDS, PEOPLE, TAKEN_APART
 from hdmlib.study.stages import (
     second_face_tuning,
+    second_face_why_tuning,
     second_finals,
     second_photo_tuning,
     second_photo_why_tuning,
@@ -61,6 +63,7 @@ def trials():
         (second_face_tuning, CHOSEN_ON_FACES, FACES_CHOSEN_BY),
         (second_why_tuning, CHOSEN_WHY, CHOSEN_BY),
         (second_photo_why_tuning, CHOSEN_WHY_ON_PHOTOS, CHOSEN_BY),
+        (second_face_why_tuning, CHOSEN_WHY_ON_FACES, FACES_CHOSEN_BY),
     ],
 )
 def test_the_committed_trials_choose_what_the_finals_train(stage, chosen, by):
