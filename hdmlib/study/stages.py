@@ -24,6 +24,8 @@
                   the Gaussian with the sum's second term, the sum with a weight that changes: tuned, then five seeds
     second_photo_why_tuning, second_photo_why, second_face_why_tuning, second_face_why
                   the former on photos of people and on faces, likewise (all need data_root)
+    second_pretrained_tuning, second_pretrained
+                  a network that starts from ImageNet weights on photos of people: the rate, then three seeds
     gpu_demo      HRNet-W32 with each loss, for one large GPU; on photos with dataset=coco data_root=DIR epochs=25
 
 ``python -m hdmlib study STAGE`` trains the runs that have no record yet.
@@ -323,6 +325,15 @@ def second_faces(seeds: Sequence[int] = rules.SEEDS, **values: Any) -> Iterator[
     yield from _as_chosen(CHOSEN_ON_FACES, rules.FACES_TEST, seeds, **values)
 
 
+def second_pretrained_tuning(**values: Any) -> Iterator[Trial]:
+    """A network that starts from ImageNet weights, on photos of people, at lower rates than those chosen there."""
+    for label in rules.LARGE_FINALISTS:
+        loss, options, fields = CHOSEN_ON_PHOTOS[label].setting
+        factors = (*rules.PRETRAINED_RATE_FACTORS, *rules.PRETRAINED_EXTENSIONS.get(label, ()))
+        grid = [(loss, options, {**fields, "lr": factor * fields["lr"]}) for factor in factors]
+        yield from _tried(label, grid, rules.PRETRAINED_TUNING, **values)
+
+
 def _around_chosen(
     people: dict[str, Any], extensions: Mapping[str, list[rules.Setting]], **values: Any
 ) -> Iterator[Trial]:
@@ -360,7 +371,7 @@ STAGES = {
     "second_long": second_long, "second_large": second_large, "second_why_tuning": second_why_tuning,
     "second_why": second_why, "second_photo_why_tuning": second_photo_why_tuning,
     "second_photo_why": second_photo_why, "second_face_why_tuning": second_face_why_tuning,
-    "second_face_why": second_face_why,
+    "second_face_why": second_face_why, "second_pretrained_tuning": second_pretrained_tuning,
 }  # fmt: skip
 RENAMED_STAGES = {"joint": "cost"}  # earlier name -> name
 
