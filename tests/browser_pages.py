@@ -15,7 +15,8 @@ from typing import Any
 
 from browser_panel import ROOT, SIZE, jupyter_lab
 
-# Lab draws only the cells near the view, so it is scrolled like a reader's: by less than a screen, with a pause.
+# Scrolled like a reader's: by less than a screen, with a pause. Every cell is drawn from the beginning ("none"): left to
+# itself, Lab draws those near the view, and a busy machine shows white pages.
 STEP, PAUSE = 640, 1.0
 PATIENCE = 5  # pauses without a move after which it is the end
 TOP = "document.querySelector('.jp-WindowedPanel-outer').scrollTop"
@@ -44,7 +45,7 @@ def main(to: Path, numbers: list[str]) -> None:
     with tempfile.TemporaryDirectory() as copy, sync_playwright() as play:
         for folder in ("notebooks", "figures"):
             shutil.copytree(ROOT / folder, Path(copy, folder))
-        with jupyter_lab(Path(copy)) as (address, token):
+        with jupyter_lab(Path(copy), windowingMode="none") as (address, token):
             browser = play.chromium.launch(executable_path=shutil.which("chromium"), args=["--no-sandbox"])
             for path in sorted(Path(copy, "notebooks").glob("[0-9]*.ipynb")):
                 if numbers and path.stem[:2] not in numbers:

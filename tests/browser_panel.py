@@ -5,6 +5,7 @@ Needs playwright (``pip install playwright``) and a Chromium, found on the path 
 
 from __future__ import annotations
 
+import json
 import os
 import secrets
 import shutil
@@ -25,8 +26,8 @@ SIZE: Any = {"width": 1280, "height": 800}
 
 
 @contextmanager
-def jupyter_lab(folder: Path) -> Iterator[tuple[str, str]]:
-    """Address and token of a JupyterLab with settings of its own."""
+def jupyter_lab(folder: Path, **notebook: str) -> Iterator[tuple[str, str]]:
+    """Address and token of a JupyterLab with settings of its own, those of its notebooks among them."""
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
@@ -35,9 +36,13 @@ def jupyter_lab(folder: Path) -> Iterator[tuple[str, str]]:
         sys.executable, "-m", "jupyter", "lab", "--no-browser", "--allow-root", f"--ServerApp.port={port}",
         f"--IdentityProvider.token={token}", f"--ServerApp.root_dir={folder}", "--LabApp.news_url=None",
     ]  # fmt: skip
-    news = Path(settings, "@jupyterlab", "apputils-extension", "notification.jupyterlab-settings")
-    news.parent.mkdir(parents=True)
-    news.write_text('{"fetchNews": "false", "checkForUpdates": false}')  # else it asks, over the page
+    for name, content in {
+        "apputils-extension/notification": {"fetchNews": "false", "checkForUpdates": False},  # else it asks
+        "notebook-extension/tracker": notebook,
+    }.items():
+        path = Path(settings, "@jupyterlab", f"{name}.jupyterlab-settings")
+        path.parent.mkdir(parents=True)
+        path.write_text(json.dumps(content))
     places = {"JUPYTERLAB_SETTINGS_DIR": settings, "JUPYTERLAB_WORKSPACES_DIR": settings}
     server = subprocess.Popen(command, env=os.environ | places, stderr=subprocess.DEVNULL)
     try:

@@ -24,6 +24,7 @@ from hdmlib.study.choice import (
     CHOSEN_ON_FACES,
     CHOSEN_ON_PHOTOS,
     CHOSEN_WHY,
+    CHOSEN_WHY_ON_FACES,
     CHOSEN_WHY_ON_PHOTOS,
     Choice,
     read_as,
@@ -167,8 +168,12 @@ WHY_PHOTOS = Ground(
     "250 photos of people, a loss added later", ("second_photo_why_tuning",), "second_photo_why", CHOSEN_WHY_ON_PHOTOS,
     METRICS | CALIBRATION, SUM_METRICS,
 )  # fmt: skip
+WHY_FACES = Ground(
+    "482 faces, a loss added later", ("second_face_why_tuning",), "second_face_why", CHOSEN_WHY_ON_FACES,
+    FACES_METRICS | CALIBRATION, FACES_SUM_METRICS,
+)  # fmt: skip
 # Where it is taken apart -> into what; no rule asks for a verdict.
-TAKEN_APART = {PEOPLE: WHY, PHOTOS: WHY_PHOTOS}
+TAKEN_APART = {PEOPLE: WHY, PHOTOS: WHY_PHOTOS, FACES: WHY_FACES}
 GROUNDS = (PEOPLE, PHOTOS, FACES, LONG, LARGE)
 
 
