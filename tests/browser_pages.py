@@ -15,8 +15,8 @@ from typing import Any
 
 from browser_panel import ROOT, SIZE, jupyter_lab
 
-# Scrolled like a reader's: by less than a screen, with a pause. Every cell is drawn from the beginning ("none"): left to
-# itself, Lab draws those near the view, and a busy machine shows white pages.
+# Scrolled like a reader's: by less than a screen, with a pause. Lab would draw only the cells near the view, and white
+# pages on a busy machine; with the windowing mode "none" it draws all.
 STEP, PAUSE = 640, 1.0
 PATIENCE = 5  # pauses without a move after which it is the end
 TOP = "document.querySelector('.jp-WindowedPanel-outer').scrollTop"

@@ -8,8 +8,11 @@ from pathlib import Path
 import pytest
 from typer.testing import CliRunner
 
-from hdmlib import __version__, cli
-from hdmlib.cli import app, config_from, one_line_errors
+import hdmlib
+from hdmlib import __version__
+from hdmlib.cli import app
+from hdmlib.cli.messages import one_line_errors
+from hdmlib.cli.words import config_from
 from hdmlib.config import ConfigError, make_config
 from hdmlib.data.intake import DataWarning
 from hdmlib.errors import Interrupted
@@ -92,13 +95,13 @@ def test_a_warning_of_ours_is_one_line_without_code(tmp_path):
 @pytest.mark.parametrize(
     ("words", "work", "resumes"),
     [
-        (["train", "preset=smoke"], "run", True),
-        (["gallery", "--to", "out.png", "preset=smoke"], "run", True),
-        (["study", "cost"], "train_trials", True),
-        (["predict", "1.jpg", "--checkpoint", "run"], "photos_of", False),
-        (["check", "."], "dataset_format", False),
-        (["evaluate", "preset=smoke"], "evaluate", False),
-        (["export", "run", "--to", "out.onnx"], "model_card", False),
+        (["train", "preset=smoke"], "training.run", True),
+        (["gallery", "--to", "out.png", "preset=smoke"], "training.run", True),
+        (["study", "cost"], "study.train_trials", True),
+        (["predict", "1.jpg", "--checkpoint", "run"], "photos.photos_of", False),
+        (["check", "."], "datasets.dataset_format", False),
+        (["evaluate", "preset=smoke"], "networks.evaluate", False),
+        (["export", "run", "--to", "out.onnx"], "networks.model_card", False),
     ],
 )
 @pytest.mark.parametrize(("interruption", "status"), [(KeyboardInterrupt(), 130), (Interrupted("", 15), 143)])
@@ -149,7 +152,7 @@ def test_words_of_python_and_of_json(word, value):
 
 def test_a_warning_from_this_package_is_one_line_whatever_its_kind():
     with one_line_errors():
-        said = warnings.formatwarning("damaged", UserWarning, str(Path(cli.__file__).parent / "store.py"), 253)
+        said = warnings.formatwarning("damaged", UserWarning, str(Path(hdmlib.__file__).parent / "store.py"), 253)
     assert said == "warning: damaged\n"
 
 

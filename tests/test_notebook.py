@@ -11,7 +11,8 @@ from jupyter_client.manager import run_kernel
 from typer.testing import CliRunner
 
 from hdmlib import paths
-from hdmlib.cli import app, config_from
+from hdmlib.cli import app
+from hdmlib.cli.words import config_from
 from hdmlib.config import ConfigError, make_config
 from hdmlib.notebook import is_interactive, notebook_config, progress, recipe, slider_panel
 from hdmlib.paths import PROJECT_ROOT, caller_folder, from_caller

@@ -16,7 +16,8 @@ from typer.testing import CliRunner
 
 from hdmlib import predict
 from hdmlib.boxes import PhotoBoxes, boxes_on, read_boxes
-from hdmlib.cli import _box, app
+from hdmlib.cli import app
+from hdmlib.cli.photos import _box
 from hdmlib.config import make_config
 from hdmlib.data.dataset import DataError
 from hdmlib.data.intake import DataWarning

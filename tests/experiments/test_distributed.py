@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 import torch
 
-from hdmlib.cli import config_from
+from hdmlib.cli.words import config_from
 from hdmlib.config import ConfigError, make_config
 from hdmlib.errors import Interrupted
 from hdmlib.experiments.launch import train_in_processes, warnings_in, words_of

@@ -5,7 +5,8 @@ from collections import Counter
 import pytest
 from typer.testing import CliRunner
 
-from hdmlib import cli
+from hdmlib.cli import app
+from hdmlib.cli import study as command
 from hdmlib.losses.registry import build_loss
 from hdmlib.presets import LEARNING_RATES, PRESETS
 from hdmlib.study import stages as study
@@ -53,7 +54,7 @@ def test_the_finalists_are_the_defaults():
 
 
 def test_an_installed_package_refuses_to_publish_before_it_trains(monkeypatch, tmp_path):
-    monkeypatch.setattr(cli, "REFERENCE_RECORDS", tmp_path / "figures" / "records")
-    result = CliRunner().invoke(cli.app, ["study", "finals", "--publish"])
+    monkeypatch.setattr(command, "REFERENCE_RECORDS", tmp_path / "figures" / "records")
+    result = CliRunner().invoke(app, ["study", "finals", "--publish"])
     assert result.exit_code == 2
     assert "publish: needs a clone of the repository" in result.output
