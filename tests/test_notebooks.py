@@ -4,6 +4,8 @@ import ast
 import copy
 import re
 import runpy
+import subprocess
+import sys
 from itertools import chain
 from pathlib import Path
 
@@ -22,6 +24,28 @@ def notebook(request):
 
 def _code(notebook):
     return [cell for cell in notebook.cells if cell.cell_type == "code"]
+
+
+# Colab's kernel is IPython. Its pip is only noted: README's own command proves that the project can be installed.
+AS_ON_COLAB = """
+import os, sys, types
+from IPython.core.interactiveshell import InteractiveShell
+sys.modules["google.colab"] = types.ModuleType("google.colab")
+shell = InteractiveShell.instance()
+shell.register_magic_function(lambda line: print("pip", line), magic_name="pip")
+shell.run_cell(sys.argv[1]).raise_error()
+print(os.getcwd())
+"""
+
+
+def test_on_colab_the_first_cell_fetches_the_project_and_enters_it(tmp_path):
+    [cell] = [cell for cell in _code(nbformat.read(FOLDER / "02_train.ipynb", as_version=4)) if "colab" in cell.source]
+    subprocess.run(["git", "init", "--quiet", str(tmp_path / "origin")], check=True)
+    source = cell.source.replace("https://github.com/OWNER/hdmlib", (tmp_path / "origin").as_uri())
+    call = [sys.executable, "-c", AS_ON_COLAB, source]
+    done = subprocess.run(call, cwd=tmp_path, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.splitlines()[-2:] == ['pip install --quiet "./hdmlib[train]"', str(tmp_path / "hdmlib")]
 
 
 def test_there_are_notebooks():
