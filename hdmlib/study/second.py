@@ -23,6 +23,7 @@ from hdmlib.study.choice import (
     CHOSEN_FOR_LARGE,
     CHOSEN_ON_FACES,
     CHOSEN_ON_PHOTOS,
+    CHOSEN_PRETRAINED,
     CHOSEN_WHY,
     CHOSEN_WHY_ON_FACES,
     CHOSEN_WHY_ON_PHOTOS,
@@ -159,6 +160,11 @@ LARGE = Ground(
     "500 embedded people, 192 x 192 pixels", ("second_tuning",), "second_large",
     CHOSEN_FOR_LARGE, METRICS | CALIBRATION, SUM_METRICS, COSTLY_SEEDS,
 )  # fmt: skip
+# A network that starts from ImageNet weights, on the photos.
+PRETRAINED = Ground(
+    "250 photos of people, EfficientNet-Lite0 from ImageNet weights", ("second_pretrained_tuning",),
+    "second_pretrained", CHOSEN_PRETRAINED, METRICS | CALIBRATION, SUM_METRICS, COSTLY_SEEDS,
+)  # fmt: skip
 # What the sum is taken apart into, on people that had been looked at.
 WHY = Ground(
     "500 embedded people, two losses added later", ("second_why_tuning",), "second_why", CHOSEN_WHY,
@@ -174,7 +180,7 @@ WHY_FACES = Ground(
 )  # fmt: skip
 # Where it is taken apart -> into what; no rule asks for a verdict.
 TAKEN_APART = {PEOPLE: WHY, PHOTOS: WHY_PHOTOS, FACES: WHY_FACES}
-GROUNDS = (PEOPLE, PHOTOS, FACES, LONG, LARGE)
+GROUNDS = (PEOPLE, PHOTOS, FACES, LONG, LARGE, PRETRAINED)
 
 
 def _read_as_all(record: Record) -> dict[str, float]:

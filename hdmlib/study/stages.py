@@ -46,6 +46,7 @@ from hdmlib.study.choice import (
     CHOSEN_FOR_LARGE,
     CHOSEN_ON_FACES,
     CHOSEN_ON_PHOTOS,
+    CHOSEN_PRETRAINED,
     CHOSEN_WHY,
     CHOSEN_WHY_ON_FACES,
     CHOSEN_WHY_ON_PHOTOS,
@@ -334,6 +335,11 @@ def second_pretrained_tuning(**values: Any) -> Iterator[Trial]:
         yield from _tried(label, grid, rules.PRETRAINED_TUNING, **values)
 
 
+def second_pretrained(seeds: Sequence[int] = rules.COSTLY_SEEDS, **values: Any) -> Iterator[Trial]:
+    """What that chose, on the other half of the validation people."""
+    yield from _as_chosen(CHOSEN_PRETRAINED, rules.PRETRAINED_TEST, seeds, **values)
+
+
 def _around_chosen(
     people: dict[str, Any], extensions: Mapping[str, list[rules.Setting]], **values: Any
 ) -> Iterator[Trial]:
@@ -372,6 +378,7 @@ STAGES = {
     "second_why": second_why, "second_photo_why_tuning": second_photo_why_tuning,
     "second_photo_why": second_photo_why, "second_face_why_tuning": second_face_why_tuning,
     "second_face_why": second_face_why, "second_pretrained_tuning": second_pretrained_tuning,
+    "second_pretrained": second_pretrained,
 }  # fmt: skip
 RENAMED_STAGES = {"joint": "cost"}  # earlier name -> name
 

@@ -9,6 +9,7 @@ from hdmlib.study.choice import (
     CHOSEN_FOR_LARGE,
     CHOSEN_ON_FACES,
     CHOSEN_ON_PHOTOS,
+    CHOSEN_PRETRAINED,
     CHOSEN_WHY,
     CHOSEN_WHY_ON_FACES,
     CHOSEN_WHY_ON_PHOTOS,
@@ -26,13 +27,14 @@ from hdmlib.study.rules import (
     TEST_PEOPLE,
     TUNING_PEOPLE,
 )
-from hdmlib.study.second import GROUNDS, PEOPLE, TAKEN_APART
+from hdmlib.study.second import GROUNDS, PEOPLE, PRETRAINED, TAKEN_APART
 from hdmlib.study.stages import (
     second_face_tuning,
     second_face_why_tuning,
     second_finals,
     second_photo_tuning,
     second_photo_why_tuning,
+    second_pretrained_tuning,
     second_tuning,
     second_why_tuning,
 )
@@ -64,6 +66,7 @@ def trials():
         (second_why_tuning, CHOSEN_WHY, CHOSEN_BY),
         (second_photo_why_tuning, CHOSEN_WHY_ON_PHOTOS, CHOSEN_BY),
         (second_face_why_tuning, CHOSEN_WHY_ON_FACES, FACES_CHOSEN_BY),
+        (second_pretrained_tuning, CHOSEN_PRETRAINED, CHOSEN_BY),
     ],
 )
 def test_the_committed_trials_choose_what_the_finals_train(stage, chosen, by):
@@ -104,13 +107,14 @@ def test_a_grid_ends_where_the_score_falls_or_at_the_most_trials(ground, label):
 def test_the_ends_of_the_grids_are_those_that_the_tables_mark():
     found = {
         (ground.stage, label): ground.ends(label)
-        for ground in (*GROUNDS[:3], *TAKEN_APART.values())
+        for ground in (*GROUNDS[:3], PRETRAINED, *TAKEN_APART.values())
         for label in ground.chosen
     }
     assert {key: ends for key, ends in found.items() if ends} == {
         ("second_finals", "the sum"): {"lr"},
         ("second_finals", "the letter"): {"lr", "initial_bias"},
         ("second_faces", "gaussian_mse"): {"sigma"},
+        ("second_pretrained", "gaussian_mse"): {"lr"},
         ("second_why", "gaussian_mse + likelihood"): {"lr"},
     }
 
