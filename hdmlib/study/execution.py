@@ -20,6 +20,7 @@ from hdmlib.experiments.engine import default_workers
 from hdmlib.experiments.record import Record
 from hdmlib.experiments.runs import record_of, run
 from hdmlib.experiments.store import Store
+from hdmlib.processes import end_with
 from hdmlib.study.stages import Trial
 
 
@@ -76,7 +77,7 @@ def _started(config: Config, again: bool, processes: list[BaseProcess]) -> Futur
     The process is added to ``processes``, also if Ctrl-C comes meanwhile.
     """
     context = multiprocessing.get_context("spawn")
-    pool = ProcessPoolExecutor(1, mp_context=context, initializer=_leave_terminal)
+    pool = ProcessPoolExecutor(1, mp_context=context, initializer=_prepare_worker, initargs=(os.getpid(),))
     others = set(multiprocessing.active_children())
     try:
         future = pool.submit(_record_of, config, again)
@@ -131,8 +132,10 @@ def _at_place(config: Config, place: int, jobs: int) -> Config:
     return config.model_copy(update=values)
 
 
-def _leave_terminal() -> None:
-    """Take a worker out of the terminal's process group: Ctrl-C reaches it once, through the parent."""
+def _prepare_worker(parent: int) -> None:
+    """Take a worker out of the terminal's process group, so that Ctrl-C reaches it once, through its parent; end it
+    with that."""
+    end_with(parent)
     if hasattr(os, "setsid"):
         with suppress(OSError):
             os.setsid()

@@ -23,8 +23,6 @@ import hashlib
 import json
 import os
 import shutil
-import threading
-import time
 import warnings
 from collections.abc import Callable, Generator, Iterable, Iterator
 from concurrent.futures.process import BrokenProcessPool
@@ -40,6 +38,7 @@ from platformdirs import user_cache_path
 
 from hdmlib.files import is_abandoned, write_atomically, writer
 from hdmlib.paths import expanded
+from hdmlib.processes import end_with
 from hdmlib.synthetic.scenes import draw_scene
 from hdmlib.synthetic.writers import SPLITS, write_coco, write_mpii
 
@@ -374,20 +373,13 @@ def _draw_in_worker(parent: int, folder: Path, recipe: _Recipe, split: str, inde
 @functools.cache
 def _prepare_worker(parent: int) -> None:
     """Settings of a worker process, which uses one core and ends with its parent."""
-    threading.Thread(target=_end_with, args=(parent,), daemon=True).start()
+    end_with(parent)
     cv2.setNumThreads(1)
     # By default glibc returns the rasters to the system after each picture: a fifth of the time goes into page faults.
     with suppress(OSError, AttributeError, TypeError):  # no glibc
         libc = ctypes.CDLL(None)
         libc.mallopt(_M_MMAP_THRESHOLD, 2**28)
         libc.mallopt(_M_TRIM_THRESHOLD, 2**29)
-
-
-def _end_with(parent: int) -> None:
-    """End this process soon after its parent was killed: loky's workers would wait for its answer forever."""
-    while os.getppid() == parent:
-        time.sleep(0.5)
-    os._exit(1)
 
 
 def _draw(folder: Path, recipe: _Recipe, split: str, index: int) -> dict:

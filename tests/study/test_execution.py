@@ -7,6 +7,7 @@ import signal
 import subprocess
 import sys
 import time
+from pathlib import Path
 
 import pytest
 import torch
@@ -83,6 +84,11 @@ def mistaken(config, again=False):
 def refused(config):
     build_losses(config.model_copy(update={"loss_options": {"epsilon": -1}}))
 
+def slow(config, again):
+    with open(f"{config.seed}.started", "w") as mark:
+        mark.write(str(os.getpid()))
+    time.sleep(600)
+
 def mistaken_or_slow(config, again):
     return mistaken(config) if config.seed == 0 else time.sleep(600)
 """
@@ -136,6 +142,50 @@ def test_a_loop_that_ends_early_ends_the_running_trials(work, tmp_path, monkeypa
     stranger.join(1)
     assert stranger.is_alive()
     stranger.kill()
+
+
+STUDY = """
+import os
+from hdmlib.study import execution
+from work_of_trials import slow
+from test_execution import TINY, Trial, make_config
+
+if __name__ == "__main__":
+    execution._record_of = slow
+    list(execution.train_trials([Trial(str(seed), make_config(**TINY, seed=seed)) for seed in range(2)], jobs=2))
+"""
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="signals of POSIX")
+@pytest.mark.parametrize("sent", [signal.SIGTERM, signal.SIGKILL])
+def test_trials_end_with_their_killed_parent(sent, work, tmp_path):
+    """SIGTERM as well: a script of the user's, unlike the command line, does not handle it."""
+    (tmp_path / "code" / "study.py").write_text(STUDY)
+    path = os.pathsep.join([str(tmp_path / "code"), str(Path(__file__).parent)])
+    environment = os.environ | {"PYTHONPATH": path, "HDMLIB_RUNS": str(tmp_path / "runs")}
+    parent = subprocess.Popen([sys.executable, "study.py"], cwd=tmp_path / "code", env=environment)
+    marks = [tmp_path / "code" / f"{seed}.started" for seed in range(2)]
+    _until(lambda: all(mark.exists() and mark.read_text() for mark in marks))
+    workers = [int(mark.read_text()) for mark in marks]
+    parent.send_signal(sent)
+    parent.wait(30)
+    _until(lambda: not any(map(_is_running, workers)))
+
+
+def _until(condition, patience=120.0):
+    deadline = time.monotonic() + patience
+    while not condition():
+        assert time.monotonic() < deadline
+        time.sleep(0.1)
+
+
+def _is_running(process):
+    try:
+        os.kill(process, 0)
+    except ProcessLookupError:
+        return False
+    status = Path(f"/proc/{process}/stat")  # on Linux an ended orphan may wait for its new parent's look
+    return not status.exists() or status.read_text().rpartition(")")[2].split()[0] != "Z"
 
 
 def test_jobs_share_the_cores(monkeypatch):
