@@ -133,8 +133,8 @@ def _at_place(config: Config, place: int, jobs: int) -> Config:
 
 
 def _prepare_worker(parent: int) -> None:
-    """Take a worker out of the terminal's process group, so that Ctrl-C reaches it once, through its parent; end it
-    with that."""
+    """Make a worker end with its parent, and take it out of the terminal's process group: Ctrl-C reaches it once,
+    through the parent."""
     end_with(parent)
     if hasattr(os, "setsid"):
         with suppress(OSError):

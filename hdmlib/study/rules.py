@@ -240,12 +240,12 @@ WHY_PHOTOS_EXTENSIONS: dict[str, list[Setting]] = {
 }
 # And on faces, likewise fixed before its own first run: at the width chosen for faces, the rates of the Gaussian there
 # and the weights around that of photos. Tuned on FACES_TUNING, chosen by FACES_CHOSEN_BY, trained on FACES_TEST.
+# Nothing had to be extended: the best of these lay inside the grid.
 WHY_FACES_GRIDS: dict[str, list[Setting]] = {
     "gaussian_mse + likelihood": _grid(
         "gaussian_mse", (4e-3, 8e-3, 1.6e-2), [{"sigma": 3.0, "likelihood": w} for w in (0.3, 1.0, 3.0, 10.0)]
     ),
 }
-WHY_FACES_EXTENSIONS: dict[str, list[Setting]] = {}
 # Does a network that starts from ImageNet weights rank the losses alike? Fixed before its own first run: model lite0 on
 # the photos of people, for those that are trained with four times the cells, as they were tuned for photos but for the
 # rate. That is chosen again, among factors of the one chosen for photos, since such a network wants a lower one. Tuned

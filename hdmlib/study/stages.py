@@ -221,8 +221,7 @@ def gpu_demo(**values: Any) -> Iterator[Trial]:
 
 def second_tuning(**values: Any) -> Iterator[Trial]:
     """The grids of the second study's rules, and what they grew by."""
-    for label, grid in rules.GRIDS.items():
-        yield from _tried(label, [*grid, *rules.EXTENSIONS.get(label, ())], rules.TUNING_PEOPLE, **values)
+    yield from _grown(rules.GRIDS, rules.EXTENSIONS, rules.TUNING_PEOPLE, **values)
 
 
 def second_finals(seeds: Sequence[int] = rules.SEEDS, **values: Any) -> Iterator[Trial]:
@@ -275,8 +274,7 @@ def second_large(seeds: Sequence[int] = rules.COSTLY_SEEDS, **values: Any) -> It
 
 def second_why_tuning(**values: Any) -> Iterator[Trial]:
     """What the sum is taken apart into: the grids, and what they grew by."""
-    for label, grid in rules.WHY_GRIDS.items():
-        yield from _tried(label, [*grid, *rules.WHY_EXTENSIONS.get(label, ())], rules.TUNING_PEOPLE, **values)
+    yield from _grown(rules.WHY_GRIDS, rules.WHY_EXTENSIONS, rules.TUNING_PEOPLE, **values)
 
 
 def second_why(seeds: Sequence[int] = rules.SEEDS, **values: Any) -> Iterator[Trial]:
@@ -286,8 +284,7 @@ def second_why(seeds: Sequence[int] = rules.SEEDS, **values: Any) -> Iterator[Tr
 
 def second_photo_why_tuning(**values: Any) -> Iterator[Trial]:
     """The Gaussian with the sum's second term on photos of people."""
-    for label, grid in rules.WHY_PHOTOS_GRIDS.items():
-        yield from _tried(label, [*grid, *rules.WHY_PHOTOS_EXTENSIONS.get(label, ())], rules.PHOTOS_TUNING, **values)
+    yield from _grown(rules.WHY_PHOTOS_GRIDS, rules.WHY_PHOTOS_EXTENSIONS, rules.PHOTOS_TUNING, **values)
 
 
 def second_photo_why(seeds: Sequence[int] = rules.SEEDS, **values: Any) -> Iterator[Trial]:
@@ -297,8 +294,7 @@ def second_photo_why(seeds: Sequence[int] = rules.SEEDS, **values: Any) -> Itera
 
 def second_face_why_tuning(**values: Any) -> Iterator[Trial]:
     """The same on faces."""
-    for label, grid in rules.WHY_FACES_GRIDS.items():
-        yield from _tried(label, [*grid, *rules.WHY_FACES_EXTENSIONS.get(label, ())], rules.FACES_TUNING, **values)
+    yield from _grown(rules.WHY_FACES_GRIDS, {}, rules.FACES_TUNING, **values)
 
 
 def second_face_why(seeds: Sequence[int] = rules.SEEDS, **values: Any) -> Iterator[Trial]:
@@ -349,6 +345,17 @@ def _around_chosen(
             (loss, {**options, **width}, {**fields, "lr": factor * fields["lr"]})
             for width, factor in product(rules.WIDTHS.get(label, [{}]), rules.RATE_FACTORS)
         ]
+        yield from _tried(label, [*grid, *extensions.get(label, ())], people, **values)
+
+
+def _grown(
+    grids: Mapping[str, list[rules.Setting]],
+    extensions: Mapping[str, list[rules.Setting]],
+    people: dict[str, Any],
+    **values: Any,
+) -> Iterator[Trial]:
+    """The trials of each label's grid, then what that grew by."""
+    for label, grid in grids.items():
         yield from _tried(label, [*grid, *extensions.get(label, ())], people, **values)
 
 

@@ -211,7 +211,7 @@ def test_the_table_of_a_stage_is_made_of_its_records(stage):
     assert (results.RESULTS / f"{stage}.csv").read_text() == text
 
 
-# Stages whose other seeds are still to be trained, which README's table says -> those that have been.
+# Stage -> the seeds trained so far, of a stage that asks for more; README's table says how many they are.
 UNFINISHED = {"second_pretrained": [0, 1]}
 
 
