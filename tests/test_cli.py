@@ -65,6 +65,14 @@ def test_a_missing_original_is_an_error_of_one_line(name, original, tmp_path):
     assert original in said
 
 
+@pytest.mark.parametrize("format", ["coco", "mpii"])
+def test_embedded_people_are_drawn_as_a_folder_that_trains(format, tmp_path):
+    code, said = call("data", "people", "--format", format, "--train", 4, "--val", 2, "--size", 64, "--to", tmp_path)
+    assert code == 0
+    folder = said.splitlines()[-1].removeprefix("4 training and 2 validation pictures in ")
+    assert call("check", folder, "--format", format)[0] == 0
+
+
 def test_runs_are_listed_by_what_they_differ_in(tmp_path):
     assert "no runs in" in call("runs", f"run_dir={tmp_path}")[1]
     shared = {"preset": "smoke", "epochs": 1, "run_dir": tmp_path}

@@ -6,7 +6,7 @@ training   train, runs, gallery, parameters
 photos     predict
 networks   evaluate, export
 datasets   check, data
-studying   study
+study      study
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from typing import Annotated
 import typer
 
 from hdmlib import __version__
-from hdmlib.cli.datasets import check_dataset, get_samples, make_faces, make_lspet
+from hdmlib.cli.datasets import check_dataset, get_samples, make_faces, make_lspet, make_people
 from hdmlib.cli.networks import evaluate_checkpoint, export_run
 from hdmlib.cli.photos import SeveralBoxes, predict_photo
 from hdmlib.cli.study import run_study
@@ -56,6 +56,7 @@ app.command("check", cls=WithWords)(check_dataset)
 app.command("study", cls=WithWords)(run_study)
 app.command(cls=WithWords)(parameters)
 data_commands = typer.Typer(no_args_is_help=True, help="Make or fetch data that is not part of the project.")
+data_commands.command("people")(make_people)
 data_commands.command("lspet")(make_lspet)
 data_commands.command("faces")(make_faces)
 data_commands.command("samples")(get_samples)

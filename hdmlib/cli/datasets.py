@@ -17,11 +17,9 @@ from hdmlib.data.samples import fetch_samples
 from hdmlib.extras import requires_extra
 from hdmlib.inspection import dataset_format, inspect_dataset
 from hdmlib.notebook import progress
-from hdmlib.outputs import (
-    check_ending,
-    check_outputs,
-)
+from hdmlib.outputs import check_ending, check_outputs
 from hdmlib.paths import from_caller
+from hdmlib.synthetic.dataset import embedded_dataset
 
 
 def check_dataset(
@@ -53,6 +51,23 @@ def check_dataset(
             draw_sheet(found, to)
             typer.echo(f"drawn: {to}")
     raise typer.Exit(found.status)
+
+
+def make_people(
+    format: Annotated[Literal["coco", "mpii"], typer.Option(help="of the files, as the original release has them")],
+    train: Annotated[int, typer.Option(help="number of training pictures")] = 2000,
+    val: Annotated[int, typer.Option(help="number of validation pictures")] = 500,
+    size: Annotated[int, typer.Option(help="side of a picture in pixels")] = 256,
+    seed: Annotated[int, typer.Option(help="other people for another seed")] = 0,
+    to: Annotated[
+        Path | None, typer.Option(help="make a folder for them in this one; by default where runs keep theirs")
+    ] = None,
+) -> None:
+    """Draw the embedded people as files in COCO's or MPII's format, 2,500 of them in about three minutes."""
+    with one_line_errors():
+        place = None if to is None else from_caller(to)
+        folder = embedded_dataset(place, format=format, train=train, val=val, size=size, seed=seed, progress=progress)
+        typer.echo(f"{train} training and {val} validation pictures in {folder}")
 
 
 def make_lspet(

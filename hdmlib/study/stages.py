@@ -14,6 +14,8 @@
     second_fig2   Fig. 2 in the paper's regime: a constant rate, ten seeds
     second_fig2_rates
                   the same at lower and higher rates, three seeds
+    second_fig2_mpii
+                  the same at the tuned rate in MPII's format, ten seeds (data_root: from ``data people``)
     second_long, second_large
                   its finalists with three times the training, and at 192 x 192 pixels; three seeds
     second_photo_tuning, second_face_tuning
@@ -248,6 +250,12 @@ def second_fig2(seeds: Sequence[int] = rules.FIG2_SEEDS, **values: Any) -> Itera
     yield from _as_chosen(shown, rules.TEST_PEOPLE, seeds, **{**CONSTANT_RATE, **values})
 
 
+def second_fig2_mpii(seeds: Sequence[int] = rules.FIG2_SEEDS, **values: Any) -> Iterator[Trial]:
+    """The same in MPII's format: other joints and crops of the same pictures."""
+    shown = {label: CHOSEN[label] for label in FIG2_LABELS}
+    yield from _as_chosen(shown, rules.MPII_TEST, seeds, **{**CONSTANT_RATE, **values})
+
+
 def second_fig2_rates(seeds: Sequence[int] = rules.FIG2_RATE_SEEDS, **values: Any) -> Iterator[Trial]:
     """The same at lower and higher constant rates, at which either curve may wobble less or more."""
     for seed, label, factor in product(seeds, FIG2_LABELS, rules.FIG2_RATE_FACTORS):
@@ -379,6 +387,7 @@ STAGES = {
     "formulation": formulation, "cost": cost, "tuning": tuning, "finals": finals, "photo_tuning": photo_tuning,
     "photos": photos, "conditions": conditions, "larger": larger, "gpu_demo": gpu_demo,
     "second_tuning": second_tuning, "second_finals": second_finals, "second_fig2": second_fig2,
+    "second_fig2_mpii": second_fig2_mpii,
     "second_photo_tuning": second_photo_tuning, "second_face_tuning": second_face_tuning,
     "second_photos": second_photos, "second_faces": second_faces, "second_fig2_rates": second_fig2_rates,
     "second_long": second_long, "second_large": second_large, "second_why_tuning": second_why_tuning,
