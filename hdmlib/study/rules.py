@@ -268,6 +268,10 @@ PRETRAINED_EXTENSIONS: dict[str, tuple[float, ...]] = {
 }  # fmt: skip
 PRETRAINED_TUNING: dict[str, Any] = {**PHOTOS_TUNING, **PRETRAINED, "train_people": 2000}
 PRETRAINED_TEST: dict[str, Any] = {**PHOTOS_TEST, **PRETRAINED, "train_people": 4000}
+# Has such a network converged after 8 epochs? Added after the second seed and fixed before its own first run: the same
+# with twice the epochs and one seed, so that it says what longer training changes and decides nothing between losses.
+PRETRAINED_LONG_TEST: dict[str, Any] = {**PRETRAINED_TEST, "epochs": 16}
+PRETRAINED_LONG_SEEDS = SEEDS[:1]
 # Label -> what it is compared with.
 WHY_COMPARED = {
     "gaussian_mse + likelihood": "gaussian_mse",

@@ -28,6 +28,8 @@
                   the former on photos of people and on faces, likewise (all need data_root)
     second_pretrained_tuning, second_pretrained
                   a network that starts from ImageNet weights on photos of people: the rate, then three seeds
+    second_pretrained_long
+                  the same with twice the training, one seed
     gpu_demo      HRNet-W32 with each loss, for one large GPU; on photos with dataset=coco data_root=DIR epochs=25
 
 ``python -m hdmlib study STAGE`` trains the runs that have no record yet.
@@ -344,6 +346,11 @@ def second_pretrained(seeds: Sequence[int] = rules.COSTLY_SEEDS, **values: Any) 
     yield from _as_chosen(CHOSEN_PRETRAINED, rules.PRETRAINED_TEST, seeds, **values)
 
 
+def second_pretrained_long(seeds: Sequence[int] = rules.PRETRAINED_LONG_SEEDS, **values: Any) -> Iterator[Trial]:
+    """The same with twice the training."""
+    yield from _as_chosen(CHOSEN_PRETRAINED, rules.PRETRAINED_LONG_TEST, seeds, **values)
+
+
 def _around_chosen(
     people: dict[str, Any], extensions: Mapping[str, list[rules.Setting]], **values: Any
 ) -> Iterator[Trial]:
@@ -394,7 +401,7 @@ STAGES = {
     "second_why": second_why, "second_photo_why_tuning": second_photo_why_tuning,
     "second_photo_why": second_photo_why, "second_face_why_tuning": second_face_why_tuning,
     "second_face_why": second_face_why, "second_pretrained_tuning": second_pretrained_tuning,
-    "second_pretrained": second_pretrained,
+    "second_pretrained": second_pretrained, "second_pretrained_long": second_pretrained_long,
 }  # fmt: skip
 RENAMED_STAGES = {"joint": "cost"}  # earlier name -> name
 
