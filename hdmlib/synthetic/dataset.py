@@ -26,13 +26,14 @@ import shutil
 import warnings
 from collections.abc import Callable, Generator, Iterable, Iterator
 from concurrent.futures.process import BrokenProcessPool
-from contextlib import closing, contextmanager, suppress
+from contextlib import AbstractContextManager, closing, contextmanager, suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
 import cv2
 import numpy as np
+from filelock import FileLock
 from joblib import Parallel, delayed, parallel_config
 from platformdirs import user_cache_path
 
@@ -118,29 +119,46 @@ def embedded_dataset(
         raise ValueError(f"workers must be at least 1 or None, got {workers}")
     root = cache_dir() if root is None else Path(root)
     folder, workers = root / recipe.name, workers or _default_workers()
+    if folder.exists() and _is_intact(folder, recipe):
+        return folder
+    with _lock(root, recipe):  # whoever asks for the same people meanwhile waits, and finds them
+        _make(folder, recipe, workers, progress)
+    return folder
+
+
+def _make(folder: Path, recipe: _Recipe, workers: int, progress: Progress | None) -> None:
+    """Draw what is missing of a dataset: all, some pictures, or nothing."""
+    root = folder.parent
     if folder.exists():
         fault = _fault(folder, recipe)
         if fault is None and (pictures := _damaged_pictures(folder, recipe)):
             warnings.warn(
                 f"{folder}: {len(pictures)} pictures are missing, damaged or without a checksum; they are drawn again",
-                stacklevel=2,
+                stacklevel=3,
             )
             with _partial_folder(root, recipe) as partial:
                 fault = _mend(folder, partial, recipe, pictures, workers, progress)
         if fault is None:
-            return folder
-        warnings.warn(f"{folder} is not usable ({fault}); it is being generated again", stacklevel=2)
+            return
+        warnings.warn(f"{folder} is not usable ({fault}); it is being generated again", stacklevel=3)
     with _partial_folder(root, recipe) as partial:
         _generate(partial, recipe, workers, progress)
         _publish(partial, folder, recipe)
-    return folder
+
+
+def _lock(root: Path, recipe: _Recipe) -> AbstractContextManager[object]:
+    """Waits for the right to draw these people, and holds it; the system releases it when its process ends."""
+    try:
+        root.mkdir(parents=True, exist_ok=True)
+        return FileLock(root / f".{recipe.name}.lock").acquire()
+    except OSError as error:
+        raise _cannot_write(root, error) from error
 
 
 @contextmanager
 def _partial_folder(root: Path, recipe: _Recipe) -> Iterator[Path]:
     """A folder to draw in, removed at the end; raises a ``CacheError`` with the remedy where drawing fails."""
     try:
-        root.mkdir(parents=True, exist_ok=True)
         _remove_abandoned(root)
         partial = _partial_path(root, recipe)
         partial.mkdir()
@@ -207,6 +225,10 @@ def _fault(folder: Path, recipe: _Recipe) -> str | None:
         if folder / name not in pictures and _digest(folder / name) != digest:
             return f"{name} has changed"
     return None
+
+
+def _is_intact(folder: Path, recipe: _Recipe) -> bool:
+    return _fault(folder, recipe) is None and not _damaged_pictures(folder, recipe)
 
 
 def _damaged_pictures(folder: Path, recipe: _Recipe) -> list[tuple[str, int]]:
@@ -277,7 +299,7 @@ def _publish(partial: Path, folder: Path, recipe: _Recipe) -> None:
     for _ in range(5):
         broken = None
         if folder.exists():
-            if _fault(folder, recipe) is None and not _damaged_pictures(folder, recipe):
+            if _is_intact(folder, recipe):
                 return
             broken = _partial_path(folder.parent, recipe)
             os.replace(folder, broken)
