@@ -1,4 +1,4 @@
-"""The study behind notebooks 03, 04, 05 and 07: the runs it consists of, and the tables of their records."""
+"""The study behind notebooks 03, 04, 05, 07 and 09: the runs it consists of, and the tables of their records."""
 
 from hdmlib.study.results import records_of
 from hdmlib.study.stages import SEEDS, STAGES, Trial

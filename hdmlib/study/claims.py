@@ -16,8 +16,8 @@ from hdmlib.experiments.record import Record
 from hdmlib.metrics.scores import COCO_COLUMNS
 from hdmlib.study.analysis import by_decoder, curves, final_scores, paired_differences, wobble
 from hdmlib.study.results import records_of
-from hdmlib.study.rules import LEVEL, SAME_DECODER, outcome
-from hdmlib.study.stages import finals, photos
+from hdmlib.study.rules import FIG2_RATE_FACTORS, LEVEL, SAME_DECODER, outcome
+from hdmlib.study.stages import FIG2_LABELS, at_rate, finals, photos
 
 BASELINE = "gaussian_mse"
 SUBJECTS = {"plain distance": "matching, plain distance", "best variant": "matching"}
@@ -92,6 +92,29 @@ def wobbles(
         odds = [[found["worse"], found["fell"] - found["worse"]], [base["worse"], base["fell"] - base["worse"]]]
         _, found["p"] = fisher_exact(odds)
     return pd.DataFrame.from_dict(counts, orient="index")
+
+
+def fig2_by_rate(
+    records: Mapping[str, Sequence[Record]], metric: str = "PCKh@0.5", first: int = 2, last: int = 15
+) -> pd.DataFrame:
+    """Fig. 2 at every constant rate, the tuned one among them.
+
+    Args:
+        records: Label of ``second_fig2`` and ``second_fig2_rates`` -> runs of the same seeds.
+        metric: The score.
+        first, last: Epochs, both included.
+
+    Returns:
+        Index label and factor of the tuned rate; columns of :func:`wobbles`, whose test is against
+        the Gaussian at the same factor, and ``score``, the mean over the seeds after the last epoch.
+    """
+    parts = {}
+    for factor in sorted((1.0, *FIG2_RATE_FACTORS)):
+        at_factor = {label: records[at_rate(label, factor)] for label in FIG2_LABELS}
+        score = final_scores(at_factor).groupby("label")[metric].mean()
+        parts[factor] = wobbles(at_factor, metric, first, last).assign(score=score)
+    table = pd.concat(parts, names=["factor", "label"]).swaplevel()
+    return table.loc[[(label, factor) for label in FIG2_LABELS for factor in parts]]
 
 
 def fig2_outcomes(counts: pd.DataFrame) -> tuple[str, dict[str, str]]:

@@ -1,4 +1,4 @@
-"""The study behind notebooks 03, 04, 05 and 07: which runs it consists of. Stages in, configs out; nothing runs here.
+"""The study behind notebooks 03, 04, 05, 07 and 09: which runs it consists of. Stages in, configs out.
 
     formulation   matching with one thing changed at a time, on the tuning people
     cost          the saturating cost that won there: its length, epsilon and the other choices, changed together
@@ -32,7 +32,7 @@
                   the same with twice the training, one seed
     gpu_demo      HRNet-W32 with each loss, for one large GPU; on photos with dataset=coco data_root=DIR epochs=25
 
-``python -m hdmlib study STAGE`` trains the runs that have no record yet.
+Nothing runs here: ``python -m hdmlib study STAGE`` trains the runs that have no record yet.
 """
 
 from __future__ import annotations

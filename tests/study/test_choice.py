@@ -18,6 +18,7 @@ from hdmlib.study.choice import (
     read_as,
     wider,
 )
+from hdmlib.study.grounds import GROUNDS, PEOPLE, PRETRAINED, TAKEN_APART
 from hdmlib.study.results import published_of
 from hdmlib.study.rules import (
     CHOSEN_BY,
@@ -27,7 +28,6 @@ from hdmlib.study.rules import (
     TEST_PEOPLE,
     TUNING_PEOPLE,
 )
-from hdmlib.study.second import GROUNDS, PEOPLE, PRETRAINED, TAKEN_APART
 from hdmlib.study.stages import (
     second_face_tuning,
     second_face_why_tuning,

@@ -8,18 +8,11 @@ from scipy.stats import fisher_exact
 
 from hdmlib.paths import PROJECT_ROOT
 from hdmlib.study.choice import CHOSEN
-from hdmlib.study.claims import wobbles
+from hdmlib.study.claims import fig2_by_rate, wobbles
+from hdmlib.study.grounds import COMPARED, PEOPLE, PRETRAINED, verdict
 from hdmlib.study.results import published_of
 from hdmlib.study.rules import FIG2_RATE_SEEDS, SEEDS
-from hdmlib.study.second import (
-    COMPARED,
-    PEOPLE,
-    every_difference_text,
-    fig2_by_rate,
-    score_lines,
-    second_text,
-    verdict,
-)
+from hdmlib.study.second import every_difference_text, score_lines, second_text
 from hdmlib.study.stages import FIG2_LABELS, second_fig2, second_fig2_rates, second_finals
 
 
@@ -125,3 +118,21 @@ def test_what_could_not_have_been_shown_in_fig_2():
     assert f"{said} (p = {p:.2f})" in readme
     notebook = (PROJECT_ROOT / "notebooks" / "03_loss_vs_pckh.ipynb").read_text()
     assert f"even not a single one among matching's {others:.0f} would have given $p = {p:.2f}$" in notebook
+
+
+def test_what_is_said_of_the_pretrained_network():
+    """README and notebook 09: all are ahead of the Gaussian, and the sum cannot be told from cross-entropy."""
+    finals = PRETRAINED.finals()
+    from_gaussian, from_cross_entropy, from_matching = (
+        PRETRAINED.minus(finals, other)["outcome"] for other in ("gaussian_mse", "cross_entropy", "matching")
+    )
+    for view in ("own", "same"):
+        for label, metric in itertools.product(("the sum", "cross_entropy", "matching"), ("AP", "PCKh@0.5")):
+            assert from_gaussian[view, label, metric] == "holds"
+        assert {from_cross_entropy[view, "the sum", metric] for metric in PRETRAINED.sum_metrics} == {"undecided"}
+        assert from_matching[view, "the sum", "PCKh@0.1"] == "holds"
+    assert [from_matching[view, "the sum", "AP"] for view in ("own", "same")] == ["holds", "undecided"]
+    scores = PRETRAINED.views(finals)["own"].pivot(index="seed", columns="label", values="AP")
+    first, second, third = scores["the sum"] - scores["cross_entropy"]
+    notebook = (PROJECT_ROOT / "notebooks" / "09_matching_and_likelihood.ipynb").read_text()
+    assert f"its lead in AP is {first:.1f}, {second:.1f} and {third:.1f} points in the three seeds" in notebook
