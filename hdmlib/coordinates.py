@@ -14,6 +14,7 @@ udp      x (w - 1) / (W - 1)        UDP's, which measures between the outer pixe
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Literal, TypeVar, get_args
 
 import numpy as np
@@ -57,7 +58,8 @@ def cells_from_pixels(points: Points, input_size: tuple[int, int], *, stride: in
         (..., 2), of the same kind; whole numbers become floating point.
 
     Raises:
-        ValueError: The rule is unknown, or the input is no multiple of the stride.
+        TypeError: The points are no array or tensor, or the size is no pair.
+        ValueError: The points are not (..., 2), the rule is unknown, or the input is no multiple of the stride.
     """
     points, ratio, offset = _axes(points, input_size, stride, rule)
     return points * ratio + offset
@@ -71,6 +73,12 @@ def pixels_from_cells(points: Points, input_size: tuple[int, int], *, stride: in
 
 def _axes(points: Points, input_size: tuple[int, int], stride: int, rule: str) -> tuple[Points, Points, Points]:
     """The points as floating point, and ratios (2,) and offsets (2,) of both axes, of their kind."""
+    if not isinstance(points, Tensor | np.ndarray):
+        raise TypeError(f"points must be an array or a tensor (..., 2), got {type(points).__name__}")
+    if points.ndim == 0 or points.shape[-1] != 2:
+        raise ValueError(f"points must be (..., 2), as (x, y), got shape {tuple(points.shape)}")
+    if not isinstance(input_size, Sequence) or len(input_size) != 2:
+        raise TypeError(f"input_size must be the input's width and height in pixels, got {input_size!r}")
     pairs = [ratio_and_offset(side, stride, rule) for side in input_size]
     ratios, offsets = zip(*pairs, strict=True)
     if isinstance(points, Tensor):

@@ -34,6 +34,8 @@ MASS_RADIUS = 2
 # The search for the geometric median ends with a step shorter than this many cells; a dozen steps are usual.
 MEDIAN_TOLERANCE = 1e-6
 MEDIAN_STEPS = 100
+# Cells that share the highest value of a Gaussian at most, if its centre is a corner of four; more are a flat top.
+MOST_HIGHEST = 4
 
 
 def _grid(size: int, like: Tensor) -> Tensor:
@@ -306,12 +308,12 @@ def joints_from_heatmaps(targets: Tensor) -> tuple[Tensor, Tensor]:
     The logarithm of a Gaussian is a parabola, so three cells along each axis hold its centre exactly:
     x = m + (log t[m+1] - log t[m-1]) / (2 (2 log t[m] - log t[m+1] - log t[m-1])). Targets whose centre was rounded to
     a cell (HRNet's, mmpose's MSRAHeatmap) have lost the sub-pixel part, and no reader can bring it back. A target that
-    three cells do not hold, narrow or cut off at a threshold, is its highest cell; a centre more than a cell outside of
-    the map is read as one cell outside.
+    three cells do not hold, narrow or cut off at a threshold, is its highest cell, and one with a flat top, such as a
+    disc, the middle of its highest cells; a centre more than a cell outside of the map is read as one cell outside.
 
     Args:
-        targets: (B, K, H, W) Gaussians of any width and height, at least 3 x 3 cells. For an unlabelled joint all cells
-            are equal: 0, or Lightning Pose's uniform map.
+        targets: (B, K, H, W) Gaussians of any width and height, or discs, at least 3 x 3 cells. For an unlabelled joint
+            all cells are equal: 0, or Lightning Pose's uniform map.
 
     Returns:
         Joints (B, K, 2) as (x, y) in heatmap cells and weights (B, K), 1 where a target has a peak, else 0; NaN, which
@@ -325,9 +327,15 @@ def joints_from_heatmaps(targets: Tensor) -> tuple[Tensor, Tensor]:
     targets = targets if targets.dtype == torch.float64 else targets.float()
     px, py, peak = _peak(targets)
     height, width = targets.shape[2:]
+    highest = (targets == peak[..., None, None]).to(targets)
+    count = highest.sum(dim=(2, 3)).clamp(min=1)  # a NaN equals nothing
+    top_x = (highest.sum(dim=2) @ _grid(width, targets)) / count
+    top_y = (highest.sum(dim=3) @ _grid(height, targets)) / count
     column, row = px.clamp(1, width - 2), py.clamp(1, height - 2)  # at the border the parabola is extrapolated
-    x = column + _vertex(*(_cell(targets, column + step, py) for step in (-1, 0, 1)), peak=px - column)
-    y = row + _vertex(*(_cell(targets, px, row + step) for step in (-1, 0, 1)), peak=py - row)
+    x = column + _vertex(*(_cell(targets, column + step, py) for step in (-1, 0, 1)), peak=top_x - column)
+    y = row + _vertex(*(_cell(targets, px, row + step) for step in (-1, 0, 1)), peak=top_y - row)
+    flat = count > MOST_HIGHEST
+    x, y = torch.where(flat, top_x, x), torch.where(flat, top_y, y)
     labelled = (peak > 0) & (peak > targets.amin(dim=(2, 3)))
     weights = torch.where(targets.isfinite().all(dim=3).all(dim=2), labelled.to(targets.dtype), torch.nan)
     return torch.where(labelled[..., None], torch.stack([x, y], dim=-1), 0.0), weights

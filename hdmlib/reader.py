@@ -70,18 +70,26 @@ class Decoded(nn.Module):
         decoder: Method of :func:`hdmlib.decode`; ``None``: the loss's own.
 
     Raises:
+        TypeError: The loss is none of ours, or, when it is called, the network's output is no tensor.
         ValueError: The decoder is unknown.
     """
 
     def __init__(self, network: nn.Module, loss: HeatmapLoss, decoder: str | None = None) -> None:
         super().__init__()
+        if not isinstance(loss, HeatmapLoss):
+            raise TypeError(f"loss must be a loss of hdmlib's, such as MatchingLoss(), got {loss!r}")
         self.network = network
         self.loss = copy.deepcopy(loss).eval()  # the training that it comes from may go on
         self.decoder = one_of("decoder", decoder or loss.decoder, tuple(METHODS))
 
     def forward(self, images: Tensor) -> tuple[Tensor, Tensor]:
         """Joints (B, K, 2) as (x, y) in heatmap cells and confidence (B, K) of (B, 3, H, W) normalised crops."""
-        maps = self.loss.readout(self.network(images).float())
+        raw = self.network(images)
+        if not isinstance(raw, Tensor):
+            raise TypeError(
+                f"the network gives {type(raw).__name__}, not heatmaps; wrap it so that it gives one output"
+            )
+        maps = self.loss.readout(raw if raw.dtype == torch.float64 else raw.float())
         return decode(maps, self.decoder, self.loss.confidence, **self.loss.decoder_options(self.decoder))
 
 

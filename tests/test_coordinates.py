@@ -52,6 +52,19 @@ def test_what_is_wrong_is_named(size, options, message):
         cells_from_pixels(PIXELS, size, **options)
 
 
+@pytest.mark.parametrize(
+    ("points", "size", "error"),
+    [
+        (np.ones((1, 17, 3)), SIZE, "points must be \\(..., 2\\), as \\(x, y\\), got shape \\(1, 17, 3\\)"),
+        ([[1.0, 2.0]], SIZE, "points must be an array or a tensor"),
+        (PIXELS, 96, "input_size must be the input's width and height in pixels, got 96"),
+    ],
+)
+def test_points_and_sizes_of_another_form_are_named(points, size, error):
+    with pytest.raises((TypeError, ValueError), match=error):
+        cells_from_pixels(points, size)
+
+
 @pytest.mark.parametrize("kind", [torch.tensor, np.array])
 def test_whole_numbers_of_pixels_are_not_rounded(kind):
     pixels = kind([[31, 47], [13, 22]])

@@ -347,6 +347,22 @@ def test_rounded_targets_on_corners_are_those_cells(sigma):
     assert weights.all()
 
 
+@pytest.mark.parametrize("radius", [0.8, 1.5, 2.0, 3.0])
+def test_a_disc_is_the_middle_of_its_cells(radius):
+    joints = torch.tensor([[8.0, 7.0], [5.5, 9.5], [8.0, 6.5]])
+    rows, columns = torch.meshgrid(torch.arange(16.0), torch.arange(18.0), indexing="ij")
+    distance = torch.hypot(columns - joints[:, 0, None, None], rows - joints[:, 1, None, None])
+    found, weights = joints_from_heatmaps((distance <= radius)[None].float())
+    torch.testing.assert_close(found[0], joints)
+    assert weights.eq(1).all()
+
+
+def test_a_gaussian_with_a_flat_top_is_the_middle_of_the_top():
+    joints = torch.tensor([[[8.3, 7.6], [4.0, 5.0]]])
+    found, _ = joints_from_heatmaps(gaussian_map(joints, (16, 18), 2.0).clamp(max=0.6))
+    assert (found - joints).abs().max() <= 0.5
+
+
 def test_a_target_on_a_single_cell_is_that_cell():
     targets = torch.zeros(1, 1, 8, 8)
     targets[0, 0, 5, 2] = 1

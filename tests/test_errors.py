@@ -12,10 +12,10 @@ import torch
 from jupyter_client.manager import run_kernel
 from typer.testing import CliRunner
 
-from hdmlib import MatchingLoss, cells_from_pixels
+from hdmlib import MatchingLoss
 from hdmlib.cli import app
 from hdmlib.config import make_config
-from hdmlib.data.crops import Frame
+from hdmlib.data.crops import Frame, transform
 from hdmlib.data.dataset import DataError
 from hdmlib.data.loader import make_loader
 from hdmlib.data.sources import open_data
@@ -40,7 +40,7 @@ def test_what_the_package_refuses_and_what_the_system_refuses_is_a_line(tmp_path
         lambda: np.zeros(3).reshape(2, 2),  # a ValueError, but of numpy
         lambda: int("x"),
         lambda: {}["x"],
-        lambda: cells_from_pixels(np.zeros((5, 3)), (96, 96)),  # of numpy, in a line of this package
+        lambda: transform(np.zeros((5, 3)), np.zeros((2, 3))),  # of numpy, in a line of this package
         lambda: torch.zeros(2) @ torch.zeros(3),
     ],
 )

@@ -13,6 +13,7 @@ import inspect
 import math
 from typing import Any
 
+import numpy as np
 import torch
 from numpy.typing import ArrayLike
 from torch import Tensor, nn
@@ -89,12 +90,14 @@ class HeatmapLoss(nn.Module):
             TypeError: One of them is no tensor.
             ValueError: The shapes do not fit, there is no joint or no cell, a weight is negative or not finite, or the
                 heatmap of a joint that takes part holds NaN or infinity. Numbers are inspected at the 1st, 2nd, 4th,
-                8th, ... call; on a GPU the error comes at a later call, so that none waits for the device.
+                8th, ... call; on a GPU the error comes at a later call, so that none waits for the device. Under
+                torch.compile and torch.func no number is inspected, only shapes: try a new loop without them first.
 
         Warns:
-            UserWarning: Once, if the inputs look like a mistake: maps that are already softmaxed for a loss that takes
-                raw output, labelled joints that are not finite, joints that are mostly outside the map, as pixels would
-                be, or all within its first cell, as fractions of a picture would be, or weights that are flags.
+            UserWarning: Once, if the inputs look like a mistake: maps that went through a softmax or a sigmoid for a
+                loss that takes raw output, labelled joints that are not finite, joints that are mostly outside the map,
+                as pixels would be, or all within its first cell, as fractions of a picture would be, or weights that
+                are flags.
         """
         losses, takes_part = self._losses(heatmaps, joints, weights)
         if self.reduction == "none":
@@ -163,6 +166,7 @@ def visibility_weights(flags: Tensor | ArrayLike) -> Tensor:
         TypeError: The flags are no tensor, array or nested list of numbers.
     """
     try:
+        flags = flags > 0 if isinstance(flags, np.ndarray) else flags  # torch lacks some of numpy's types
         return (torch.as_tensor(flags) > 0).float()
     except (TypeError, ValueError, RuntimeError):
         raise TypeError(
@@ -175,8 +179,9 @@ def check_shapes(heatmaps: Tensor, joints: Tensor, weights: Tensor | None) -> No
     """Raise TypeError or ValueError unless these are tensors of the shapes of :meth:`HeatmapLoss.forward`."""
     for name, value in {"heatmaps": heatmaps, "joints": joints, "weights": weights}.items():
         if not (isinstance(value, Tensor) or (value is None and name == "weights")):
-            several = "; call the loss for each output of a network with several" if name == "heatmaps" else ""
-            raise TypeError(f"{name} must be a tensor, got {type(value).__name__}{several}")
+            several = {"heatmaps": "call the loss for each output of a network with several"}
+            remedy = several.get(name, "torch.as_tensor makes one of numbers")
+            raise TypeError(f"{name} must be a tensor, got {type(value).__name__}; {remedy}")
     people_and_joints = heatmaps.shape[:2]
     if (
         heatmaps.ndim != 4
@@ -185,6 +190,22 @@ def check_shapes(heatmaps: Tensor, joints: Tensor, weights: Tensor | None) -> No
     ):
         given = {"heatmaps": heatmaps, "joints": joints, "weights": weights}
         shapes = ", ".join(f"{name} {tuple(value.shape)}" for name, value in given.items() if value is not None)
-        raise ValueError(f"a loss takes heatmaps (B, K, H, W), joints (B, K, 2) and weights (B, K), got {shapes}")
+        raise ValueError(
+            f"a loss takes heatmaps (B, K, H, W), joints (B, K, 2) and weights (B, K), got {shapes}"
+            f"{_remedy(heatmaps, joints, weights)}"
+        )
     if 0 in heatmaps.shape[1:]:
         raise ValueError(f"heatmaps {tuple(heatmaps.shape)} have no joint or no cell")
+
+
+def _remedy(heatmaps: Tensor, joints: Tensor, weights: Tensor | None) -> str:
+    """What to do about shapes that other frameworks use; empty where they are not known."""
+    if joints.shape == heatmaps.shape and joints.ndim == 4:
+        return "; drawn targets become joints and weights by hdmlib.joints_from_heatmaps"
+    if joints.ndim == 3 and joints.shape[2] == 3:
+        return "; take joints[..., :2], and COCO's flags as weights: hdmlib.visibility_weights(joints[..., 2])"
+    if weights is not None and weights.ndim == 3 and weights.shape[2] == 1:
+        return "; take weights.squeeze(2)"
+    if heatmaps.ndim == 4 and joints.ndim == 3 and heatmaps.shape[3] == joints.shape[1]:
+        return "; take heatmaps.permute(0, 3, 1, 2)"
+    return ""

@@ -1,5 +1,5 @@
-"""Inputs that are a mistake: not finite, negative weights, flags as weights, maps that are softmaxed already, joints in
-pixels or fractions.
+"""Inputs that are a mistake: not finite, negative weights, flags as weights, maps that went through a softmax or a
+sigmoid already, joints in pixels or fractions.
 
 The guard looks at the 1st, 2nd, 4th, 8th, ... call of a loss, so that a long training pays nothing for it. On a CPU it
 judges at once, for a GPU's maps at a later call, when the flags have arrived by themselves.
@@ -15,9 +15,11 @@ from torch import Tensor
 from hdmlib.errors import NotFinite, users_stacklevel
 from hdmlib.losses.deferred import DeferredFlags
 
-# A map counts as softmaxed if nothing is negative and its sum is this close to 1.
-SUM_TOLERANCE = 1e-3
-# Joints of a call below which their places say nothing.
+# A map counts as softmaxed if nothing is negative and its sum is this close to 1, in bfloat16 too.
+SUM_TOLERANCE = 1e-2
+# Inspected calls in a row, up to the sixteenth call, after which raw output that stays between 0 and 1 is none.
+BOUNDED_CALLS = 5
+# Joints below which their places say nothing; smaller batches are added up.
 FEWEST_JOINTS = 8
 # Joints outside the map for each one inside that still occur: a half-body crop of one person has two.
 MOST_OUTSIDE = 3
@@ -30,12 +32,18 @@ WARNINGS = {
     "joints": "joints of positive weight hold NaN or infinity and are ignored; give such joints the weight 0",
     "softmaxed": "the heatmaps are distributions already (not negative, of sum 1), but the loss applies a softmax "
     "itself: hand over the raw output",
+    "bounded": "all values of the heatmaps lie between 0 and 1, as after a sigmoid, but the loss applies a softmax "
+    "itself, which makes no peak of such values: hand over the raw output",
     "outside": "most joints lie outside the heatmap and are ignored; joints are (x, y) in heatmap cells, not in "
     "pixels: see hdmlib.cells_from_pixels",
-    "fractions": "all joints lie between 0 and 1; joints are (x, y) in heatmap cells, not in fractions of the picture",
+    "fractions": "all joints lie between -1 and 1; joints are (x, y) in heatmap cells, not in fractions of the picture",
     "flags": "the weights are 0, 1 and 2, like COCO's visibility flags, and 2 counts a joint twice, or four times in a "
     "squared error; visibility_weights(flags) converts them",
 }
+# What is counted of inspected calls: those with an error or one of three mistakes, where their labelled joints lie, and
+# those whose maps lie between 0 and 1.
+PLACES = ("labelled", "inside", "within the first cell")
+COUNTS = (*ERRORS, "joints", "softmaxed", "flags", *PLACES, "calls", "bounded")
 
 
 class InputGuard:
@@ -52,6 +60,8 @@ class InputGuard:
         self.calls = 0
         self.warned: set[str] = set()
         self.flags = DeferredFlags()
+        self.places = dict.fromkeys(PLACES, 0)
+        self.bounded = 0
 
     def inspect(self, heatmaps: Tensor, joints: Tensor, weights: Tensor, takes_part: Tensor) -> None:
         """Judge a call's inputs, now or at a later call.
@@ -71,43 +81,58 @@ class InputGuard:
         self._judge()
         self.calls += 1
         if not self.calls & (self.calls - 1):  # a power of two
-            self.flags.post(self._flags(heatmaps.detach(), joints, weights, takes_part))
+            self.flags.post(self._counts(heatmaps.detach(), joints, weights, takes_part))
             self._judge()
 
-    def _flags(self, heatmaps: Tensor, joints: Tensor, weights: Tensor, takes_part: Tensor) -> Tensor:
-        """(7,) bool on the device, in the order of ERRORS and WARNINGS."""
+    def _counts(self, heatmaps: Tensor, joints: Tensor, weights: Tensor, takes_part: Tensor) -> Tensor:
+        """What COUNTS names of one call, on the device."""
         labelled = weights > 0
-        enough = labelled.sum() >= FEWEST_JOINTS
-        finite = torch.isfinite(heatmaps.amax(dim=(2, 3))) & torch.isfinite(heatmaps.amin(dim=(2, 3)))
-        flags = [
+        low, high = heatmaps.amin(dim=(2, 3)), heatmaps.amax(dim=(2, 3))
+        finite = torch.isfinite(low) & torch.isfinite(high)
+        near = labelled & (joints.abs() <= 1).all(dim=2) & (min(heatmaps.shape[2:]) > 4)
+        positive = (low >= 0).all() & self.expects_logits
+        softmaxed = positive & ((heatmaps.sum(dim=(2, 3)) - 1).abs() < SUM_TOLERANCE).all()
+        counts = [
             (~finite & takes_part).any(),
             (~torch.isfinite(weights) | (weights < 0)).any(),
             (~torch.isfinite(joints).all(dim=2) & labelled).any(),
-            self._softmaxed(heatmaps),
-            enough & ((labelled & ~takes_part).sum() > MOST_OUTSIDE * takes_part.sum()),
-            enough & (((joints >= 0) & (joints <= 1)).all(dim=2) | ~labelled).all() & (min(heatmaps.shape[2:]) > 4),
+            softmaxed,
             ((weights == 0) | (weights == 1) | (weights == 2)).all() & (weights == 2).any(),
+            labelled.sum(),
+            takes_part.sum(),
+            near.sum(),
+            torch.ones_like(softmaxed),
+            positive & (high <= 1).all() & ~softmaxed,
         ]
-        return torch.stack(flags)
-
-    def _softmaxed(self, heatmaps: Tensor) -> Tensor:
-        if not self.expects_logits:
-            return torch.zeros((), dtype=torch.bool, device=heatmaps.device)
-        mass = heatmaps.sum(dim=(2, 3))
-        return (heatmaps.amin() >= 0) & ((mass - 1).abs() < SUM_TOLERANCE).all()
+        return torch.stack([count.long() for count in counts])
 
     def _judge(self) -> None:
-        flags = self.flags.arrived()
-        if flags is None:
+        counts = self.flags.arrived()
+        if counts is None:
             return
-        raised = dict(zip((*ERRORS, *WARNINGS), flags.tolist(), strict=True))
+        found = dict(zip(COUNTS, counts.tolist(), strict=True))
         for name, message in ERRORS.items():
-            if raised[name]:
+            if found[name]:
                 raise (NotFinite if name == "heatmaps" else ValueError)(f"{self.loss}: {message}")
-        for name, message in WARNINGS.items():
-            if raised[name] and name not in self.warned:
-                self.warned.add(name)
-                warnings.warn(f"{self.loss}: {message}", UserWarning, stacklevel=users_stacklevel())
+        for name in sorted(self._mistakes(found) - self.warned):
+            self.warned.add(name)
+            warnings.warn(f"{self.loss}: {WARNINGS[name]}", UserWarning, stacklevel=users_stacklevel())
+
+    def _mistakes(self, found: dict[str, int]) -> set[str]:
+        """The keys of WARNINGS that these counts, added to the earlier ones, give reason for."""
+        mistakes = {name for name in ("joints", "softmaxed", "flags") if found[name]}
+        self.bounded = self.bounded + found["bounded"] if found["bounded"] == found["calls"] else 0
+        if self.bounded >= BOUNDED_CALLS:
+            mistakes.add("bounded")
+        self.places = {name: count + found[name] for name, count in self.places.items()}
+        labelled, inside, near = self.places.values()
+        if labelled >= FEWEST_JOINTS:
+            if labelled - inside > MOST_OUTSIDE * inside:
+                mistakes.add("outside")
+            if near == labelled:
+                mistakes.add("fractions")
+            self.places = dict.fromkeys(PLACES, 0)
+        return mistakes
 
 
 def within_functorch() -> bool:

@@ -12,6 +12,7 @@ S - D never vanishes there.
 
 from __future__ import annotations
 
+import warnings
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -19,6 +20,7 @@ import torch
 from torch import Tensor
 
 from hdmlib.checks import number_between, one_of
+from hdmlib.errors import users_stacklevel
 from hdmlib.extras import accelerator
 from hdmlib.heatmaps import DEMANDERS, demanders, flat_cells
 from hdmlib.losses.base import HeatmapLoss
@@ -129,8 +131,14 @@ def _cross_entropy(heatmaps: Tensor, supply: Tensor, cells: Tensor, shares: Tens
 
 _NO_SECOND_DERIVATIVE = (
     "the matching loss has no second derivative: its gradient is the dual potential, found by a solver that is not "
-    "differentiated; use torch.autograd.grad without create_graph, and not torch.func"
+    "differentiated; use torch.autograd.grad without create_graph"
 )
+_NO_FUNCTORCH = (
+    "the matching loss does not work under torch.func (grad, vmap, jvp): its solver looks at numbers; call it on the "
+    "whole batch, per_person or with reduction='none' for a value each"
+)
+# Steps of a training after which a schedule that still stands at its start has been forgotten.
+_STEPS_AT_START = 64
 
 
 class _MatchingFunction(torch.autograd.Function):
@@ -179,19 +187,22 @@ class MatchingLoss(HeatmapLoss):
             (with epsilon 0.25 it trains best); or ``sqeuclidean``, d^2.
         tau: Length in cells at which the saturating cost levels off. On maps much larger than 24 x 24 cells take tau
             and epsilon from :meth:`lengths_on`, else mass far from the joint is hardly pulled.
-        epsilon_start: Initial epsilon, which falls geometrically to ``epsilon`` over the first half of the training
-            (see :meth:`set_progress`); ``None``: constant. In evaluation mode the loss has ``epsilon``.
+        epsilon_start: Initial epsilon, which falls geometrically to ``epsilon`` over the first half of the training;
+            ``None``: constant. Your loop calls :meth:`set_progress` before each step, also after a checkpoint, which
+            does not hold the progress. In evaluation mode the loss has ``epsilon``. Such a loss breaks torch.compile's
+            graph.
         mass_floor: ``relu`` and ``relu_plain``: peak of a heatmap below which its gradient, which grows as the map
             shrinks, stops growing. Well above the heatmaps' peaks every map is pulled with the same strength.
         likelihood: Weight lambda, in units of the cost, of the cross-entropy on the demanders, sum_m D_m (-log S_m),
             which is added to the distance; 0: none. Needs suppliers that are positive everywhere, ``softmax`` or
             ``softplus``.
-        likelihood_start: Initial lambda, which changes linearly to ``likelihood`` over the first half of the training
-            (see :meth:`set_progress`); ``None``: constant. In evaluation mode the loss has ``likelihood``.
+        likelihood_start: Initial lambda, which changes linearly to ``likelihood`` over the first half of the training;
+            ``None``: constant. Otherwise as ``epsilon_start``.
         reduction: As for every :class:`~hdmlib.losses.base.HeatmapLoss`.
 
     Raises:
         ValueError: An argument is unknown or out of range.
+        RuntimeError: When it is called: under torch.func, or for a second derivative.
     """
 
     decoder = "barycentre"
@@ -232,6 +243,7 @@ class MatchingLoss(HeatmapLoss):
                 f"choose one of {', '.join(POSITIVE_SUPPLIERS)}"
             )
         self.progress = 0.0
+        self._steps_at_start = 0
 
     def set_progress(self, progress: float) -> None:
         self.progress = number_between("progress", progress, 0, 1)
@@ -250,15 +262,30 @@ class MatchingLoss(HeatmapLoss):
 
     def per_joint(self, heatmaps: Tensor, joints: Tensor, weights: Tensor) -> Tensor:
         if within_functorch():
-            raise RuntimeError(_NO_SECOND_DERIVATIVE)
+            raise RuntimeError(_NO_FUNCTORCH)
         points, shares = demanders(joints.detach(), (heatmaps.shape[2], heatmaps.shape[3]), self.demanders)
         shares = shares * (weights > 0)[..., None]
         # traced, a number that changes would be a new constant, and a new compilation, in every step
         changing = (self.epsilon_start, self.likelihood_start) != (self.epsilon, self.likelihood)
         untraced = changing and torch.compiler.is_compiling()
+        if changing and not untraced:
+            self._notice_standstill()
         transport: Any = torch.compiler.disable(self._transport) if untraced else self._transport
         distance = transport(heatmaps.flatten(0, 1), points.flatten(0, 1), shares.flatten(0, 1))
         return weights * distance.unflatten(0, weights.shape)
+
+    def _notice_standstill(self) -> None:
+        """Warn once of a schedule that no training moves on."""
+        if not self.training or self.progress > 0:
+            return
+        self._steps_at_start += 1
+        if self._steps_at_start == _STEPS_AT_START:
+            warnings.warn(
+                f"{type(self).__name__}: epsilon_start and likelihood_start still hold after {_STEPS_AT_START} steps; "
+                "call set_progress(step / steps) before each step",
+                UserWarning,
+                stacklevel=users_stacklevel(),
+            )
 
     def _transport(self, heatmaps: Tensor, points: Tensor, shares: Tensor) -> Tensor:
         """The loss (G,) of heatmaps (G, H, W) with demanders (G, M, 2) and their shares (G, M)."""

@@ -175,6 +175,34 @@ def test_softmaxed_maps_are_noticed_once(name):
             loss(maps, joints, weights)
 
 
+def test_softmaxed_maps_of_half_precision_are_noticed():
+    heatmaps, joints, weights = batch()
+    with pytest.warns(UserWarning, match="distributions already"):
+        MatchingLoss()(heatmaps.flatten(2).softmax(-1).view_as(heatmaps).bfloat16(), joints, weights)
+
+
+def test_maps_that_stay_within_a_sigmoid_are_noticed():
+    heatmaps, joints, weights = batch()
+    loss = MatchingLoss()
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        for _ in range(15):
+            loss(heatmaps.sigmoid(), joints, weights)
+        for _ in range(20):
+            GaussianMSE()(heatmaps.sigmoid(), joints, weights)
+    with pytest.warns(UserWarning, match="as after a sigmoid"):
+        loss(heatmaps.sigmoid(), joints, weights)
+
+
+def test_raw_maps_that_are_between_0_and_1_at_first_are_no_sigmoids():
+    heatmaps, joints, weights = batch()
+    loss = MatchingLoss()
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        for call in range(40):
+            loss(heatmaps if call == 7 else heatmaps.sigmoid(), joints, weights)
+
+
 @pytest.mark.parametrize("options", [{"suppliers": "relu_plain"}, {"suppliers": "relu"}])
 def test_softmaxed_maps_suit_relu_suppliers(options):
     heatmaps, joints, weights = batch()
@@ -190,10 +218,21 @@ def test_joints_in_pixels_are_noticed(name):
         build_loss(name)(heatmaps, 4 * joints + 20)
 
 
-def test_joints_in_fractions_of_the_picture_are_noticed():
+def test_joints_in_pixels_are_noticed_however_few_a_batch_has():
+    heatmaps, loss = torch.randn(2, 1, 24, 24), MatchingLoss()
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        for _ in range(7):
+            loss(heatmaps, torch.full((2, 1, 2), 60.0))
+    with pytest.warns(UserWarning, match="most joints lie outside the heatmap"):  # eight joints of four calls
+        loss(heatmaps, torch.full((2, 1, 2), 60.0))
+
+
+@pytest.mark.parametrize("fractions", [lambda cells: cells / 12, lambda cells: cells / 6 - 1])
+def test_joints_in_fractions_of_the_picture_are_noticed(fractions):
     heatmaps, joints, _ = batch(3, FEWEST_JOINTS)
     with pytest.warns(UserWarning, match="not in fractions of the picture"):
-        MatchingLoss()(heatmaps, joints / 12)
+        MatchingLoss()(heatmaps, fractions(joints.clamp(min=0)))
 
 
 def test_flags_as_weights_are_noticed():
@@ -207,7 +246,11 @@ def test_flags_as_weights_are_noticed():
         MatchingLoss()(heatmaps, joints, 0.5 * flags)
 
 
-@pytest.mark.parametrize("kind", [torch.tensor, np.array, list])
+def small_numbers(flags):
+    return np.array(flags, dtype=np.uint16)
+
+
+@pytest.mark.parametrize("kind", [torch.tensor, np.array, small_numbers, list])
 def test_flags_may_be_a_tensor_an_array_or_a_list(kind):
     assert visibility_weights(kind([[0, 1, 2], [2, 1, 0]])).tolist() == [[0, 1, 1], [1, 1, 0]]
 
@@ -224,6 +267,19 @@ def test_what_is_no_tensor_is_named():
         MatchingLoss()([heatmaps, heatmaps], joints, weights)
     with pytest.raises(TypeError, match="joints must be a tensor, got ndarray"):
         MatchingLoss()(heatmaps, joints.numpy(), weights)
+
+
+def test_a_shape_of_another_framework_comes_with_its_remedy():
+    heatmaps, joints, weights = batch()
+    flags = torch.cat([joints, weights[..., None]], dim=2)
+    for inputs, remedy in (
+        ((heatmaps, joints, weights[..., None]), r"take weights\.squeeze\(2\)"),
+        ((heatmaps, flags), r"joints\[\.\.\., :2\]"),
+        ((heatmaps.permute(0, 2, 3, 1), joints), r"take heatmaps\.permute\(0, 3, 1, 2\)"),
+        ((heatmaps, heatmaps), "joints_from_heatmaps"),
+    ):
+        with pytest.raises(ValueError, match=remedy):
+            MatchingLoss()(*inputs)
 
 
 def test_joints_that_are_not_finite_are_noticed_and_ignored():
@@ -278,7 +334,7 @@ def test_gradients_of_people_by_torch_func(loss):
 
 
 def test_the_matching_loss_says_on_the_first_call_that_torch_func_cannot_have_it():
-    with pytest.raises(RuntimeError, match=r"not torch\.func"):
+    with pytest.raises(RuntimeError, match="the whole batch"):
         torch.func.vmap(torch.func.grad(lambda h, j: MatchingLoss()(h[None], j[None])))(
             torch.randn(3, 2, 9, 8), 7 * torch.rand(3, 2, 2)
         )
@@ -287,6 +343,22 @@ def test_the_matching_loss_says_on_the_first_call_that_torch_func_cannot_have_it
 def test_joints_have_no_gradient_in_the_matching_loss():
     joints = (7 * torch.rand(1, 2, 2)).requires_grad_()
     assert not MatchingLoss()(torch.randn(1, 2, 9, 8), joints).requires_grad
+
+
+@pytest.mark.parametrize("loss", ["matching", MatchingLoss])
+def test_what_is_no_loss_decodes_nothing(loss):
+    with pytest.raises(TypeError, match=r"loss must be a loss of hdmlib's, such as MatchingLoss\(\), got"):
+        Decoded(torch.nn.Identity(), loss)
+
+
+def test_a_network_of_several_outputs_is_not_decoded():
+    with pytest.raises(TypeError, match="the network gives list, not heatmaps"):
+        Decoded(torch.nn.Identity(), MatchingLoss())([torch.randn(1, 2, 9, 8)])
+
+
+def test_a_network_in_float64_is_decoded_in_float64():
+    joints, confidence = Decoded(torch.nn.Identity(), MatchingLoss())(torch.randn(1, 2, 9, 8).double())
+    assert joints.dtype == confidence.dtype == torch.float64
 
 
 def test_a_warning_points_to_the_line_that_called_the_loss():

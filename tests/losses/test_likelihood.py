@@ -1,5 +1,7 @@
 """The likelihood term of the matching loss: its value, its gradient, and where it makes no sense."""
 
+import warnings
+
 import pytest
 import torch
 
@@ -113,6 +115,25 @@ def test_a_changing_weight_is_that_weight_at_each_moment(start, end):
         loss.set_progress(progress)
         there = MatchingLoss(likelihood=loss.likelihood_now())
         torch.testing.assert_close(loss(heatmaps, joints, weights), there(heatmaps, joints, weights))
+
+
+@pytest.mark.parametrize("options", [{"epsilon_start": 1.0}, {"likelihood": 0.1, "likelihood_start": 0.5}])
+def test_a_schedule_that_no_training_moves_on_is_noticed_once(options):
+    heatmaps, joints = torch.randn(1, 2, 9, 8), 7 * torch.rand(1, 2, 2)
+    moved, forgotten = MatchingLoss(**options), MatchingLoss(**options)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        for step in range(70):
+            moved.set_progress(step / 70)
+            moved(heatmaps, joints)
+            forgotten.train(step < 63)(heatmaps, joints)
+    forgotten.train()
+    with pytest.warns(UserWarning, match="set_progress") as caught:
+        forgotten(heatmaps, joints)
+    assert caught[0].filename == __file__
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        forgotten(heatmaps, joints)
 
 
 def test_a_weight_that_only_starts_above_0_needs_positive_suppliers_too():
