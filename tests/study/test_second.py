@@ -8,12 +8,12 @@ from scipy.stats import fisher_exact
 
 from hdmlib.paths import PROJECT_ROOT
 from hdmlib.study.choice import CHOSEN
-from hdmlib.study.claims import fig2_by_rate, wobbles
+from hdmlib.study.claims import fig2_by_rate, fig2_outcomes, wobbles
 from hdmlib.study.grounds import COMPARED, PEOPLE, PRETRAINED, verdict
 from hdmlib.study.results import published_of
 from hdmlib.study.rules import FIG2_RATE_SEEDS, SEEDS
 from hdmlib.study.second import every_difference_text, score_lines, second_text
-from hdmlib.study.stages import FIG2_LABELS, second_fig2, second_fig2_rates, second_finals
+from hdmlib.study.stages import FIG2_LABELS, second_fig2, second_fig2_mpii, second_fig2_rates, second_finals
 
 
 @pytest.fixture(scope="module")
@@ -118,6 +118,23 @@ def test_what_could_not_have_been_shown_in_fig_2():
     assert f"{said} (p = {p:.2f})" in readme
     notebook = (PROJECT_ROOT / "notebooks" / "03_loss_vs_pckh.ipynb").read_text()
     assert f"even not a single one among matching's {others:.0f} would have given $p = {p:.2f}$" in notebook
+
+
+def test_what_is_said_of_fig_2_in_the_format_of_mpii():
+    """README and notebook 03: the outcomes are those of the same people in COCO's format."""
+    counts = wobbles(published_of(second_fig2_mpii()))
+    assert fig2_outcomes(counts) == fig2_outcomes(wobbles(published_of(second_fig2())))
+    gaussian, matching, letter = (
+        "{worse:.0f} of {fell:.0f}".format(**counts.loc[label]) for label in ("gaussian_mse", "matching", "the letter")
+    )
+    gaussian_epochs = gaussian.replace(" of ", " of the ")
+    readme = " ".join((PROJECT_ROOT / "README.md").read_text().split())
+    assert f"{gaussian} epochs with the Gaussian, {matching} with matching, {letter} with the letter" in readme
+    notebook = (PROJECT_ROOT / "notebooks" / "03_loss_vs_pckh.ipynb").read_text()
+    p = counts["p"]
+    assert f"falls in {gaussian_epochs} epochs in which the Gaussian's loss falls" in notebook
+    assert f"falls in {matching}, which is not shown to differ ($p = {p['matching']:.2f}$)" in notebook
+    assert f"({letter}, $p = {p['the letter']:.3f}$)" in notebook
 
 
 def test_what_is_said_of_the_pretrained_network():
