@@ -50,7 +50,7 @@ from pycocotools.cocoeval import COCOeval
 from torch import nn
 
 from hdmlib import published
-from hdmlib.config import Config, ConfigError
+from hdmlib.config import OPTION, Config, ConfigError, make_config
 from hdmlib.data.coco import read_coco, read_truth
 from hdmlib.data.coco_files import find_coco
 from hdmlib.data.crops import Frame
@@ -60,13 +60,14 @@ from hdmlib.data.mpii import find_mpii, read_mpii, truth_beside
 from hdmlib.data.sources import check_folder
 from hdmlib.experiments.engine import build_losses, check_engine
 from hdmlib.experiments.prediction import predict_people
+from hdmlib.experiments.trained import TrainedRun, run_of
 from hdmlib.files import write_atomically
 from hdmlib.losses.registry import LOSSES
 from hdmlib.metrics import OKS_METRICS
 from hdmlib.metrics.oks import oks_ap, oks_nms, rescore
 from hdmlib.metrics.pck import PCKH_THRESHOLDS, PCKReport, pck_report
 from hdmlib.models.checkpoints import load_weights
-from hdmlib.models.registry import build_model
+from hdmlib.models.registry import build_model, warn_if_edited
 from hdmlib.presets import PUBLISHED_PRESETS
 
 # OKS above which two predictions are one person found twice.
@@ -77,6 +78,9 @@ MPII_VAL_PEOPLE = 2958
 # Published detectors are named by their AP to one digit.
 BOX_AP_TOLERANCE = 0.1
 DETECTORS = {56.4: published.BOXES_56, 65.1: published.BOXES_65}
+# What a network was trained with, and cannot be changed afterwards; and how its maps are read, which can.
+TRAINED_WITH = ("model", "input_width", "input_height", "loss", "loss_options", "coordinates")
+READ_BY = ("decoder", "flip_test")
 MODEL_NAMES = {"hrnet_w32": "HRNet-W32", "hrnet_w48": "HRNet-W48"}
 
 
@@ -119,23 +123,44 @@ class Report:
         return published.as_frame((self.ours, *self.rows))
 
 
+def evaluation_config(preset: str = "laptop", **values: Any) -> Config:
+    """As :func:`hdmlib.config.make_config`, with model, input, loss, decoder and flip test from a run's record.
+
+    Where ``checkpoint`` is a run's folder or weights in it, its record replaces what the preset says of the network.
+    ``decoder`` and ``flip_test`` may be given; what the network was trained with may be repeated, not changed, which
+    :func:`evaluate` checks.
+
+    Raises:
+        ConfigError: As ``make_config``.
+        FileNotFoundError, ValueError: ``checkpoint`` is a folder without a finished run, or the record is damaged.
+    """
+    given = {name: value for name, value in values.items() if value is not None}
+    described = any(name in TRAINED_WITH or name.startswith(OPTION) for name in given)
+    run = run_of(Path(given["checkpoint"]), described=described) if "checkpoint" in given else None
+    fields = {} if run is None else {name: run.fields[name] for name in (*TRAINED_WITH, *READ_BY)}
+    return make_config(preset, **fields | given)
+
+
 def evaluate(config: Config, *, to: Path | None = None, progress: Callable[..., Any] | None = None) -> Report:
     """Evaluate ``config.checkpoint`` on the validation split of ``config.data_root``.
 
     Args:
-        config: Data, boxes, checkpoint; ``loss`` decides how the network's maps are read: ``gaussian_mse`` for the
+        config: Data, boxes, checkpoint, and the network, which :func:`evaluation_config` takes from the record of a
+            run; for other weights ``loss`` decides how the network's maps are read: ``gaussian_mse`` for the
             checkpoints of HRNet and mmpose.
         to: COCO: where to write the results in COCO's submission format.
         progress: Wraps the loop over batches: ``progress(iterable, total=, desc=)``.
 
     Raises:
-        ConfigError: A parameter is missing or has no meaning here.
+        ConfigError: A parameter is missing, has no meaning here, or contradicts the record of the run.
         DataError, CheckpointError, FileNotFoundError, OSError: As the parts raise them, before the network runs where
             possible.
     """
     check_engine(config)
+    checkpoint = _required(config, "checkpoint")
+    if _run(config) is None and not checkpoint.is_file():
+        raise FileNotFoundError(f"checkpoint: no file {checkpoint}")
     build_losses(config)
-    _required(config, "checkpoint")
     _required(config, "data_root")
     if config.dataset == "synthetic":
         raise ConfigError("dataset: set it to coco or mpii; the scores of synthetic people are in the records of runs")
@@ -144,14 +169,6 @@ def evaluate(config: Config, *, to: Path | None = None, progress: Callable[..., 
     if config.dataset == "mpii" and (config.boxes is not None or to is not None):
         raise ConfigError("boxes, to: MPII's evaluation uses the annotated positions and writes no results")
     check_folder(config, [config.val_split])
-    given = _required(config, "checkpoint")
-    if given.is_dir():
-        raise FileNotFoundError(
-            f"checkpoint: {given} is a folder; give a file, such as a run's model.safetensors, and the run's model, "
-            "loss and input size"
-        )
-    if not given.is_file():
-        raise FileNotFoundError(f"checkpoint: no file {given}")
     if to is not None and not os.access(to.parent, os.W_OK):
         raise ConfigError(f"to: cannot write in {to.parent}; choose an existing folder")
     if config.dataset == "mpii":
@@ -297,9 +314,35 @@ def mpii_scores(people: PoseDataset, joints: ArrayLike) -> dict[str, float]:
 # ------------------------------------------------------------------------------------------------------------ the parts
 
 
+def _run(config: Config) -> TrainedRun | None:
+    """The run whose network a config evaluates; ``None`` for weights that no record describes.
+
+    Raises:
+        ConfigError: The config contradicts its record.
+    """
+    run = run_of(_required(config, "checkpoint"), described=True)
+    if run is None:
+        return None
+    trained = make_config(**run.fields)
+    wrong = [name for name in TRAINED_WITH if getattr(config, name) != getattr(trained, name)]
+    if wrong:
+        listed = ", ".join(f"{name}={getattr(trained, name)}" for name in wrong)
+        raise ConfigError(f"{', '.join(wrong)}: the run in {run.folder} was trained with {listed}; leave it out")
+    return run
+
+
 def _network(config: Config, people: PoseDataset) -> nn.Module:
+    run, weights = _run(config), _required(config, "checkpoint")
+    if run is not None:
+        weights = run.weights
+        if not run.predicts(people.skeleton.joints):
+            raise DataError(
+                f"data_root: {people.name} has other joints than the run in {run.folder}, which predicts "
+                f"{len(run.record.joints)}: {', '.join(run.record.joints)}"
+            )
+        warn_if_edited(config.model, run.record.source, f"{run.folder}, which is used")
     model = build_model(config.model, num_joints=len(people.skeleton))
-    load_weights(model, _required(config, "checkpoint"))
+    load_weights(model, weights)
     return model
 
 

@@ -180,7 +180,9 @@ class Config(BaseModel):
     boxes: Path | None = Field(
         None, description="`evaluate` on COCO: a detector's boxes, json in COCO's result format; None: ground truth"
     )
-    checkpoint: Path | None = Field(None, description="`evaluate`: weights of the network, ours, HRNet's or mmpose's")
+    checkpoint: Path | None = Field(
+        None, description="`evaluate`: a run's folder, or weights of the network, ours, HRNet's or mmpose's"
+    )
 
     # --- machine
     device: str | None = Field(None, description="cpu, cuda, cuda:1, mps; None: a GPU where there is one")

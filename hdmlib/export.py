@@ -17,9 +17,10 @@ from hdmlib.data.crops import Frame, Region
 from hdmlib.experiments.engine import frame_of
 from hdmlib.experiments.record import Record, load_record
 from hdmlib.experiments.store import RECORD
+from hdmlib.experiments.trained import OF_RUN
 from hdmlib.experiments.training import BEST, best_epoch
 from hdmlib.files import write_atomically
-from hdmlib.inference import OF_RUN, Network, open_network, run_folder
+from hdmlib.inference import Network, open_network, run_folder
 from hdmlib.models.hub import NONE
 from hdmlib.paths import expanded
 from hdmlib.reader import IMAGENET_MEAN, IMAGENET_STD, Decoded

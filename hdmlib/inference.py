@@ -26,14 +26,13 @@ from hdmlib.data.crops import Region, invert, transform
 from hdmlib.data.intake import FARTHEST
 from hdmlib.data.photos import LONGEST_SIDE, PHOTO_ENDINGS, read_image, remembered_header, rgb_of
 from hdmlib.experiments.engine import build_reader, frame_of
-from hdmlib.experiments.record import load_record
-from hdmlib.experiments.store import ARTEFACTS, RECORD
-from hdmlib.experiments.training import BEST
+from hdmlib.experiments.store import RECORD
+from hdmlib.experiments.trained import OF_RUN, TrainedRun, run_of
 from hdmlib.models.checkpoints import CheckpointError, load_weights
 from hdmlib.models.registry import build_model, warn_if_edited
 from hdmlib.paths import expanded, printable
 from hdmlib.reader import Reader
-from hdmlib.skeletons import Skeleton, plain_name, skeleton_from_names
+from hdmlib.skeletons import Skeleton, skeleton_from_names
 
 # https://..., also after pathlib has joined its slashes; C:/... is a path.
 ADDRESS = re.compile(r"[a-z][a-z0-9+.-]+:/", re.IGNORECASE)
@@ -41,10 +40,6 @@ ADDRESS = re.compile(r"[a-z][a-z0-9+.-]+:/", re.IGNORECASE)
 CROPS_AT_ONCE = 32
 # Characters of a pattern of file names.
 _WILD = frozenset("*?[")
-# In a run's identity, but not in its config.
-NOT_CONFIG = ("data", "recipe")
-# Weights that a run's record describes.
-OF_RUN = (ARTEFACTS["model"], BEST)
 
 
 @dataclass(frozen=True, eq=False)
@@ -144,11 +139,9 @@ def open_network(
     described = {
         "model": model, "input_size": input_size, "loss": loss, "loss_options": loss_options, "coordinates": coordinates
     }  # fmt: skip
-    if path.is_dir():
-        fields, joints = _of_run(path, described, skeleton)
-        weights = path / ARTEFACTS["model"]
-    elif (path.parent / RECORD).is_file() and path.is_file() and (path.name in OF_RUN or not any(described.values())):
-        (fields, joints), weights = _of_run(path.parent, described, skeleton), path  # such as the best epoch's
+    run = run_of(path, described=any(described.values()))
+    if run is not None:
+        (fields, joints), weights = _of_run(run, described, skeleton), run.weights
     else:
         (fields, joints), weights = _of_file(path, described, skeleton), path
     overrides = {"decoder": decoder, "flip_test": flip_test}
@@ -181,26 +174,22 @@ def run_folder(checkpoint: Path) -> Path:
     return checkpoint.parent
 
 
-def _of_run(folder: Path, described: Mapping[str, Any], skeleton: Skeleton | None) -> tuple[dict[str, Any], Skeleton]:
+def _of_run(
+    run: TrainedRun, described: Mapping[str, Any], skeleton: Skeleton | None
+) -> tuple[dict[str, Any], Skeleton]:
     """The config's fields and the joints of a finished run."""
     repeated = [name for name, value in described.items() if value is not None]
     if repeated:
-        raise ValueError(f"{', '.join(repeated)}: given by the record in {folder}; leave it out for a run's folder")
-    for needed in (RECORD, ARTEFACTS["model"]):
-        if not (folder / needed).is_file():
-            raise FileNotFoundError(
-                f"{folder}: no {needed} in it; give the folder of a finished run, or a weights file"
-            )
-    record = load_record(folder / RECORD)
+        raise ValueError(f"{', '.join(repeated)}: given by the record in {run.folder}; leave it out for a run's folder")
+    record = run.record
     skeleton = skeleton or skeleton_from_names(record.joints, flip_pairs=record.flip_pairs, limbs=record.limbs or ())
-    if [plain_name(joint) for joint in skeleton.joints] != [plain_name(joint) for joint in record.joints]:
+    if not run.predicts(skeleton.joints):
         raise ValueError(
-            f"skeleton: {skeleton.name!r} has other joints than the run in {folder}, which predicts "
+            f"skeleton: {skeleton.name!r} has other joints than the run in {run.folder}, which predicts "
             f"{len(record.joints)}: {', '.join(record.joints)}; leave it out, or name these in this order"
         )
-    fields = {name: value for name, value in record.identity.items() if name not in NOT_CONFIG}
-    warn_if_edited(fields["model"], record.source, f"{folder}, which is used")
-    return fields, skeleton
+    warn_if_edited(run.fields["model"], record.source, f"{run.folder}, which is used")
+    return run.fields, skeleton
 
 
 def _of_file(path: Path, described: Mapping[str, Any], skeleton: Skeleton | None) -> tuple[dict[str, Any], Skeleton]:

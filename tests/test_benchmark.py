@@ -11,7 +11,15 @@ import torch
 from typer.testing import CliRunner
 
 from hdmlib import benchmark, published
-from hdmlib.benchmark import _detector, coco_results, evaluate, evaluate_coco, evaluate_mpii, mpii_scores
+from hdmlib.benchmark import (
+    _detector,
+    coco_results,
+    evaluate,
+    evaluate_coco,
+    evaluate_mpii,
+    evaluation_config,
+    mpii_scores,
+)
 from hdmlib.cli import app
 from hdmlib.config import ConfigError, make_config
 from hdmlib.data.coco import read_coco
@@ -22,6 +30,7 @@ from hdmlib.data.detections import read_detections
 from hdmlib.data.mpii import read_mpii
 from hdmlib.decoding import decode
 from hdmlib.experiments.prediction import predict_people
+from hdmlib.experiments.runs import run
 from hdmlib.heatmaps import gaussian_map
 from hdmlib.losses.suppliers import make_suppliers
 from hdmlib.metrics.oks import oks_ap
@@ -288,6 +297,55 @@ def test_published_rows_of_the_same_setting_only(coco):
     assert methods(make_config("coco_w32_256x192", loss="cross_entropy")) == []
 
 
+# --------------------------------------------------------------------------------------------------------- runs of ours
+
+
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory):
+    """A finished run that differs from every preset in model input, loss and decoder."""
+    config = make_config(
+        "smoke", loss="cross_entropy", decoder="mean", coordinates="udp", input_width=96, train_people=4, val_people=4,
+        epochs=1, device="cpu", run_dir=tmp_path_factory.mktemp("runs"),
+    )  # fmt: skip
+    return run(config, weights=True)
+
+
+@pytest.mark.parametrize("name", ["", "model.safetensors"])
+def test_a_run_is_evaluated_as_its_record_describes_it(coco, trained, name):
+    words = ["preset=coco_w32_256x192", f"data_root={coco}", f"checkpoint={trained.folder / name}", "val_split=val",
+             "workers=0", "device=cpu"]  # fmt: skip
+    result = CliRunner().invoke(app, ["evaluate", *words])
+    assert result.exit_code == 0, result.output
+    described = trained.config.model_copy(update={"dataset": "coco", "data_root": coco})
+    scores = str(evaluate_coco(described, trained.model())).splitlines()
+    assert result.output.splitlines() == scores
+    assert scores[0].startswith("hrnet_nano, input 96 x 64 (width x height); maps of cross_entropy, mean decoding, wi")
+
+
+def test_how_a_runs_maps_are_read_may_be_chosen_but_not_what_it_was_trained_with(coco, trained):
+    given = {"dataset": "coco", "data_root": coco, "checkpoint": trained.folder, "device": "cpu", "workers": 0}
+    chosen = evaluate(evaluation_config(**given, decoder="argmax", flip_test=True, input_width=96))
+    assert chosen.ours.note == "maps of cross_entropy, argmax decoding, with flip test"
+    for name, value in {"model": "hrnet_w32", "loss": "matching", "input_height": 96, "coordinates": "center"}.items():
+        with pytest.raises(ConfigError, match=f"^{name}: the run in .* was trained with {name}=.*; leave it out"):
+            evaluate(evaluation_config(**given, **{name: value}))
+    weights = given | {"checkpoint": trained.folder / "best.safetensors"}
+    with pytest.raises(ConfigError, match=r"^input_height, loss, coordinates: the run in"):
+        evaluate(make_config(**weights, input_width=96))
+
+
+def test_a_run_with_other_joints_than_the_data_is_refused(mpii, trained):
+    config = evaluation_config(dataset="mpii", data_root=mpii, val_split="valid", checkpoint=trained.folder)
+    with pytest.raises(DataError, match=r"^data_root: .* has other joints than the run in .* predicts 17: nose,"):
+        evaluate(config)
+
+
+def test_weights_in_a_runs_folder_that_are_described_are_not_taken_for_the_runs(trained):
+    other = checkpoint(trained.folder / "other.safetensors", 16)
+    assert evaluation_config(checkpoint=other).input_width == 96
+    assert evaluation_config("mpii_w32_256x256", checkpoint=other, loss="gaussian_mse").input_width == 256
+
+
 # --------------------------------------------------------------------------------------------------------- command line
 
 
@@ -307,6 +365,7 @@ def test_the_command_line_prints_the_scores_and_says_that_there_is_no_row(mpii, 
         ({"checkpoint": None}, "checkpoint: required by an evaluation"),
         ({"data_root": None}, "data_root: required by an evaluation"),
         ({"checkpoint": Path("nowhere.pth")}, r"checkpoint: no file .*nowhere\.pth"),
+        ({"checkpoint": Path(__file__).parent}, r"tests: no record\.json in it; give the folder of a finished run"),
         ({"val_people": 3}, "val_people, val_offset: the official evaluation is on the whole split"),
         ({"val_offset": 3}, "val_people, val_offset: the official evaluation is on the whole split"),
         ({"dataset": "synthetic"}, "dataset: set it to coco or mpii"),

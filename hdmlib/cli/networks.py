@@ -7,9 +7,10 @@ from typing import Annotated
 
 import typer
 
-from hdmlib.benchmark import evaluate
+from hdmlib.benchmark import evaluate, evaluation_config
 from hdmlib.cli.messages import one_line_errors, print_written
-from hdmlib.cli.words import config_from
+from hdmlib.cli.words import given_values
+from hdmlib.experiments.trained import files_of
 from hdmlib.export import export_onnx, model_card
 from hdmlib.extras import requires_extra
 from hdmlib.files import write_atomically
@@ -30,13 +31,15 @@ def evaluate_checkpoint(
 ) -> None:
     """Evaluate a checkpoint as COCO or MPII does, beside the published row of its setting.
 
-    Give loss=gaussian_mse for the checkpoints of HRNet and mmpose: the loss decides how heatmaps are read.
+    A run of yours, its folder or weights in it, is read as its record says; decoder and flip_test may be given. Give
+    loss=gaussian_mse for the checkpoints of HRNet and mmpose: the loss decides how heatmaps are read.
     """
     with one_line_errors():
-        config = config_from(values)
+        config = evaluation_config(**given_values(values))
         if to is not None:
             to = from_caller(to)
-            check_outputs([to], [path for path in (config.boxes, config.checkpoint) if path], overwrite=overwrite)
+            read = [*files_of(config.checkpoint or Path()), *([config.boxes] if config.boxes else [])]
+            check_outputs([to], read, overwrite=overwrite)
         report = evaluate(config, to=to, progress=progress)
     typer.echo(report)
 

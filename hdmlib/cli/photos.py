@@ -14,9 +14,8 @@ from typer.core import TyperCommand
 from hdmlib.boxes import PhotoBoxes, boxes_on, check_on_photos, read_boxes
 from hdmlib.cli.messages import FIGURE_ENDINGS, figure_files, one_line_errors, print_written
 from hdmlib.data.dataset import DataError
-from hdmlib.experiments.store import RECORD
+from hdmlib.experiments.trained import files_of
 from hdmlib.inference import (
-    OF_RUN,
     Network,
     PhotoPrediction,
     open_network,
@@ -81,8 +80,8 @@ def predict_photo(
         names = photo_names(photos)
         drawings = {} if draw is None else dict(zip(photos, drawing_paths(names, draw), strict=True))
         outputs = _Outputs(csv, json_file, drawings, to)
-        folder = run_folder(expanded(checkpoint))
-        read = [*photos, *([boxes] if boxes else []), checkpoint, *(folder / name for name in (RECORD, *OF_RUN))]
+        run_folder(expanded(checkpoint))
+        read = [*photos, *([boxes] if boxes else []), *files_of(expanded(checkpoint))]
         check_outputs(outputs.files(), read, overwrite=overwrite)
         people = _people_on(photos, image_ids(names), box or (), boxes, category)
         network = open_network(checkpoint)
