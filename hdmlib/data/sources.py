@@ -24,7 +24,7 @@ from hdmlib.data.coco_files import find_coco
 from hdmlib.data.dataset import DataError, PoseDataset
 from hdmlib.data.intake import DataWarning
 from hdmlib.data.layouts import NoAnnotations
-from hdmlib.data.mpii import RELEASE_FILE, find_mpii, read_mpii, truth_beside
+from hdmlib.data.mpii import RELEASE_FILE, ROW_TOLERANCE, find_mpii, read_mpii, truth_beside
 from hdmlib.data.origins import ORIGINS
 from hdmlib.data.photos import PHOTO_ENDINGS
 from hdmlib.presets import PUBLISHED_PRESETS
@@ -67,7 +67,7 @@ def open_data(config: Config, progress: Callable[..., Any] | None = None) -> Dat
 
     Raises:
         DataError: The folder, a file or a split is missing or wrong, the splits have different joints, or they share
-            photos.
+            people or, in COCO's format, photos.
         ConfigError: ``data_root`` is missing, or given for synthetic people.
     """
     if config.dataset == "synthetic":
@@ -82,8 +82,7 @@ def open_data(config: Config, progress: Callable[..., Any] | None = None) -> Dat
     check_folder(config, (config.train_split, config.val_split))
     train, val = (read_split(config, split) for split in (config.train_split, config.val_split))
     val = _same_joints(train, val)
-    if config.dataset == "coco":
-        _check_shared_photos(train, val)
+    _check_shared_photos(train, val, by_person=config.dataset == "mpii")
     train, val = _some(train, 0, config.train_people), _some(val, config.val_offset, config.val_people)
     return Data(_noisy(train, config), val, _fingerprint(train, val), _details(train, val))
 
@@ -124,39 +123,80 @@ def _same_joints(train: PoseDataset, val: PoseDataset) -> PoseDataset:
     return replace(val, skeleton=replace(theirs, flip_pairs=ours.flip_pairs or theirs.flip_pairs))
 
 
-def _check_shared_photos(train: PoseDataset, val: PoseDataset) -> None:
+def _check_shared_photos(train: PoseDataset, val: PoseDataset, *, by_person: bool) -> None:
     """Whether the network would be evaluated on photos that it has learned.
 
+    Args:
+        train, val: The splits.
+        by_person: Whether the splits divide people, who may share a photo, as in MPII's format.
+
     Raises:
-        DataError: If a photo is in both splits.
+        DataError: If a photo, or ``by_person`` a person, is in both splits.
 
     Warns:
-        DataWarning: If a validation photo has the name and the content of a training photo.
+        DataWarning: If a validation photo has the name and the content of a training photo, or ``by_person`` is one.
     """
-    folders = {path.parent: os.path.realpath(path.parent) for people in (train, val) for path in people.images}
-    seen = {(folders[path.parent], path.name) for path in train.images}
-    shared = [path for path in val.images if (folders[path.parent], path.name) in seen]
+    trained_on, places = set(_places(train)), dict(zip(val.images, _places(val), strict=True))
+    shared = [path for path, place in places.items() if place in trained_on]
+    others = [path for path, place in places.items() if place not in trained_on]
+    fresh = "validation needs photos that are not trained on"
+    remedy = f"{fresh}: remove them from one of the splits, or set train_split and val_split"
+    if shared and not by_person:
+        raise DataError(f"{train.name} and {val.name} share {len(shared)} photos, such as {shared[0]}; {remedy}")
     if shared:
-        raise DataError(
-            f"{train.name} and {val.name} share {len(shared)} photos, such as {shared[0]}; validation needs photos "
-            "that are not trained on: remove them from one of the splits, or set train_split and val_split"
+        if twice := _people_in_both(train, val):
+            first = val.image_path(twice[0])
+            raise DataError(f"{train.name} and {val.name} share {len(twice)} people, such as one on {first}; {remedy}")
+        _warn(
+            f"{train.name} and {val.name} show different people of {len(shared)} photos, such as {shared[0]}; {fresh}"
         )
-    names, alike = {path.name for path in val.images}, defaultdict(list)
+    if copies := _copies(train, others):
+        _warn(
+            f"{val.name}: {len(copies)} photos are copies of training photos, such as {copies[0]}; {fresh}: remove "
+            "them from one of the splits"
+        )
+
+
+def _warn(message: str) -> None:
+    warnings.warn(message, DataWarning, stacklevel=4)
+
+
+def _places(people: PoseDataset) -> list[tuple[str, str]]:
+    """Folder, without symbolic links, and name of each photo."""
+    folders = {folder: os.path.realpath(folder) for folder in {path.parent for path in people.images}}
+    return [(folders[path.parent], path.name) for path in people.images]
+
+
+def _people_in_both(train: PoseDataset, val: PoseDataset) -> list[int]:
+    """The validation people whose joints a training person on the same photo has, too."""
+    places, on_photo = _places(train), defaultdict(list)
+    for person, photo in enumerate(train.image_index):
+        on_photo[places[photo]].append(person)
+    places = _places(val)
+
+    def is_trained_on(person: int) -> bool:
+        others = on_photo.get(places[val.image_index[person]], [])
+        both = (val.visibility[person] > 0) & (train.visibility[others] > 0)
+        distances = np.linalg.norm(val.joints[person] - train.joints[others], axis=2)
+        return any(
+            shared.any() and np.median(far[shared]) <= ROW_TOLERANCE
+            for shared, far in zip(both, distances, strict=True)
+        )
+
+    return [person for person in range(len(val)) if is_trained_on(person)]
+
+
+def _copies(train: PoseDataset, photos: Sequence[Path]) -> list[Path]:
+    """Those photos that have the name and the content of a training photo."""
+    names, alike = {path.name for path in photos}, defaultdict(list)
     for path in train.images:
         if path.name in names:
             alike[path.name, path.stat().st_size].append(path)
-    copies = [
+    return [
         path
-        for path in val.images
+        for path in photos
         if any(filecmp.cmp(path, other, shallow=False) for other in alike.get((path.name, path.stat().st_size), ()))
     ]
-    if copies:
-        warnings.warn(
-            f"{val.name}: {len(copies)} photos are copies of training photos, such as {copies[0]}; validation needs "
-            "photos that are not trained on: remove them from one of the splits",
-            DataWarning,
-            stacklevel=3,
-        )
 
 
 def embedded_folder(config: Config, progress: Callable[..., Any] | None = None) -> Path:

@@ -1,5 +1,6 @@
 import json
 import shutil
+import warnings
 from pathlib import Path
 
 import cv2
@@ -7,9 +8,11 @@ import numpy as np
 import pytest
 from scipy.io import loadmat, savemat
 
+from hdmlib.config import make_config
 from hdmlib.data.dataset import DataError, PoseDataset
 from hdmlib.data.intake import DataWarning
 from hdmlib.data.mpii import RELEASE_FILE, read_mpii
+from hdmlib.data.sources import open_data
 
 ARRAYS = ("joints", "visibility", "boxes", "centres", "sizes", "areas", "annotation_ids", "image_ids", "image_index")
 
@@ -326,3 +329,21 @@ def test_real_people_from_both_formats(samples, tmp_path):
     np.testing.assert_allclose(from_hrnet.head_sizes, expected)
     np.testing.assert_allclose(from_mat.head_sizes, expected)
     assert expected[0] == pytest.approx(117.96, abs=0.01)
+
+
+def test_a_person_in_both_splits_is_refused_and_a_photo_of_different_people_is_reported(tmp_path):
+    people = rows(6)  # 0 and 1 share a photo, 2 and 3, 4 and 5
+    config = make_config("smoke", dataset="mpii", data_root=tmp_path, val_split="valid")
+    write_json(tmp_path, people[:3], "train")
+    write_json(tmp_path, people[3:])
+    with pytest.warns(DataWarning, match=r"show different people of 1 photos, such as .*1\.jpg") as caught:
+        open_data(config)
+    assert len(caught) == 1
+    write_json(tmp_path, people[:4], "train")
+    with pytest.raises(DataError, match=r"train and MPII valid.json valid share 1 people, such as one on .*1\.jpg"):
+        open_data(config)
+    write_json(tmp_path, [*people[4:], *people[:2]], "train")
+    write_json(tmp_path, people[2:4])
+    with warnings.catch_warnings():
+        warnings.simplefilter("error", DataWarning)
+        open_data(config)
