@@ -194,9 +194,10 @@ def _checked(recipe: _Recipe) -> _Recipe:
 
 
 def _cannot_write(root: Path, error: OSError) -> CacheError:
+    place = "the environment variable HDMLIB_CACHE" if root == cache_dir() else "root (--to)"
     return CacheError(
-        f"cannot write the embedded people to {root} ({error}); point the environment variable HDMLIB_CACHE to a "
-        "folder that you can write to and that has room"
+        f"cannot write the embedded people to {root} ({error}); point {place} to a folder that you can write to and "
+        "that has room"
     )
 
 

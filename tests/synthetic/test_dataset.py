@@ -459,18 +459,20 @@ def test_a_disk_that_fails_midway_leaves_nothing(tmp_path, workers):
         os.rename(partial / "images", partial / "gone")
         yield from records
 
-    with pytest.raises(CacheError, match="HDMLIB_CACHE"):
+    with pytest.raises(CacheError, match="cannot write"):
         embedded_dataset(tmp_path, format="coco", train=40, val=1, size=48, workers=workers, progress=sabotage)
     assert kept(tmp_path) == []
 
 
-def test_a_cache_that_cannot_be_written_names_folder_and_remedy(tmp_path):
+def test_a_place_that_cannot_be_written_is_named_with_what_chose_it(monkeypatch, tmp_path):
     blocked = tmp_path / "file"
     blocked.write_text("not a folder")
-    with pytest.raises(CacheError, match=r"file.*HDMLIB_CACHE"):
-        embedded_dataset(blocked, format="coco", **SMALL)
-    with pytest.raises(CacheError, match=r"file.*HDMLIB_CACHE"):
-        embedded_dataset(blocked / "below", format="coco", **SMALL)
+    for place in (blocked, blocked / "below"):
+        with pytest.raises(CacheError, match=r"file.*; point root \(--to\) to a folder"):
+            embedded_dataset(place, format="coco", **SMALL)
+        monkeypatch.setenv("HDMLIB_CACHE", str(place))
+        with pytest.raises(CacheError, match=r"file.*; point the environment variable HDMLIB_CACHE to a folder"):
+            embedded_dataset(format="coco", **SMALL)
 
 
 def test_cache_dir_follows_the_environment(monkeypatch, tmp_path):
