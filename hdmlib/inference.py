@@ -269,7 +269,7 @@ def predict(
 def photos_of(name: str | os.PathLike[str]) -> list[Path]:
     """The photo files that a path, a folder or a pattern with ``*``, ``?`` or ``[]`` stands for, in the order of names.
 
-    A name that is there is no pattern.
+    A name that is there is no pattern, nor is the name of a folder in front of one.
 
     Raises:
         FileNotFoundError: Nothing is there.
@@ -277,11 +277,12 @@ def photos_of(name: str | os.PathLike[str]) -> list[Path]:
     """
     path = expanded(name)
     is_pattern = bool(_WILD & set(str(name))) and not path.exists() and not ADDRESS.match(str(name))
-    matches = sorted(glob.glob(str(path), recursive=True)) if is_pattern else []
+    matches = _matches(path) if is_pattern else []
     if is_pattern and not matches:
-        raise FileNotFoundError(f"image: nothing fits the pattern {path}; capitals count, and ** is any folders")
+        hint = "capitals count, ** is any folders, and [78] is 7 or 8"
+        raise FileNotFoundError(f"image: nothing fits the pattern {path}; {hint}")
     # a pattern may also match folders without photos
-    files = [file for match in map(Path, matches) for file in (_photos_below(match) if match.is_dir() else [match])]
+    files = [file for match in matches for file in (_photos_below(match) if match.is_dir() else [match])]
     # `**` matches a folder and also what is in it
     photos = list(dict.fromkeys(photo for file in files or matches or [name] for photo in _photo_files(file)))
     _check_readable(photos)
@@ -289,6 +290,12 @@ def photos_of(name: str | os.PathLike[str]) -> list[Path]:
         if printable(photo) != str(photo):
             raise ValueError(f"image: {printable(photo)}: its name is not UTF-8, so it cannot be written; rename it")
     return photos
+
+
+def _matches(pattern: Path) -> list[Path]:
+    """What fits a pattern, in the order of names; its leading folders that are there are taken as they are written."""
+    there = next(folder for folder in pattern.parents if folder.is_dir() or folder == pattern.parents[-1])
+    return [there / name for name in sorted(glob.glob(str(pattern.relative_to(there)), root_dir=there, recursive=True))]
 
 
 def _photos(image: str | os.PathLike[str] | NDArray[np.uint8] | Image.Image) -> Sequence[Path | NDArray[np.uint8]]:

@@ -132,8 +132,15 @@ def test_a_pattern_names_photos(smoke, photos, tmp_path):
 
 
 def test_a_pattern_that_nothing_fits_is_told_from_a_name(photos):
-    with pytest.raises(FileNotFoundError, match=r"nothing fits the pattern .*\*\.JPEG; capitals count"):
+    with pytest.raises(FileNotFoundError, match=r"nothing fits the pattern .*\*\.JPEG; capitals count.* \[78\] is"):
         photos_of(str(photos / "*.JPEG"))
+
+
+def test_a_folder_in_front_of_a_pattern_may_have_brackets_in_its_name(photos, monkeypatch):
+    trip = photos.rename(photos.with_name("trip [2024]"))
+    monkeypatch.chdir(trip.parent)
+    for folder in (trip, trip.relative_to(trip.parent)):
+        assert photos_of(folder / "00[78].jpg") == [folder / "007.jpg", folder / "008.jpg"]
 
 
 def test_a_pattern_with_two_stars_names_each_photo_once(photos):
@@ -155,7 +162,8 @@ def test_a_box_in_quotes_is_four_numbers(smoke, photos, tmp_path):
 def test_several_boxes_on_the_command_line_in_either_spelling(smoke, photos, tmp_path):
     expected = predict(photos / "007.jpg", [[10, 12, 60, 70], [-5, 30, 80, 90]], checkpoint=smoke.folder)[0].joints
     first, second = ["--box", 10, 12, 60, 70], ["--box", -5, 30, 80, 90]
-    for number, words in enumerate([[*first, *second], ["--box", "10,12,60,70", "--box=-5,30,80,90"]]):
+    joined, spaced = ["--box", "10,12,60,70", "--box=-5,30,80,90"], [*first, "--box", "-5,", "30,", "80,", "90"]
+    for number, words in enumerate([[*first, *second], joined, spaced]):
         out = tmp_path / f"{number}.csv"
         code, output = call("predict", photos / "007.jpg", "--checkpoint", smoke.folder, *words, "--csv", out)
         assert code == 0, output
@@ -456,6 +464,8 @@ def test_weights_without_a_record_are_refused_by_name(smoke, photos, tmp_path):
         (["--to", "one.png"], "to: draws one photo"),
         (["--boxes", "missing.json"], "cannot read missing.json"),
         (["--box", 1, 2, 30], "box: needs four numbers, as in --box 120 40 210 480"),
+        (["--box", 1, 2, 30, "--csv", "o.csv"], "box: needs four numbers, as in --box 120 40 210 480, got '1 2 30'"),
+        (["--box", 1, "two", 30, 40], "box: needs four numbers, as in --box 120 40 210 480, got '1'"),
         (["--box", 1, 2, 30, 0], "has no area"),
         (["--box", 9000, 2, 30, 40], "lies outside the photo"),
         (["--category", "dog"], "category: is one of the file of boxes"),

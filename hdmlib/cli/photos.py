@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from itertools import takewhile
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -47,7 +48,10 @@ class SeveralBoxes(TyperCommand):
         while rest:
             words.append(rest.pop(0))
             if words[-1] == "--box" and rest and len(rest[0].replace(",", " ").split()) == 1:
-                words.append(",".join(rest[:4]))
+                numbers = list(takewhile(_is_number, rest[:4]))
+                with one_line_errors():
+                    _box(" ".join(numbers))  # at once: a number too few, and the next word would be taken for it
+                words.append(",".join(numbers))
                 rest = rest[4:]
         return super().parse_args(ctx, words)
 
@@ -184,6 +188,14 @@ def _people_on(
         ]
     check_on_photos(photos, found)
     return found
+
+
+def _is_number(word: str) -> bool:
+    try:
+        float(word.strip(","))
+    except ValueError:
+        return False
+    return True
 
 
 def _box(word: str) -> list[float]:
