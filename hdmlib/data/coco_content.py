@@ -103,7 +103,7 @@ def read_content(files: CocoFiles, split: str, category: str | None) -> Content:
     keys = ("images", "annotations", "categories")
     if not isinstance(content, dict) or not all(isinstance(content.get(key), list) for key in keys):
         raise DataError(f"{path} is not a COCO annotation file: it needs the lists {', '.join(keys)}")
-    categories = _categories(path, content["categories"], category)
+    categories = _categories(path, content["categories"], category, log)
     skeleton = _skeleton(path, categories, log)
     photos, annotations = _photos(content["images"]), content["annotations"]
     if files.divided:
@@ -169,10 +169,23 @@ def _part(photos: dict, annotations: list, split: str) -> tuple[dict, list]:
 
 
 def _with_joints(categories: list) -> list[dict]:
-    return [c for c in categories if isinstance(c, dict) and isinstance(c.get("keypoints"), list) and c["keypoints"]]
+    return [c for c in categories if isinstance(c, dict) and c.get("keypoints")]
 
 
-def _categories(path: Path, entries: list, wanted: str | None) -> list[dict]:
+def _joint_names(path: Path, category: dict, log: IntakeLog) -> list[object]:
+    """The names of a category's joints; of joints that are objects, the ``name`` of each."""
+    joints = category["keypoints"] if isinstance(category["keypoints"], list) else [None]
+    names = [joint.get("name") if isinstance(joint, dict) else joint for joint in joints]
+    label = str(category.get("name"))[:40]
+    if not all(type(name) in (str, int) for name in names):
+        found = json.dumps(category["keypoints"])[:40]
+        raise DataError(f"{path}: bad category {label!r}: keypoints must be a list of names, got {found}")
+    if names != joints:
+        log.note(f"keypoints of category {label!r} are objects, not names: the name of each is read")
+    return names
+
+
+def _categories(path: Path, entries: list, wanted: str | None, log: IntakeLog) -> list[dict]:
     """The categories to read: all with the wanted name, else all with joints, which must then be the same."""
     found = _with_joints(entries)
     names = ", ".join(dict.fromkeys(str(c.get("name"))[:40] for c in found))
@@ -181,6 +194,7 @@ def _categories(path: Path, entries: list, wanted: str | None) -> list[dict]:
     if wanted is not None and not any(c.get("name") == wanted for c in found):
         raise DataError(f"{path}: no category {wanted!r} with keypoints; category=NAME can be {names}")
     chosen = [c for c in found if wanted in (None, c.get("name"))]
+    chosen = [{**c, "keypoints": _joint_names(path, c, log)} for c in chosen]
     if len({tuple(plain_name(joint) for joint in c["keypoints"]) for c in chosen}) > 1:
         raise DataError(f"{path}: the categories {names} have different joints; choose one with category=NAME")
     if unnumbered := [c for c in chosen if id_key(c.get("id")) is None]:

@@ -311,6 +311,21 @@ def test_categories_with_different_joints_are_chosen_by_name(tmp_path):
         read_coco(tmp_path, "train", category="fish")
 
 
+def test_joints_that_are_objects_are_called_by_their_names(tmp_path):
+    joints = [{"id": number, "name": name} for number, name in enumerate(NAMES)]
+    write(tmp_path, [annotation()], [category(keypoints=joints)])
+    with pytest.warns(DataWarning, match="keypoints of category 'cow' are objects, not names: the name of each is re"):
+        skeleton = read_coco(tmp_path, "train").skeleton
+    assert (skeleton.joints, skeleton.flip_pairs) == (tuple(NAMES), ((1, 2),))
+
+
+@pytest.mark.parametrize("joints", [",".join(NAMES), [{"id": 0}], [{"name": None}], ["snout", None], {"0": "snout"}, 4])
+def test_joints_without_names_are_refused(tmp_path, joints):
+    write(tmp_path, [annotation()], [category(keypoints=joints)])
+    with pytest.raises(DataError, match=r"train\.json: bad category 'cow': keypoints must be a list of names, got "):
+        read_coco(tmp_path, "train")
+
+
 @pytest.mark.parametrize(
     ("limbs", "expected"),
     [
