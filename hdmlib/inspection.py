@@ -62,7 +62,7 @@ class SplitReport:
         """The report as text."""
         lines = [f"split {self.split}: {self.annotations or 'no annotation file'}"]
         if self.people is None:
-            return [*lines, f"  error: {self.error}"]
+            return [*lines, *f"  error: {self.error}".splitlines()]
         people = self.people
         lines += [f"  photos in {self.photos}", f"  {len(people)} people on {len(people.images)} photos"]
         sides = np.sort(people.boxes[:, 2:].max(axis=1))
@@ -100,7 +100,9 @@ class Inspection:
         return int(bool(self.remarks) or any(report.remarks for report in self.splits))
 
     def __str__(self) -> str:
-        lines = [line for report in self.splits for line in report.lines()]
+        lines: list[str] = []
+        for report in self.splits:  # what is wrong with the folder is said once
+            lines += [line for line in report.lines() if report.people is not None or line not in lines]
         if self.readable:
             lines += _joint_lines(self.readable)
         lines += self.remarks

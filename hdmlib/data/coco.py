@@ -47,7 +47,7 @@ def read_coco(
     """
     files = find_coco(root, split)
     content = read_content(files, split, category)
-    photos = PhotoFolder(Path(root), files.photos, files.annotations.parent, split)
+    photos = PhotoFolder(Path(root), files.photos, files.annotations.parent, None if files.divided else split)
     log, people, seen = content.log, [], set()
     for number, annotation in zip(content.ids, content.annotations, strict=True):
         try:

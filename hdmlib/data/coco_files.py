@@ -7,10 +7,15 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from hdmlib.data.layouts import (
+    ONE_IN,
     NoAnnotations,
     check_split,
     find_annotations,
+    first_byte,
     glob_any_case,
+    has_word,
+    json_files,
+    json_files_in_words,
     names_a_split,
     only,
     split_names,
@@ -70,8 +75,26 @@ def find_coco(root: Path | str, split: str) -> CocoFiles:
     if annotations := _unsplit(root, split):
         folders = (root / "images" / "default", root / "images", root / "data")
         return CocoFiles(annotations, next((f for f in folders if f.is_dir()), annotations.parent), divided=True)
-    tried = ", ".join(pattern.format(split=split) for pattern in _PATTERNS)
-    raise NoAnnotations(f"no COCO annotations of split {split!r} in {root}; looked for {tried}, and for a single file")
+    files = json_files(root)
+    what = f"{json_files_in_words(files)}: {_remedy(root, split, files)}"
+    raise NoAnnotations(f"no COCO annotations of split {split!r} in {root}\n  {what}")
+
+
+def _remedy(root: Path, split: str, files: list[Path]) -> str:
+    """What to do with the JSON files of a folder of which none is the annotation of a split."""
+    if any(file.suffix == ".gz" for file in files):
+        return "unpack the .gz files (gunzip)"
+    deeper = [file.parts for file in files if len(file.parts) == 3 and "annotations" in "/".join(file.parts[1:])]
+    if roots := [root / parts[0] for parts in deeper if not names_a_split(root / parts[0], root)]:
+        return f"give {roots[0]} as the dataset's folder"
+    named = [file for file in files if names_a_split(root / file, root)]
+    part = next((part for part in ("train", "val") if part in split_names(split)), None)
+    if part and len(named) == 1 and first_byte(root / named[0]) == b"{":
+        return f"rename {named[0]} to annotations.json, and one photo in {ONE_IN} is kept for validation"
+    place = "name the file of each split annotations/SPLIT.json"
+    if part and any(has_word(str(file), name) for file in named for name in split_names("test")):
+        return f"{place}, or pass {part}_split=test"
+    return place
 
 
 def _photo_folder(root: Path, split: str, annotations: Path) -> Path:
@@ -98,7 +121,8 @@ def _unsplit(root: Path, split: str) -> Path | None:
 
 
 def _bytes(path: Path) -> bytes:
+    """The content of a file, that of UTF-16 without the zeros between ASCII letters."""
     try:
-        return path.read_bytes()
+        return path.read_bytes().replace(b"\0", b"")
     except OSError:
         return b""

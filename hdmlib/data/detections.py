@@ -46,7 +46,7 @@ def read_detections(root: Path | str, split: str, boxes: Path | str, *, category
         DataError: If files are missing or of another format, or no box lies on a photo of the split.
     """
     files = find_coco(root, split)
-    photos = PhotoFolder(Path(root), files.photos, files.annotations.parent, split)
+    photos = PhotoFolder(Path(root), files.photos, files.annotations.parent, None if files.divided else split)
     content, log, boxes = read_content(files, split, category), IntakeLog(), Path(boxes)
     entries = load_json(boxes)
     if not isinstance(entries, list) or not all(isinstance(entry, dict) and "bbox" in entry for entry in entries):

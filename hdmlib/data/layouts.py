@@ -84,7 +84,7 @@ def only(found: list[Path], root: Path, split: str, opening: bytes) -> Path:
         DataError: If several can.
     """
     if len(found) > 1:
-        found = [path for path in found if _first_byte(path) == opening] or found
+        found = [path for path in found if first_byte(path) == opening] or found
     if len(found) > 1:
         names = ", ".join(str(path.relative_to(root)) for path in found)
         raise DataError(
@@ -93,9 +93,22 @@ def only(found: list[Path], root: Path, split: str, opening: bytes) -> Path:
     return found[0]
 
 
-def _first_byte(path: Path) -> bytes:
+def first_byte(path: Path) -> bytes:
+    """The first character of a JSON file, behind its byte order mark; in UTF-16 zeros are around it."""
     with path.open("rb") as file:
-        return file.read(64).removeprefix(b"\xef\xbb\xbf").lstrip()[:1]
+        return file.read(64).replace(b"\0", b"").lstrip(b"\xef\xbb\xbf\xff\xfe \t\r\n")[:1]
+
+
+def json_files(root: Path) -> list[Path]:
+    """The JSON files, packed ones too, in a folder and up to two folders below, as seen from it."""
+    patterns = (folder + name for folder in ("", "*/", "*/*/") for name in ("*.json", "*.json.gz"))
+    return [path.relative_to(root) for pattern in patterns for path in sorted(root.glob(pattern))]
+
+
+def json_files_in_words(files: Sequence[Path]) -> str:
+    """What :func:`json_files` has found, the first four by name."""
+    more = f" and {len(files) - 4} more" if len(files) > 4 else ""
+    return f"found {', '.join(map(str, files[:4])) or 'no JSON file'}{more}"
 
 
 def in_part(photo: str, split: str) -> bool:

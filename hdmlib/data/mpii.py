@@ -17,7 +17,7 @@ import numpy as np
 from hdmlib.data.assembly import assemble
 from hdmlib.data.dataset import DataError, Person, PoseDataset
 from hdmlib.data.intake import FARTHEST, HEAD_BOX_FACTOR, IntakeLog, LeaveOut, as_floats, load_json, numbers
-from hdmlib.data.layouts import NoAnnotations, check_split, find_annotations
+from hdmlib.data.layouts import NoAnnotations, check_split, find_annotations, json_files, json_files_in_words
 from hdmlib.data.photos import PhotoFolder
 from hdmlib.skeletons import MPII_16
 
@@ -52,7 +52,8 @@ def find_mpii(root: Path | str, split: str) -> tuple[Path, Path]:
     releases = sorted(path for pattern in (RELEASE_FILE, f"*/{RELEASE_FILE}") for path in root.glob(pattern))
     if annotations is None and not releases:
         tried = ", ".join([*(pattern.format(split=split) for pattern in patterns), RELEASE_FILE])
-        raise NoAnnotations(f"no MPII annotations of split {split!r} in {root}; looked for {tried}")
+        found = json_files_in_words(json_files(root))
+        raise NoAnnotations(f"no MPII annotations of split {split!r} in {root}\n  {found}; looked for {tried}")
     annotations = annotations or releases[0]
     images = root / "images"
     return annotations, images if images.is_dir() else annotations.parent

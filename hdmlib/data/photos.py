@@ -175,10 +175,11 @@ class PhotoFolder:
         root: The dataset's folder; no file outside it is ever opened, except through links that lie in it.
         folder: Where the photos of this file are expected.
         beside: The folder of the annotation file.
-        split: The split that they belong to: a folder of another split is never searched for a missing photo.
+        split: The split that they belong to: a folder of another split is never searched for a missing photo. ``None``
+            for a file that holds all splits.
     """
 
-    def __init__(self, root: Path, folder: Path, beside: Path, split: str) -> None:
+    def __init__(self, root: Path, folder: Path, beside: Path, split: str | None) -> None:
         self._split = split
         self.folder = folder
         self._root = root
@@ -237,6 +238,8 @@ class PhotoFolder:
 
     @cached_property
     def _other_splits(self) -> frozenset[str]:
+        if self._split is None:
+            return frozenset()
         return frozenset(name for group in SYNONYMS for name in group) - set(split_names(self._split))
 
     def _of_another_split(self, path: Path, known: int) -> bool:

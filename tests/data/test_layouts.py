@@ -14,6 +14,7 @@ from hdmlib.data.dataset import DataError
 from hdmlib.data.intake import DataWarning
 from hdmlib.data.layouts import has_word, in_part
 from hdmlib.data.sources import open_data
+from hdmlib.inspection import inspect_dataset
 
 NAMES = ["tip", "left_wing", "right_wing"]
 CATEGORY = {"id": 1, "name": "kite", "keypoints": NAMES}
@@ -149,6 +150,62 @@ def test_a_file_of_one_split_is_not_divided(tmp_path):
     write(tmp_path / "notes.json", ["1.png"])
     with pytest.raises(DataError, match="no COCO annotations of split 'val'"):
         find_coco(tmp_path, "val")
+
+
+@pytest.mark.parametrize(
+    ("files", "told"),
+    [
+        (["annotations/train.json"], "rename annotations/train.json to annotations.json, and one photo in 5 is kept"),
+        (["train.json", "test.json"], "found test.json, train.json: name the file of each .*, or pass val_split=test"),
+        (["train.json.gz", "val.json.gz"], r"found train.json.gz, val.json.gz: unpack the .gz files"),
+        (["ds0/annotations/all.json"], "found ds0/annotations/all.json: give .*/ds0 as the dataset's folder"),
+        (["v1/train/_annotations.coco.json", "v1/valid/_annotations.coco.json"], "give .*/v1 as the dataset's folder"),
+        (["labels/train.json", "labels/val.json"], "name the file of each split annotations/SPLIT.json"),
+        ([], "found no JSON file: name the file of each split annotations/SPLIT.json"),
+        ([f"train/{i}.json" for i in range(6)], "found train/0.json, .*, train/3.json and 2 more"),
+    ],
+)  # fmt: skip
+def test_what_lies_there_in_place_of_a_split_is_named_with_what_to_do(tmp_path, files, told):
+    for name in files:
+        write(tmp_path / name, ["1.png"])
+    with pytest.raises(DataError, match=rf"no COCO annotations of split 'val' in .*\n  .*{told}"):
+        find_coco(tmp_path, "val")
+
+
+def test_a_lone_split_renamed_as_advised_is_divided(tmp_path):
+    names = [f"{i}.png" for i in range(20)]
+    write(tmp_path / "train" / "_annotations.coco.json", names)
+    for name in names:
+        write_photo(tmp_path / "train" / name)
+    with pytest.raises(DataError, match=r"rename train/_annotations\.coco\.json to annotations\.json"):
+        data(tmp_path)
+    (tmp_path / "train" / "_annotations.coco.json").rename(tmp_path / "annotations.json")
+    with pytest.warns(DataWarning, match="one file for all splits"):
+        both = data(tmp_path)
+    assert len(both.train) + len(both.val) == 20
+
+
+def test_what_a_folder_lacks_for_both_splits_is_said_once(tmp_path):
+    write(tmp_path / "annotations" / "train.json.gz", ["1.png"])
+    found = str(inspect_dataset(make_config("smoke", dataset="coco", data_root=tmp_path)))
+    assert (found.count("no COCO annotations of split"), found.count("unpack")) == (2, 1)
+
+
+def test_one_file_in_utf16_is_found_and_read(tmp_path):
+    names = [f"{i}.png" for i in range(20)]
+    write(tmp_path / "result.json", names)
+    (tmp_path / "predictions.json").write_text("[]", encoding="utf-16")
+    (tmp_path / "result.json").write_text((tmp_path / "result.json").read_text(), encoding="utf-16")
+    for name in names:
+        write_photo(tmp_path / "images" / name)
+    with pytest.warns(DataWarning, match=r"COCO result\.json: one file for all splits"):
+        data(tmp_path)
+
+
+def test_of_several_files_in_utf16_the_annotations_are_taken(tmp_path):
+    for name, text in {"val_a": " {}", "val_results": "[]"}.items():
+        (tmp_path / f"{name}.json").write_text(text, encoding="utf-16")
+    assert find_coco(tmp_path, "val").annotations.stem == "val_a"
 
 
 @pytest.mark.parametrize(

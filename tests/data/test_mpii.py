@@ -285,7 +285,7 @@ def test_bad_annotation_file_is_named(tmp_path, content, message):
 
 
 def test_bad_release_is_named(tmp_path):
-    with pytest.raises(DataError, match=rf"no MPII annotations of split 'train' .*{RELEASE_FILE}"):
+    with pytest.raises(DataError, match=rf"(?s)no MPII annotations of split 'train' .*{RELEASE_FILE}"):
         read_mpii(tmp_path, "train")
     savemat(tmp_path / RELEASE_FILE, {"other": 1})
     with pytest.raises(DataError, match="holds no RELEASE with annolist and img_train"):
