@@ -142,7 +142,12 @@ def as_floats(value: object) -> np.ndarray | None:
 
 
 def positive(value: object, limit: float = FARTHEST) -> float | None:
-    """``value`` as a positive finite number up to ``limit``, else ``None``."""
+    """``value``, also where it is text, as a positive finite number up to ``limit``, else ``None``."""
+    if isinstance(value, str):
+        try:
+            value = float(value)
+        except ValueError:
+            return None
     if isinstance(value, int | float) and not isinstance(value, bool) and 0 < value <= limit:
         return float(value)
     return None

@@ -30,7 +30,7 @@ def oriented(path: Path, code: int, size: tuple[int, int] = (64, 48)) -> None:
     Image.fromarray(NOISE).resize(size).save(path, exif=exif.tobytes(), quality=95)
 
 
-def write(root: Path, size: tuple[int, int] | None, file: str = "1.jpg") -> Path:
+def write(root: Path, size: tuple[int | str, int | str] | None, file: str = "1.jpg") -> Path:
     """Annotations of one photo with one person."""
     photo = {"id": 1, "file_name": file} | ({"width": size[0], "height": size[1]} if size else {})
     person = {"id": 7, "image_id": 1, "category_id": 1, "bbox": [4, 4, 30, 30], "area": 900, "iscrowd": 0}
@@ -75,6 +75,13 @@ def test_a_photo_is_turned_where_its_annotated_size_requires_it(tmp_path, code):
         warnings.simplefilter("error")
         people = read_coco(write(tmp_path, (64, 48)), "train")  # annotated as stored, which settles it
     assert people.upright == frozenset()
+
+
+def test_a_size_in_text_settles_the_orientation(tmp_path):
+    oriented(tmp_path / "1.jpg", 6)
+    with pytest.warns(DataWarning, match="mended: 1 photo turned upright by its EXIF orientation"):
+        people = read_coco(write(tmp_path, ("48", "64.0")), "train")
+    assert people.upright == frozenset(people.images)
 
 
 @pytest.mark.parametrize(("code", "size"), [(3, (64, 48)), (2, (64, 48)), (6, (48, 48)), (6, None)])
