@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from hdmlib.data.annotation import category_key, is_crowd
+from hdmlib.data.annotation import categories_called, category_key, is_crowd
 from hdmlib.data.dataset import DataError
 from hdmlib.data.intake import DataWarning, as_floats, id_key, load_json
 from hdmlib.data.photos import PathEnds
@@ -188,7 +188,8 @@ def _read_categories(path: Path, present: set[Any], known: Mapping[Any, dict], w
     """The ids of the categories to read, of those that are present."""
     labels = {key: str(known.get(key, {}).get("name", key)) for key in present}
     if wanted is not None:
-        chosen = {key for key, label in labels.items() if wanted in (label, str(key))}
+        entries = [known.get(key, {"id": key}) for key in present]
+        chosen = {id_key(one["id"]) for one in categories_called(entries, wanted)}
     else:
         chosen = {key for key in present if known.get(key, {}).get("keypoints")} or present
     if not chosen or (wanted is None and chosen == present and len(present) > 1):

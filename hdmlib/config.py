@@ -100,7 +100,7 @@ class Config(BaseModel):
     # --- data
     dataset: DatasetName = Field("synthetic", description="synthetic: the embedded people; coco, mpii: by format")
     data_root: Path | None = Field(None, description="folder of the dataset; not needed for synthetic")
-    category: str | None = Field(None, description="coco: the category to read, where several have joints of their own")
+    category: str | None = Field(None, description="coco: name or id of the category, if several have joints")
     train_split: str = Field("train", min_length=1, description="name of the training split")
     val_split: str = Field("val", min_length=1, description="name of the validation split")
     train_people: int | None = Field(None, ge=1, le=MOST, description="how many to train on, the first ones; None: all")

@@ -311,6 +311,8 @@ def test_of_several_categories_one_is_read(tmp_path):
     assert read_boxes(file, "3").photos[1].boxes.tolist() == [[3, 0, 5, 5]]
     with pytest.raises(DataError, match="category"):
         read_boxes(file, "dog")
+    named_3 = written_boxes(tmp_path, {"annotations": entries, "categories": [people | {"name": "3"}, cars]})
+    assert read_boxes(named_3, "3").photos[1].boxes.tolist() == [[1, 0, 5, 5]]  # a name comes before an id
     file = written_boxes(tmp_path, {"annotations": entries, "categories": [people | {"keypoints": ["nose"]}, cars]})
     assert read_boxes(file).photos[1].boxes.tolist() == [[1, 0, 5, 5]]
 

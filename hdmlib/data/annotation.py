@@ -70,6 +70,12 @@ def category_key(annotation: Mapping[str, Any], only: object) -> int | str | Non
     return id_key(only if category is None else category)
 
 
+def categories_called(categories: Sequence[dict[str, Any]], wanted: str) -> list[dict[str, Any]]:
+    """The entries of ``categories`` whose name is ``wanted``; where none has that name, those whose id it is."""
+    named = [one for one in categories if str(one.get("name")) == wanted]
+    return named or [one for one in categories if id_key(one.get("id")) == id_key(wanted)]
+
+
 def mended(annotation: Mapping[str, Any], joint_count: int, *, photo_size: Sequence[float] = ()) -> MendedAnnotation:
     """One annotation with what is missing taken from what is there.
 

@@ -34,8 +34,8 @@ def read_coco(
     Args:
         root: The dataset's folder, see :func:`find_coco`.
         split: Which split.
-        category: Name of the category to read, where several have joints of their own; categories with the same joints
-            are read together.
+        category: Name or id of the category to read, where several have joints of their own; categories with the same
+            joints are read together.
         strict: Leave out people without area or with an empty box, as HRNet does on COCO itself; else both are taken
             from the box or the joints.
 

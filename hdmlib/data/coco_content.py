@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from hdmlib.data.annotation import category_key
+from hdmlib.data.annotation import categories_called, category_key
 from hdmlib.data.coco_files import CocoFiles
 from hdmlib.data.dataset import DataError
 from hdmlib.data.intake import IntakeLog, LeaveOut, as_floats, id_key, load_json, number_ids, positive
@@ -186,17 +186,19 @@ def _joint_names(path: Path, category: dict, log: IntakeLog) -> list[object]:
 
 
 def _categories(path: Path, entries: list, wanted: str | None, log: IntakeLog) -> list[dict]:
-    """The categories to read: all with the wanted name, else all with joints, which must then be the same."""
+    """The categories to read: those of the wanted name or id, else all with joints, which must then be the same."""
     found = _with_joints(entries)
     names = ", ".join(dict.fromkeys(str(c.get("name"))[:40] for c in found))
     if not found:
         raise DataError(f"{path}: no category has 'keypoints'; take the keypoints file, or export the joints' names")
-    if wanted is not None and not any(c.get("name") == wanted for c in found):
+    chosen = found if wanted is None else categories_called(found, wanted)
+    if not chosen:
         raise DataError(f"{path}: no category {wanted!r} with keypoints; category=NAME can be {names}")
-    chosen = [c for c in found if wanted in (None, c.get("name"))]
     chosen = [{**c, "keypoints": _joint_names(path, c, log)} for c in chosen]
     if len({tuple(plain_name(joint) for joint in c["keypoints"]) for c in chosen}) > 1:
-        raise DataError(f"{path}: the categories {names} have different joints; choose one with category=NAME")
+        raise DataError(
+            f"{path}: the categories {names} have different joints; choose one with category=NAME or its id"
+        )
     if unnumbered := [c for c in chosen if id_key(c.get("id")) is None]:
         raise DataError(f"{path}: bad category {str(unnumbered[0].get('name'))[:40]!r}: it needs an id")
     return chosen

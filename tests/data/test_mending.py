@@ -311,6 +311,13 @@ def test_categories_with_different_joints_are_chosen_by_name(tmp_path):
         read_coco(tmp_path, "train", category="fish")
 
 
+def test_a_category_is_chosen_by_its_name_or_else_by_its_id(tmp_path):
+    entries = [category(id=number, name=name, keypoints=[name]) for number, name in ((1, "cow"), (2, "3"), (3, "bird"))]
+    write(tmp_path, [annotation(n, category_id=n, keypoints=[9, 9, 2]) for n in (1, 2, 3)], entries)
+    for wanted, joint in (("cow", "cow"), ("1", "cow"), ("2", "3"), ("3", "3"), ("bird", "bird")):
+        assert read_coco(tmp_path, "train", category=wanted).skeleton.joints == (joint,)
+
+
 def test_joints_that_are_objects_are_called_by_their_names(tmp_path):
     joints = [{"id": number, "name": name} for number, name in enumerate(NAMES)]
     write(tmp_path, [annotation()], [category(keypoints=joints)])
