@@ -6,7 +6,7 @@ import re
 import unicodedata
 import warnings
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -15,10 +15,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from hdmlib.data.annotation import categories_called, category_key, is_crowd
+from hdmlib.data.coco_content import annotated_size
 from hdmlib.data.dataset import DataError
 from hdmlib.data.intake import DataWarning, as_floats, id_key, load_json
-from hdmlib.data.photos import PathEnds
-from hdmlib.inference import check_boxes, upright_size
+from hdmlib.data.photos import PathEnds, remembered_header
+from hdmlib.inference import check_boxes
 
 ImageId = int | str
 _Box = tuple[NDArray[np.float64], float, ImageId]  # the box, its score and its category
@@ -34,13 +35,15 @@ class PhotoBoxes:
         image_id: The photo's id as the file has it, ``None`` if it has none.
         photo_size: Its width and height as the file has them, ``None`` if it has none.
         categories: The category id of each box as the file has it; empty for boxes of no file, whose category is 1.
+        upright: Whether the pixels are those of the photo turned by its EXIF orientation, not those that it stores.
     """
 
     boxes: NDArray[np.float64]
     scores: NDArray[np.float64]
     image_id: ImageId | None = None
-    photo_size: tuple[int, int] | None = None
+    photo_size: tuple[float, float] | None = None
     categories: tuple[ImageId, ...] = ()
+    upright: bool = True
 
 
 @dataclass(frozen=True, eq=False)
@@ -130,7 +133,7 @@ def read_boxes(path: Path, category: str | None = None) -> BoxFile:
             np.array([box for box, _, _ in rows]).reshape(-1, 4),
             np.array([score for _, score, _ in rows]),
             given_ids[key],
-            _size(by_id.get(key, {})),
+            annotated_size(by_id.get(key, {})),
             tuple(given_kind for _, _, given_kind in rows),
         )
         for key, rows in found.items()
@@ -203,11 +206,6 @@ def _image_of(entry: Mapping[str, Any]) -> ImageId | None:
     return id_key(entry.get("file_name")) if key is None else key
 
 
-def _size(image: Mapping[str, Any]) -> tuple[int, int] | None:
-    width, height = id_key(image.get("width")), id_key(image.get("height"))
-    return (width, height) if isinstance(width, int) and isinstance(height, int) and width > 0 < height else None
-
-
 def _names(entries: Iterable[tuple[ImageId | None, Mapping[str, Any]]]) -> dict[tuple[str, ...], ImageId]:
     """The parts of each photo's name, or of an id that is a path -> its id."""
     named = [(key, name) for key, entry in entries if isinstance(name := _name_of(entry), str)]
@@ -249,20 +247,47 @@ def boxes_on(photos: Sequence[Path], file: BoxFile) -> list[PhotoBoxes]:
     return [nobody if entry is None else entry for entry in found]
 
 
+def as_annotated(photos: Sequence[Path], given: Sequence[PhotoBoxes], file: Path) -> list[PhotoBoxes]:
+    """The boxes of a file, each photo's in upright or in stored pixels by the rule of datasets' readers:
+    :meth:`hdmlib.data.photos.PhotoHeader.turned_for`.
+
+    Raises:
+        ValueError: Boxes were made for a photo of another size; the message names it.
+
+    Warns:
+        DataWarning: Once, if the file does not settle it for some photos.
+    """
+    found, unsettled = [], []
+    for photo, entry in zip(photos, given, strict=True):
+        header, annotated = remembered_header(photo), entry.photo_size
+        if annotated is not None and annotated not in (header.size, header.upright_size):
+            raise ValueError(
+                f"{photo}: is {header.size[0]} x {header.size[1]} pixels, but its boxes are for "
+                f"{annotated[0]:g} x {annotated[1]:g}; use the photo that was annotated"
+            )
+        turned = header.turned_for(annotated)
+        if turned is None and len(entry.boxes):
+            unsettled.append(photo)
+        found.append(replace(entry, upright=bool(turned)))
+    if unsettled:
+        warnings.warn(
+            f"{file}: width and height do not settle the EXIF orientation of {len(unsettled)} photos (the first: "
+            f"{unsettled[0]}): read as stored, not turned; if the boxes are on the upright photos, save these turned",
+            DataWarning,
+            stacklevel=2,
+        )
+    return found
+
+
 def check_on_photos(photos: Sequence[Path], given: Sequence[PhotoBoxes]) -> None:
     """Check boxes against the headers of their photos, before a network runs.
 
     Raises:
-        ValueError: A box lies outside of its photo, or was made for a photo of another size; the message names it.
+        ValueError: A box lies outside of its photo; the message names it.
     """
     for photo, entry in zip(photos, given, strict=True):
-        size = upright_size(photo)
-        if entry.photo_size not in (None, size):
-            raise ValueError(
-                f"{photo}: is {size[0]} x {size[1]} pixels when upright, but its boxes are for "
-                f"{entry.photo_size[0]} x {entry.photo_size[1]}; use the photo that was annotated, its pixels upright"
-            )
+        header = remembered_header(photo)
         try:
-            check_boxes(entry.boxes, size)
+            check_boxes(entry.boxes, header.upright_size if entry.upright else header.size)
         except ValueError as error:
             raise ValueError(f"{photo}: {error}") from None

@@ -63,7 +63,7 @@ class PhotoPrediction:
 
     Attributes:
         path: The photo's file, ``None`` if it came as an array.
-        photo: (H, W, 3) uint8 RGB, upright.
+        photo: (H, W, 3) uint8 RGB, as it was read: upright, or as stored.
         boxes: (N, 4) x, y, width, height.
         joints: (N, K, 2) as (x, y).
         confidence: (N, K), as :class:`hdmlib.reader.Reading` defines it.
@@ -221,16 +221,16 @@ def predict(
     boxes: ArrayLike | None = None,
     *,
     checkpoint: str | os.PathLike[str] | Network,
+    upright: bool = True,
     **settings: Any,
 ) -> list[PhotoPrediction]:
     """Find the joints of people on a photo, or on each photo in and below a folder.
 
-    A photo file is turned upright by its EXIF orientation (readers of datasets do so where the annotated size asks for
-    it); boxes and joints are in the pixels of the upright photo.
+    Boxes and joints are in pixels of the upright photo, or with ``upright=False`` of the photo as it is stored.
 
     Args:
         image: A file, a folder of photos, an array (H, W, 3) uint8 RGB or (H, W) uint8 grey, or a picture of PIL, which
-            is read like a file: upright, and white where it is transparent. Web addresses are refused.
+            is read like a file: white where it is transparent. Web addresses are refused.
         boxes: (N, 4), or (4,) for one person, x, y, width, height in pixels, as annotation files have them; they may
             reach beyond the photo and are clipped to it as HRNet clips a dataset's: right and below to the last pixel,
             x + width - 1; one that begins left of the photo or above it is moved onto it. (Those of a ``PoseDataset``
@@ -238,6 +238,8 @@ def predict(
             ``None``.
         checkpoint: A run's folder, a file of weights, or the result of :func:`open_network`, which is read once for
             many calls.
+        upright: Whether a file or a picture of PIL is turned by its EXIF orientation. COCO's annotations are in stored
+            pixels.
         **settings: Arguments of :func:`open_network`: the description of a file of weights, ``flip_test``, ``device``.
 
     Returns:
@@ -249,7 +251,7 @@ def predict(
         CheckpointError: The weights cannot be read or do not fit.
         ValueError: The image cannot be used, a box is empty or lies outside the photo, or as :func:`open_network`.
     """
-    photos = _photos(image)
+    photos = _photos(image, upright)
     if boxes is not None and isinstance(image, str | os.PathLike) and expanded(image).is_dir():
         raise ValueError("boxes: belong to one photo; for a folder call predict for each photo with its boxes")
     if isinstance(checkpoint, Network):
@@ -263,7 +265,7 @@ def predict(
             "checkpoint: a run's folder, a file of weights, or the result of open_network is needed, got "
             f"{type(checkpoint).__name__}"
         )
-    return [_predict_photo(network, photo, boxes) for photo in photos]
+    return [_predict_photo(network, photo, boxes, upright) for photo in photos]
 
 
 def photos_of(name: str | os.PathLike[str]) -> list[Path]:
@@ -298,11 +300,13 @@ def _matches(pattern: Path) -> list[Path]:
     return [there / name for name in sorted(glob.glob(str(pattern.relative_to(there)), root_dir=there, recursive=True))]
 
 
-def _photos(image: str | os.PathLike[str] | NDArray[np.uint8] | Image.Image) -> Sequence[Path | NDArray[np.uint8]]:
+def _photos(
+    image: str | os.PathLike[str] | NDArray[np.uint8] | Image.Image, upright: bool
+) -> Sequence[Path | NDArray[np.uint8]]:
     """The photos as arrays or checked paths: an unusable file is reported before the network runs."""
     if isinstance(image, Image.Image):
         try:
-            image = rgb_of(ImageOps.exif_transpose(image))
+            image = rgb_of(ImageOps.exif_transpose(image) if upright else image)
         except ValueError as error:
             raise ValueError(f"image: {error}") from None
     if isinstance(image, np.ndarray):
@@ -404,10 +408,12 @@ def _regions(boxes: NDArray[np.float64], photo: NDArray[np.uint8]) -> tuple[NDAr
     return box_region(np.array(clipped, np.float64).reshape(-1, 4))
 
 
-def _predict_photo(network: Network, source: Path | NDArray[np.uint8], boxes: ArrayLike | None) -> PhotoPrediction:
+def _predict_photo(
+    network: Network, source: Path | NDArray[np.uint8], boxes: ArrayLike | None, upright: bool
+) -> PhotoPrediction:
     """Crop each box, read the crops, and map the joints back to the photo."""
     path = source if isinstance(source, Path) else None
-    photo = read_image(source, upright=True) if isinstance(source, Path) else source
+    photo = read_image(source, upright=upright) if isinstance(source, Path) else source
     config, (height, width) = network.config, photo.shape[:2]
     checked = check_boxes([[0, 0, width, height]] if boxes is None else boxes, (width, height))
     frame = frame_of(config)

@@ -91,7 +91,7 @@ def image_ids(names: Sequence[str]) -> list[int]:
 
 
 def joint_rows(found: PhotoPrediction, name: str) -> list[JointRow]:
-    """A row per joint: photo, number of the person on it, joint, x and y in pixels of the upright photo, confidence."""
+    """A row per joint: photo, number of the person on it, joint, x and y in pixels of ``found.photo``, confidence."""
     return [
         (name, person, joint, x, y, sure)
         for person, (joints, confidence) in enumerate(zip(found.joints, found.confidence, strict=True))

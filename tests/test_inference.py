@@ -166,6 +166,10 @@ def test_a_photo_that_lies_on_its_side_is_turned_upright(smoke, tmp_path):
     Image.fromarray(np.rot90(upright)).save(tmp_path / "phone.png", exif=exif)
     [found] = predict(tmp_path / "phone.png", checkpoint=smoke.folder)
     np.testing.assert_array_equal(found.photo, upright)
+    with Image.open(tmp_path / "phone.png") as opened:
+        for image in (tmp_path / "phone.png", opened):
+            [found] = predict(image, checkpoint=smoke.folder, upright=False)
+            np.testing.assert_array_equal(found.photo, np.rot90(upright))
 
 
 def test_heat_lies_where_the_cells_are_on_the_photo(smoke, photo, boxes):

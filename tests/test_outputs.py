@@ -6,21 +6,24 @@ import shutil
 import subprocess
 import sys
 import unicodedata
+import warnings
 from dataclasses import replace
 
 import cv2
 import numpy as np
 import pandas as pd
 import pytest
+from PIL import Image
 from typer.testing import CliRunner
 
 from hdmlib import predict
-from hdmlib.boxes import PhotoBoxes, boxes_on, read_boxes
+from hdmlib.boxes import PhotoBoxes, as_annotated, boxes_on, read_boxes
 from hdmlib.cli import app
 from hdmlib.cli.photos import _box
 from hdmlib.config import make_config
 from hdmlib.data.dataset import DataError
 from hdmlib.data.intake import DataWarning
+from hdmlib.data.photos import read_image
 from hdmlib.experiments import run
 from hdmlib.inference import photos_of
 from hdmlib.metrics.oks import oks_ap
@@ -495,6 +498,38 @@ def test_boxes_of_other_photos_are_refused_before_anything_is_predicted(smoke, p
     assert code == 2
     assert message in output
     assert "007.jpg\n" not in output  # the first photo's joints
+
+
+@pytest.mark.parametrize(
+    ("orientation", "size", "upright"),
+    [(3, (128, 96), False), (2, (128, 96), False), (6, None, False), (6, (128, 96), False), (6, (96, 128), True)],
+)
+def test_boxes_of_a_file_are_on_the_photo_as_its_dataset_is_read(smoke, photos, tmp_path, orientation, size, upright):
+    exif, photo = Image.Exif(), photos / "007.jpg"
+    exif[0x0112] = orientation
+    Image.open(photo).save(tmp_path / "turned.jpg", exif=exif, quality=95)
+    (tmp_path / "turned.jpg").replace(photo)
+    image = {"id": 1, "file_name": "007.jpg"} | ({"width": size[0], "height": size[1]} if size else {})
+    file = written_boxes(tmp_path, {"images": [image], "annotations": [{"image_id": 1, "bbox": [10, 12, 60, 70]}]})
+    words = ["--boxes", file, "--csv", tmp_path / "out.csv"]
+    code, output = call("predict", photo, "--checkpoint", smoke.folder, *words)
+    assert code == 0, output
+    assert read_image(photo).shape == (96, 128, 3)
+    [expected] = predict(read_image(photo, upright=upright), [10, 12, 60, 70], checkpoint=smoke.folder)
+    np.testing.assert_allclose(pd.read_csv(tmp_path / "out.csv")[["x", "y"]], expected.joints[0], atol=1e-3)
+
+
+def test_an_orientation_that_the_file_of_boxes_does_not_settle_is_reported(tmp_path):
+    exif = Image.Exif()
+    exif[0x0112] = 3
+    Image.new("RGB", (64, 48)).save(tmp_path / "1.jpg", exif=exif)
+    given = PhotoBoxes(np.array([[1.0, 2, 3, 4]]), np.ones(1), photo_size=(64, 48))
+    with pytest.warns(DataWarning, match=r"b\.json: .* of 1 photos \(the first: .*1\.jpg\): read as stored"):
+        [found] = as_annotated([tmp_path / "1.jpg"], [given], tmp_path / "b.json")
+    assert not found.upright
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        as_annotated([tmp_path / "1.jpg"], [replace(given, boxes=np.zeros((0, 4)))], tmp_path / "b.json")
 
 
 def test_a_box_is_cropped_as_an_annotated_one(smoke, tmp_path):

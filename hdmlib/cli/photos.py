@@ -12,7 +12,7 @@ import numpy as np
 import typer
 from typer.core import TyperCommand
 
-from hdmlib.boxes import PhotoBoxes, boxes_on, check_on_photos, read_boxes
+from hdmlib.boxes import PhotoBoxes, as_annotated, boxes_on, check_on_photos, read_boxes
 from hdmlib.cli.messages import FIGURE_ENDINGS, figure_files, one_line_errors, print_written
 from hdmlib.data.dataset import DataError
 from hdmlib.experiments.trained import files_of
@@ -64,7 +64,7 @@ def predict_photo(
         typer.Option(metavar="X Y W H", help="a person, in pixels; repeat it for several; without it the whole photo"),
     ] = None,
     boxes: Annotated[
-        Path | None, typer.Option(help="a COCO file of boxes, annotations or detections, for all people and photos")
+        Path | None, typer.Option(help="a COCO file of boxes, annotations or detections; joints are in its pixels")
     ] = None,
     category: Annotated[str | None, typer.Option(help="name or id of the category of the file to read")] = None,
     csv: Annotated[Path | None, typer.Option(help="write a row a joint here")] = None,
@@ -134,7 +134,7 @@ class _Outputs:
         try:
             for photo, name, given in zip(photos, names, people, strict=True):
                 try:
-                    [found] = predict(photo, given.boxes, checkpoint=network)
+                    [found] = predict(photo, given.boxes, checkpoint=network, upright=given.upright)
                 except DataError as error:  # its header is sound, the rest is not
                     errors.append(error)
                     typer.echo(f"warning: left out: {error}", err=True)
@@ -172,7 +172,7 @@ def _people_on(
         if words:
             raise ValueError("box, boxes: give one of them")
         known = read_boxes(file, category)
-        found = boxes_on(photos, known)
+        found = as_annotated(photos, boxes_on(photos, known), file)
         used, there = sum(len(one.boxes) for one in found), sum(len(one.boxes) for one in known.photos.values())
         if used < there:
             typer.echo(f"warning: {used} of the {there} boxes in {file} are on these photos", err=True)

@@ -78,18 +78,17 @@ def _check(person: Person, photos: PhotoFolder, upright: set[Path], log: IntakeL
         header, annotated = photos.header(path), person.photo_size
         if header.problem:
             raise LeaveOut(header.problem, _REMEDIES[header.problem].format(path))
-        turned = header.upright_size
-        if annotated is not None and annotated not in (header.size, turned):
+        if annotated is not None and annotated not in (header.size, header.upright_size):
             found, stated = (f"{width:g} x {height:g}" for width, height in (header.size, annotated))
             raise LeaveOut("photo of another size than annotated", f"{path} is {found}, its annotation has {stated}")
     except LeaveOut as fault:
         return fault
-    if header.orientation != 1:
-        if annotated is None or turned == header.size:
-            log.mend(_AMBIGUOUS, person.annotation_id)
-        elif annotated == turned:
-            upright.add(path)
-            log.mend(_UPRIGHT, person.annotation_id)
+    turned = header.turned_for(annotated)
+    if turned is None:
+        log.mend(_AMBIGUOUS, person.annotation_id)
+    elif turned:
+        upright.add(path)
+        log.mend(_UPRIGHT, person.annotation_id)
     return path
 
 

@@ -58,6 +58,15 @@ class PhotoHeader:
         width, height = self.size
         return (height, width) if self.orientation >= 5 else (width, height)
 
+    def turned_for(self, annotated: tuple[float, float] | None) -> bool | None:
+        """Whether annotations that give the photo this width and height are in pixels of the upright photo, not in
+        stored ones; ``None`` where the size does not settle it: the photo is then read as stored."""
+        if self.orientation == 1:
+            return False
+        if annotated is None or self.upright_size == self.size:
+            return None
+        return annotated == self.upright_size
+
 
 def remembered_header(path: Path) -> PhotoHeader:
     """:func:`inspect_photo`, once for a file that stays as it is: but for JPEG it decodes the whole photo."""
