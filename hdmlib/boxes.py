@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import filecmp
+import os
 import re
 import unicodedata
 import warnings
@@ -53,40 +55,52 @@ class BoxFile:
     Attributes:
         path: The file.
         photos: Id -> boxes of that photo.
-        names: The parts of each photo's name -> the photo's id.
+        names: The parts of each photo's name, and the photo's id.
         nameless: The ids of photos whose name is not in the file.
     """
 
     path: Path
     photos: Mapping[ImageId, PhotoBoxes]
-    names: Mapping[tuple[str, ...], ImageId]
+    names: Sequence[tuple[tuple[str, ...], ImageId]]
     nameless: frozenset[ImageId]
 
     @cached_property
-    def _ends(self) -> PathEnds[ImageId]:
-        return PathEnds(self.names.items())
+    def _ends(self) -> PathEnds[tuple[tuple[str, ...], ImageId]]:
+        return PathEnds((parts, (parts, key)) for parts, key in self.names)
 
     def of(self, photo: Path) -> PhotoBoxes | None:
         """The entry of a photo: the one whose name shares the most with the end of its path, at least the file's name,
         else the nameless one whose id is that, with or without its ending; ``None`` if there is none.
 
+        A name with a folder that the path lacks is taken for that of a photo that was moved, unless it shares no more
+        than another name does, or another photo lies where the name leads from the photo's own folders.
+
         Raises:
-            DataError: Several names share as much.
+            DataError: Several photos of the file have the photo's name.
         """
         return self.fit(photo)[1]
 
     def fit(self, photo: Path) -> tuple[int, PhotoBoxes | None]:
         """How many folders and files of its name a photo's entry shares with the photo's path, and :meth:`of`."""
+        shared, key = self._named(photo)
+        if key is None:
+            key = next((key for name in (photo.stem, photo.name) if (key := id_key(name)) in self.nameless), None)
+        return shared, None if key is None else self.photos.get(key)
+
+    def _named(self, photo: Path) -> tuple[int, ImageId | None]:
+        """How many parts a photo's path shares with the name that fits it, and that name's id."""
         shared, best = 0, []
         for path in (photo, photo.with_suffix("")):  # some tools leave the ending out
             shared, best = next(self._ends.sharing(_parts(str(path.absolute()))), (0, []))
             if best:
                 break
-        if len(best) > 1:
-            raise DataError(f"{self.path}: {len(best)} of its photos fit {photo}; write file_name with its folder")
-        by_id = (key for name in (photo.stem, photo.name) if (key := id_key(name)) in self.nameless)
-        key = best[0] if best else next(by_id, None)
-        return shared, None if key is None else self.photos.get(key)
+        whole = {key for parts, key in best if len(parts) == shared}
+        if len(whole) > 1:
+            raise DataError(f"{self.path}: {len(whole)} of its photos have the name of {photo}; give each its own")
+        if not whole and any(_leads_elsewhere(parts, shared, photo) for parts, _ in best):
+            return 0, None
+        fitting = whole or {key for _, key in best}
+        return shared, fitting.pop() if len(fitting) == 1 else None
 
 
 def read_boxes(path: Path, category: str | None = None) -> BoxFile:
@@ -141,7 +155,7 @@ def read_boxes(path: Path, category: str | None = None) -> BoxFile:
     named = [(key, by_id[key]) for key in found if key in by_id]
     ids = ((key if (key := _image_of(entry)) is None else first.get(key, key), entry) for entry in entries)
     names = _names([*named, *ids])
-    nameless = photos.keys() - set(names.values())
+    nameless = photos.keys() - {key for _, key in names}
     return BoxFile(path, photos, names, frozenset(nameless))
 
 
@@ -206,10 +220,10 @@ def _image_of(entry: Mapping[str, Any]) -> ImageId | None:
     return id_key(entry.get("file_name")) if key is None else key
 
 
-def _names(entries: Iterable[tuple[ImageId | None, Mapping[str, Any]]]) -> dict[tuple[str, ...], ImageId]:
-    """The parts of each photo's name, or of an id that is a path -> its id."""
+def _names(entries: Iterable[tuple[ImageId | None, Mapping[str, Any]]]) -> list[tuple[tuple[str, ...], ImageId]]:
+    """The parts of each photo's name, or of an id that is a path, and its id."""
     named = [(key, name) for key, entry in entries if isinstance(name := _name_of(entry), str)]
-    return {_parts(name): key for key, name in named if key is not None}
+    return list(dict.fromkeys((_parts(name), key) for key, name in named if key is not None))
 
 
 def _name_of(entry: Mapping[str, Any]) -> object:
@@ -222,11 +236,18 @@ def _parts(name: str) -> tuple[str, ...]:
     return tuple(unicodedata.normalize("NFC", name).replace("\\", "/").strip("/").split("/"))
 
 
+def _leads_elsewhere(name: Sequence[str], shared: int, photo: Path) -> bool:
+    """Whether another photo lies where a name leads from a folder of the photo above those that the two share."""
+    folders = photo.absolute().parents[shared : len(name)]
+    places = (folder.joinpath(*name[-count:-1], photo.name) for count, folder in enumerate(folders, shared + 1))
+    return any(os.path.isfile(place) and not filecmp.cmp(place, photo, shallow=False) for place in places)
+
+
 def boxes_on(photos: Sequence[Path], file: BoxFile) -> list[PhotoBoxes]:
     """The boxes of each photo; none where the file has no entry for it, or another photo is nearer to that by its name.
 
     Raises:
-        DataError: The file has no entry for any of the photos, several that fit one, or one that fits several.
+        DataError: The file has no entry for any of the photos, several of one name, or one that fits several.
     """
     fits = [file.fit(photo) for photo in photos]
     nearest: dict[int, int] = {}
@@ -241,7 +262,7 @@ def boxes_on(photos: Sequence[Path], file: BoxFile) -> list[PhotoBoxes]:
                 "its folder, or predict them apart"
             )
     if file.photos and all(entry is None for entry in found):  # a detector may have found nobody
-        named = next((parts[-1] for parts in file.names), None) or next(iter(file.photos), "none")
+        named = next((parts[-1] for parts, _ in file.names), None) or next(iter(file.photos), "none")
         raise DataError(f"{file.path}: none of its photos (the first: {named}) is among the {len(photos)} given")
     nobody = PhotoBoxes(np.zeros((0, 4)), np.zeros(0))
     return [nobody if entry is None else entry for entry in found]

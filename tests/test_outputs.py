@@ -261,8 +261,31 @@ def test_photos_of_one_name_are_told_apart_by_their_folders(tmp_path):
     entries = [{"image_id": n, "bbox": [n, 0, 5, 5]} for n in range(2)]
     boxes = read_boxes(written_boxes(tmp_path, {"images": images, "annotations": entries}))
     assert [boxes.of(tmp_path / f"cam{n + 1}" / "1.jpg").boxes[0, 0] for n in range(2)] == [0, 1]
-    with pytest.raises(DataError, match=r"2 of its photos fit .*1\.jpg; write file_name with its folder"):
-        boxes.of(tmp_path / "cam3" / "1.jpg")
+    assert boxes.of(tmp_path / "cam3" / "1.jpg") is None  # neither is it
+
+
+def test_a_photo_in_another_folder_than_its_name_says_may_have_been_moved(tmp_path):
+    entries = [{"image_id": name, "bbox": [x, 0, 5, 5]} for name, x in (("raw/a/1.jpg", 1), ("raw/b/2", 2))]
+    boxes = read_boxes(written_boxes(tmp_path, entries))
+    for name in ("a/1.jpg", "1.jpg", "elsewhere/1.jpg", "elsewhere/2.png"):
+        assert boxes.of(tmp_path / name) is not None
+
+
+@pytest.mark.parametrize("name", ["a/1.jpg", "raw/a/1.jpg", "a/1"])
+def test_boxes_of_a_photo_that_lies_in_another_folder_are_not_used(tmp_path, name):
+    boxes = read_boxes(written_boxes(tmp_path, [{"image_id": 1, "file_name": name, "bbox": [1, 1, 20, 20]}]))
+    for folder in "abc":
+        (tmp_path / "raw" / folder).mkdir(parents=True)
+        (tmp_path / "raw" / folder / "1.jpg").write_text("b" if folder == "b" else "a")
+    found = [boxes.of(tmp_path / "raw" / folder / "1.jpg") for folder in "abc"]
+    assert [one is not None for one in found] == [True, False, True]  # the last is a copy of the first
+
+
+def test_several_photos_of_one_name_are_refused(tmp_path):
+    entries = [{"image_id": n, "file_name": "a.jpg", "bbox": [n, 0, 5, 5]} for n in (1, 2)]
+    boxes = read_boxes(written_boxes(tmp_path, entries))
+    with pytest.raises(DataError, match=r"2 of its photos have the name of .*a\.jpg; give each its own"):
+        boxes.of(tmp_path / "a.jpg")
 
 
 def test_boxes_of_many_videos_are_found_without_comparing_each_with_all(tmp_path, monkeypatch):
