@@ -5,7 +5,6 @@ from __future__ import annotations
 import filecmp
 import os
 import re
-import unicodedata
 import warnings
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -20,7 +19,7 @@ from hdmlib.data.annotation import categories_called, category_key, is_crowd
 from hdmlib.data.coco_content import annotated_size
 from hdmlib.data.dataset import DataError
 from hdmlib.data.intake import DataWarning, as_floats, id_key, load_json
-from hdmlib.data.photos import PathEnds, remembered_header
+from hdmlib.data.photos import PathEnds, last_parts, remembered_header
 from hdmlib.inference import check_boxes
 
 ImageId = int | str
@@ -55,17 +54,17 @@ class BoxFile:
     Attributes:
         path: The file.
         photos: Id -> boxes of that photo.
-        names: The parts of each photo's name, and the photo's id.
+        names: The parts of each photo's name, in each reading of :func:`hdmlib.data.photos.last_parts`, and its id.
         nameless: The ids of photos whose name is not in the file.
     """
 
     path: Path
     photos: Mapping[ImageId, PhotoBoxes]
-    names: Sequence[tuple[tuple[str, ...], ImageId]]
+    names: Sequence[tuple[Sequence[str], ImageId]]
     nameless: frozenset[ImageId]
 
     @cached_property
-    def _ends(self) -> PathEnds[tuple[tuple[str, ...], ImageId]]:
+    def _ends(self) -> PathEnds[tuple[Sequence[str], ImageId]]:
         return PathEnds((parts, (parts, key)) for parts, key in self.names)
 
     def of(self, photo: Path) -> PhotoBoxes | None:
@@ -91,7 +90,7 @@ class BoxFile:
         """How many parts a photo's path shares with the name that fits it, and that name's id."""
         shared, best = 0, []
         for path in (photo, photo.with_suffix("")):  # some tools leave the ending out
-            shared, best = next(self._ends.sharing(_parts(str(path.absolute()))), (0, []))
+            shared, best = next(self._ends.sharing(path.absolute().parts), (0, []))
             if best:
                 break
         whole = {key for parts, key in best if len(parts) == shared}
@@ -220,20 +219,15 @@ def _image_of(entry: Mapping[str, Any]) -> ImageId | None:
     return id_key(entry.get("file_name")) if key is None else key
 
 
-def _names(entries: Iterable[tuple[ImageId | None, Mapping[str, Any]]]) -> list[tuple[tuple[str, ...], ImageId]]:
+def _names(entries: Iterable[tuple[ImageId | None, Mapping[str, Any]]]) -> list[tuple[list[str], ImageId]]:
     """The parts of each photo's name, or of an id that is a path, and its id."""
-    named = [(key, name) for key, entry in entries if isinstance(name := _name_of(entry), str)]
-    return list(dict.fromkeys((_parts(name), key) for key, name in named if key is not None))
+    named = dict.fromkeys((name, key) for key, entry in entries if isinstance(name := _name_of(entry), str))
+    return [(parts, key) for name, key in named if key is not None for parts in last_parts(name)]
 
 
 def _name_of(entry: Mapping[str, Any]) -> object:
     name, key = entry.get("file_name"), entry.get("image_id")
     return key if name is None and isinstance(key, str) and re.search(r"[/\\]", key) else name
-
-
-def _parts(name: str) -> tuple[str, ...]:
-    """Folders and file of a path of any system; accents as single characters, which macOS takes apart."""
-    return tuple(unicodedata.normalize("NFC", name).replace("\\", "/").strip("/").split("/"))
 
 
 def _leads_elsewhere(name: Sequence[str], shared: int, photo: Path) -> bool:
@@ -262,8 +256,11 @@ def boxes_on(photos: Sequence[Path], file: BoxFile) -> list[PhotoBoxes]:
                 "its folder, or predict them apart"
             )
     if file.photos and all(entry is None for entry in found):  # a detector may have found nobody
-        named = next((parts[-1] for parts, _ in file.names), None) or next(iter(file.photos), "none")
-        raise DataError(f"{file.path}: none of its photos (the first: {named}) is among the {len(photos)} given")
+        named = next(("/".join(parts) for parts, _ in file.names), None) or next(iter(file.photos), "none")
+        raise DataError(
+            f"{file.path}: none of its photos (the first: {named}) is among the {len(photos)} given (the first: "
+            f"{photos[0]}); write file_name as the photo's path ends"
+        )
     nobody = PhotoBoxes(np.zeros((0, 4)), np.zeros(0))
     return [nobody if entry is None else entry for entry in found]
 

@@ -23,7 +23,7 @@ from hdmlib.cli.photos import _box
 from hdmlib.config import make_config
 from hdmlib.data.dataset import DataError
 from hdmlib.data.intake import DataWarning
-from hdmlib.data.photos import read_image
+from hdmlib.data.photos import PhotoFolder, read_image
 from hdmlib.experiments import run
 from hdmlib.inference import photos_of
 from hdmlib.metrics.oks import oks_ap
@@ -89,6 +89,7 @@ def test_photos_in_folders_below_are_found_and_boxes_elsewhere_are_counted(smoke
     (photos / "007.jpg").unlink()
     _, output = call("predict", photos, "--checkpoint", smoke.folder, *words[:2])
     assert "warning: 1 of the 3 boxes in" in output
+    assert "write file_name as the photo's path ends" in " ".join(output.split())
 
 
 @pytest.mark.parametrize(
@@ -279,6 +280,25 @@ def test_boxes_of_a_photo_that_lies_in_another_folder_are_not_used(tmp_path, nam
         (tmp_path / "raw" / folder / "1.jpg").write_text("b" if folder == "b" else "a")
     found = [boxes.of(tmp_path / "raw" / folder / "1.jpg") for folder in "abc"]
     assert [one is not None for one in found] == [True, False, True]  # the last is a copy of the first
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        "https://store.org/x%20y.jpg?sig=1",
+        "s3://bucket/x%20y%2Ejpg",
+        "/data/upload/1/1a2b3c4d-x y.jpg",
+        "/data/local-files/?d=photos/x%20y.jpg",
+        "..\\photos\\x y.jpg",
+        unicodedata.normalize("NFD", "é/x y.jpg"),
+    ],
+)
+def test_a_photo_is_found_by_the_names_that_the_reader_of_datasets_knows(tmp_path, name):
+    boxes = read_boxes(written_boxes(tmp_path, [{"file_name": name, "bbox": [1, 1, 20, 20]}]))
+    (tmp_path / "photos").mkdir()
+    (tmp_path / "photos" / "x y.jpg").touch()
+    assert PhotoFolder(tmp_path, tmp_path, tmp_path, "train").find(name) == tmp_path / "photos" / "x y.jpg"
+    assert boxes.of(tmp_path / "photos" / "x y.jpg") is not None
 
 
 def test_several_photos_of_one_name_are_refused(tmp_path):
@@ -510,7 +530,7 @@ def test_what_is_wrong_is_one_line_and_status_2(smoke, photos, words, message):
 @pytest.mark.parametrize(
     ("image", "bbox", "message"),
     [
-        ({"id": 1, "file_name": "7.jpg"}, [1, 2, 30, 40], "none of its photos"),
+        ({"id": 1, "file_name": "7.jpg"}, [1, 2, 30, 40], "none of its photos (the first: 7.jpg) is"),
         ({"id": 1, "file_name": "008.jpg"}, [1, 900, 30, 40], "008.jpg: boxes: number 0"),
         ({"id": 1, "file_name": "008.jpg", "width": 640, "height": 480}, [1, 2, 30, 40], "its boxes are for 640 x 480"),
     ],

@@ -175,7 +175,8 @@ def _people_on(
         found = as_annotated(photos, boxes_on(photos, known), file)
         used, there = sum(len(one.boxes) for one in found), sum(len(one.boxes) for one in known.photos.values())
         if used < there:
-            typer.echo(f"warning: {used} of the {there} boxes in {file} are on these photos", err=True)
+            remedy = "if more should be, write file_name as the photo's path ends"
+            typer.echo(f"warning: {used} of the {there} boxes in {file} are on these photos; {remedy}", err=True)
         if without := sum(not len(one.boxes) for one in found):
             typer.echo(f"{without} of {len(photos)} photos have no box, so nobody is looked for there", err=True)
     else:

@@ -225,7 +225,7 @@ class PhotoFolder:
             for place in self._places:
                 if os.path.exists(path := place / relative):
                     return path
-        readings = _last_parts(name)
+        readings = last_parts(name)
         best = next((found for parts in readings if (found := self._ending_in(self._files, parts))), [])
         if not best and not name.lower().endswith(PHOTO_ENDINGS):
             best = next((found for parts in readings if (found := self._ending_in(self._without_endings, parts))), [])
@@ -287,7 +287,7 @@ def _is_plain(name: str) -> bool:
     return bool(name) and name[0] != "/" and not re.search(r"\0|^[A-Za-z]+:|(^|/)\.\.(/|$)", name)
 
 
-def _last_parts(name: str) -> list[list[str]]:
+def last_parts(name: str) -> list[list[str]]:
     """The path parts that identify a photo, in the readings to try: as written, decoded, without an upload's prefix."""
     address = name.replace("\\", "/")
     readings = [address, unquote(address)]
