@@ -342,11 +342,11 @@ def _photo_files(image: str | os.PathLike[str]) -> list[Path]:
 
 
 def _check_readable(files: Sequence[Path]) -> None:
-    unusable = [(file, problem) for file in files if (problem := remembered_header(file).problem)]
+    unusable = [(file, header) for file in files if (header := remembered_header(file)).problem]
     if unusable:
-        listed = "; ".join(f"{file}: {problem}" for file, problem in unusable[:3])
+        listed = "; ".join(f"{file}: {header.problem} ({header.remedy})" for file, header in unusable[:3])
         more = f"; and {len(unusable) - 3} more" if len(unusable) > 3 else ""
-        raise ValueError(f"image: {listed}{more}; take them out, or restore them")
+        raise ValueError(f"image: {listed}{more}; or predict without {'them' if len(unusable) > 1 else 'it'}")
 
 
 def _photos_below(folder: Path) -> list[Path]:

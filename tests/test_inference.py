@@ -260,8 +260,13 @@ def test_images_that_are_none(smoke, photo, tmp_path):
         predict(tmp_path / "nothing.jpg", checkpoint=network)
     for number in range(4):
         (tmp_path / f"torn{number}.png").write_bytes(b"no photo")
-    with pytest.raises(ValueError, match=r"torn0\.png: photo unreadable.*; and \d more; take them out"):
+    with pytest.raises(ValueError, match=r"torn0\.png: photo unreadable.*; and \d more; or predict without them"):
         predict(tmp_path, checkpoint=network)
+    (tmp_path / "a.jpg").write_bytes(b"GIF89a")
+    Image.new("1", (2**15, 1)).save(tmp_path / "b.png")
+    for name, remedy in (("a.jpg", r"\(restore it, or convert it to JPEG or PNG\)"), ("b.png", r"\(make it smaller\)")):
+        with pytest.raises(ValueError, match=rf"{name}: photo [a-z ]+ {remedy}; or predict without it"):
+            predict(tmp_path / name, checkpoint=network)
     with pytest.raises(ValueError, match="for a folder call predict for each photo"):
         predict(photo.parent, [[0, 0, 9, 9]], checkpoint=network)
 

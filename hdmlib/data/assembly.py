@@ -13,11 +13,6 @@ from hdmlib.data.intake import IntakeLog, LeaveOut
 from hdmlib.data.photos import PhotoFolder
 from hdmlib.skeletons import Skeleton
 
-_REMEDIES = {
-    "photo missing": "restore {}",
-    "photo too large": "{}: make it smaller",
-    "photo unreadable or truncated": "restore {}, or convert it to JPEG or PNG",
-}
 _UPRIGHT = "photo turned upright by its EXIF orientation, as its annotated size requires"
 _AMBIGUOUS = "photo with an EXIF orientation that its annotated size does not settle: read as stored, not turned"
 
@@ -77,7 +72,7 @@ def _check(person: Person, photos: PhotoFolder, upright: set[Path], log: IntakeL
         path = photos.find(person.file_name)
         header, annotated = photos.header(path), person.photo_size
         if header.problem:
-            raise LeaveOut(header.problem, _REMEDIES[header.problem].format(path))
+            raise LeaveOut(header.problem, f"{path}: {header.remedy}")
         if annotated is not None and annotated not in (header.size, header.upright_size):
             found, stated = (f"{width:g} x {height:g}" for width, height in (header.size, annotated))
             raise LeaveOut("photo of another size than annotated", f"{path} is {found}, its annotation has {stated}")

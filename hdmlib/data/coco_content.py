@@ -81,9 +81,9 @@ class Content:
         Raises:
             LeaveOut: If its file cannot be read.
         """
-        header = photos.header(photos.find(photo.get("file_name")))
+        header = photos.header(path := photos.find(photo.get("file_name")))
         if header.problem:
-            raise LeaveOut(header.problem, f"restore the photo {photo.get('file_name')}")
+            raise LeaveOut(header.problem, f"{path}: {header.remedy}")
         self.log.mend("photo without width and height: those of the file", annotation)
         return header.size
 

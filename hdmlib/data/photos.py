@@ -35,6 +35,11 @@ PHOTO_ENDINGS = (".jpg", ".jpeg", ".png", ".bmp", ".tif", ".tiff", ".webp")
 LONGEST_SIDE = 2**15 - 2
 
 _ORIENTATION = 0x0112  # EXIF's tag
+_REMEDIES = {
+    "photo missing": "restore it",
+    "photo too large": "make it smaller",
+    "photo unreadable or truncated": "restore it, or convert it to JPEG or PNG",
+}
 T = TypeVar("T")
 
 
@@ -51,6 +56,11 @@ class PhotoHeader:
     problem: str | None
     size: tuple[int, int] = (0, 0)
     orientation: int = 1
+
+    @property
+    def remedy(self) -> str:
+        """What to do about the problem, if there is one."""
+        return _REMEDIES.get(self.problem or "", "")
 
     @property
     def upright_size(self) -> tuple[int, int]:

@@ -238,7 +238,8 @@ def test_unreadable_photo_is_left_out(tmp_path, suffix, how):
     cv2.imwrite(str(damaged), noise)
     corrupt(damaged, how)
     with pytest.warns(
-        DataWarning, match=rf"1 photo unreadable or truncated \(first: annotation 2: restore .*b{suffix}, or convert it"
+        DataWarning,
+        match=rf"1 photo unreadable or truncated \(first: annotation 2: .*b{suffix}: restore it, or convert",
     ):
         people = read_coco(tmp_path, "train")
     assert people.annotation_ids.tolist() == [1]
