@@ -9,6 +9,8 @@ from __future__ import annotations
 import glob
 import os
 import re
+import warnings
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -23,8 +25,9 @@ from PIL import Image, ImageOps
 from hdmlib.config import Config, make_config
 from hdmlib.data.annotation import box_region, clip_box
 from hdmlib.data.crops import Region, invert, transform
-from hdmlib.data.intake import FARTHEST
-from hdmlib.data.photos import LONGEST_SIDE, PHOTO_ENDINGS, read_image, remembered_header, rgb_of
+from hdmlib.data.intake import FARTHEST, DataWarning, listed
+from hdmlib.data.photos import LONGEST_SIDE, PHOTO_ENDINGS, files_below, read_image, remembered_header, rgb_of
+from hdmlib.errors import users_stacklevel
 from hdmlib.experiments.engine import build_reader, frame_of
 from hdmlib.experiments.store import RECORD
 from hdmlib.experiments.trained import OF_RUN, TrainedRun, run_of
@@ -344,19 +347,24 @@ def _photo_files(image: str | os.PathLike[str]) -> list[Path]:
 def _check_readable(files: Sequence[Path]) -> None:
     unusable = [(file, header) for file in files if (header := remembered_header(file)).problem]
     if unusable:
-        listed = "; ".join(f"{file}: {header.problem} ({header.remedy})" for file, header in unusable[:3])
+        first = "; ".join(f"{file}: {header.problem} ({header.remedy})" for file, header in unusable[:3])
         more = f"; and {len(unusable) - 3} more" if len(unusable) > 3 else ""
-        raise ValueError(f"image: {listed}{more}; or predict without {'them' if len(unusable) > 1 else 'it'}")
+        raise ValueError(f"image: {first}{more}; or predict without {'them' if len(unusable) > 1 else 'it'}")
 
 
 def _photos_below(folder: Path) -> list[Path]:
-    """The photo files in a folder and those below it, apart from hidden ones."""
-    named = (file for file in folder.rglob("*") if file.suffix.lower() in PHOTO_ENDINGS)
-    return sorted(
-        file
-        for file in named
-        if file.is_file() and not any(part.startswith(".") for part in file.relative_to(folder).parts)
-    )
+    """The photo files in a folder and those below it, apart from hidden ones; a warning counts the other files."""
+    files = sorted(files_below(folder, hidden=False))
+    photos = [file for file in files if file.suffix.lower() in PHOTO_ENDINGS]
+    others = Counter(file.suffix or "without ending" for file in files if file.suffix.lower() not in PHOTO_ENDINGS)
+    if others:
+        counts = listed(dict(others.most_common(5))) + (", ..." if len(others) > 5 else "")
+        warnings.warn(
+            f"{folder}: {others.total()} files are not read: {counts}; convert the photos among them to JPEG or PNG",
+            DataWarning,
+            stacklevel=users_stacklevel(),
+        )
+    return photos
 
 
 def upright_size(photo: Path) -> tuple[int, int]:

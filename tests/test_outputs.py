@@ -155,6 +155,28 @@ def test_a_pattern_with_two_stars_names_each_photo_once(photos):
     assert len(found) == len(photos_of(str(photos)))
 
 
+@pytest.mark.skipif(sys.platform == "win32", reason="links need a right there")
+def test_linked_folders_are_followed_and_a_dead_link_is_told(photos, tmp_path):
+    (photos / "back").symlink_to(photos, target_is_directory=True)
+    (tmp_path / "more").mkdir()
+    (photos / "008.jpg").rename(tmp_path / "more" / "008.jpg")
+    for name in ("a", "z", ".hidden"):
+        (photos / name).symlink_to(tmp_path / "more", target_is_directory=True)
+    assert photo_names(photos_of(photos)) == ["007.jpg", "009.jpg", "a/008.jpg"]
+    (photos / "010.jpg").symlink_to("nothing.jpg")
+    with pytest.raises(ValueError, match=r"010\.jpg: photo missing \(restore it\)"):
+        photos_of(photos)
+
+
+def test_files_of_other_endings_are_counted(photos):
+    for name in ("a.heic", "b.heic", "c.gif", ".DS_Store", "plain"):
+        (photos / name).touch()
+    told = r"4 files are not read: 2 \.heic, 1 \.gif, 1 without ending; convert the photos among them to JPEG"
+    with pytest.warns(DataWarning, match=told) as warned:
+        assert len(photos_of(photos)) == 3
+    assert len(warned) == 1
+
+
 def test_a_box_in_quotes_is_four_numbers(smoke, photos, tmp_path):
     assert _box("10 20 30 40") == _box("10,20,30,40") == [10, 20, 30, 40]
     words = ["--box", "10 12 60 70", "--csv", tmp_path / "out.csv"]

@@ -280,17 +280,24 @@ class PhotoFolder:
     @cached_property
     def _walked(self) -> list[Path]:
         """The files below the data folder, which is walked once, when a photo is not in its place."""
-        found: list[Path] = []
-        visited = set()
-        for folder, folders, files in os.walk(self._root, followlinks=True):
-            real = os.path.realpath(folder)
-            if real in visited:  # a link back up
-                folders.clear()
-                continue
-            visited.add(real)
-            folders.sort()
-            found += (Path(folder, file) for file in files)
-        return found
+        return files_below(self._root)
+
+
+def files_below(root: Path, *, hidden: bool = True) -> list[Path]:
+    """The files in a folder and those below it, perhaps without hidden ones; links to folders are followed, each folder
+    once."""
+    found: list[Path] = []
+    visited = set()
+    for folder, folders, files in os.walk(root, followlinks=True):
+        real = os.path.realpath(folder)
+        if real in visited:  # a link back up
+            folders.clear()
+            continue
+        visited.add(real)
+        folders[:] = sorted(name for name in folders if hidden or not name.startswith("."))
+        folders.sort(key=lambda name: os.path.islink(os.path.join(folder, name)))  # a file has its own path first
+        found += (Path(folder, name) for name in files if hidden or not name.startswith("."))
+    return found
 
 
 def _is_plain(name: str) -> bool:
