@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -18,7 +19,7 @@ from hdmlib.data.photos import PhotoFolder
 from hdmlib.skeletons import Skeleton, plain_name, skeleton_from_names
 
 
-def annotated_size(photo: dict) -> tuple[float, float] | None:
+def annotated_size(photo: Mapping[str, Any]) -> tuple[float, float] | None:
     """Width and height in pixels that an entry of ``images`` gives, if both are positive numbers."""
     width, height = positive(photo.get("width")), positive(photo.get("height"))
     return (width, height) if width and height else None
