@@ -123,9 +123,9 @@ def test_the_original_release_does_not_say_who_the_validation_people_are(tmp_pat
     assert missing(refusal("mpii_w32_256x256", tmp_path)) == expected
 
 
-def test_data_of_ones_own_is_told_the_names_that_were_tried_and_nothing_of_coco(tmp_path):
+def test_data_of_ones_own_is_told_how_to_name_its_files_and_nothing_of_coco(tmp_path):
     message = refusal("laptop", tmp_path, dataset="coco")
-    assert "annotations/*train*.json" in message
+    assert "found no JSON file: name the file of each split annotations/SPLIT.json" in message
     assert "cocodataset.org" not in message
 
 
