@@ -85,6 +85,7 @@ def _mpii_lines() -> list[str]:
     """Fig. 2 in MPII's format in Markdown, from the committed records."""
     runs, score = published_of(second_fig2_mpii()), "PCKh@0.5"
     ends = final_scores(runs).groupby("label")[score].mean()
+    table = wobbles(runs, score).assign(end=ends).rename_axis("label")
     return [
         "## Fig. 2 in MPII's format",
         "",
@@ -94,8 +95,8 @@ def _mpii_lines() -> list[str]:
         "| loss | epochs with a lower loss | of these with a lower PCKh | p | PCKh at the end |",
         "| --- |" + " --- |" * 4,
         *(
-            f"| {label} | {row['fell']:.0f} | {row['worse']:.0f} | {row['p']:.3f} | {ends[label]:.1f} |"
-            for label, row in wobbles(runs, score).iterrows()
+            f"| {row['label']} | {row['fell']} | {row['worse']} | {row['p']:.3f} | {row['end']:.1f} |"
+            for row in table.reset_index().to_dict("records")
         ),
     ]
 
