@@ -173,7 +173,7 @@ def _with_joints(categories: list) -> list[dict]:
     return [c for c in categories if isinstance(c, dict) and c.get("keypoints")]
 
 
-def _joint_names(path: Path, category: dict, log: IntakeLog) -> list[object]:
+def _joint_names(path: Path, category: dict, log: IntakeLog) -> list[Any]:
     """The names of a category's joints; of joints that are objects, the ``name`` of each."""
     joints = category["keypoints"] if isinstance(category["keypoints"], list) else [None]
     names = [joint.get("name") if isinstance(joint, dict) else joint for joint in joints]
