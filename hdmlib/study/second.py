@@ -19,7 +19,7 @@ from hdmlib.study.claims import (
     in_markdown,
     wobbles,
 )
-from hdmlib.study.grounds import COMPARED, GROUNDS, PEOPLE, TAKEN_APART, Ground, taken_apart, verdict
+from hdmlib.study.grounds import COMPARED, GROUNDS, PEOPLE, PRETRAINED_LONG, TAKEN_APART, Ground, taken_apart, verdict
 from hdmlib.study.results import published_of
 from hdmlib.study.rules import FIG2_RATE_SEEDS, FIG2_SEEDS, METRICS, SEEDS, SUBJECTS, WHY_COMPARED, axes_of
 from hdmlib.study.stages import second_fig2, second_fig2_mpii, second_fig2_rates
@@ -32,7 +32,7 @@ def second_text() -> str:
     lines = [*claim_lines(judged, published_of(second_fig2()), SUBJECTS, "notebooks/"), ""]
     for ground in GROUNDS:
         lines += [*score_lines(ground, ground.finals()), ""]
-    for ground in TAKEN_APART.values():
+    for ground in (PRETRAINED_LONG, *TAKEN_APART.values()):
         lines += _score_table(ground, ground.finals())
     return "\n".join(lines)
 

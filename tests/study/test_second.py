@@ -9,7 +9,7 @@ from scipy.stats import fisher_exact
 from hdmlib.paths import PROJECT_ROOT
 from hdmlib.study.choice import CHOSEN
 from hdmlib.study.claims import fig2_by_rate, fig2_outcomes, wobbles
-from hdmlib.study.grounds import COMPARED, PEOPLE, PRETRAINED, verdict
+from hdmlib.study.grounds import COMPARED, PEOPLE, PRETRAINED, PRETRAINED_LONG, verdict
 from hdmlib.study.results import published_of
 from hdmlib.study.rules import FIG2_RATE_SEEDS, SEEDS
 from hdmlib.study.second import every_difference_text, score_lines, second_text
@@ -153,3 +153,19 @@ def test_what_is_said_of_the_pretrained_network():
     first, second, third = scores["the sum"] - scores["cross_entropy"]
     notebook = (PROJECT_ROOT / "notebooks" / "09_matching_and_likelihood.ipynb").read_text()
     assert f"its lead in AP is {first:.1f}, {second:.1f} and {third:.1f} points in the three seeds" in notebook
+
+
+def test_what_is_said_of_twice_its_training():
+    """README and notebook 09: all gain, the Gaussian the most, and matching's lead over it shrinks."""
+    short, long = (
+        ground.views(ground.finals())["own"].query("seed == 0").set_index("label")[["AP", "PCKh@0.5"]]
+        for ground in (PRETRAINED, PRETRAINED_LONG)
+    )
+    gains = (long - short)["AP"]
+    assert gains.round().between(4, 6).all()
+    assert gains.idxmax() == "gaussian_mse"
+    assert list(short["AP"].sort_values().index) == list(long["AP"].sort_values().index)
+    assert long["PCKh@0.5"]["matching"] <= long["PCKh@0.5"]["gaussian_mse"]
+    before, after = (scores["AP"]["matching"] - scores["AP"]["gaussian_mse"] for scores in (short, long))
+    notebook = (PROJECT_ROOT / "notebooks" / "09_matching_and_likelihood.ipynb").read_text()
+    assert f"matching is now {after:.1f} points ahead of the Gaussian, where it was {before:.1f}" in notebook
