@@ -38,7 +38,7 @@ def evaluate_checkpoint(
         config = evaluation_config(**given_values(values))
         if to is not None:
             to = from_caller(to)
-            read = [*files_of(config.checkpoint or Path()), *([config.boxes] if config.boxes else [])]
+            read = [*(files_of(config.checkpoint) if config.checkpoint else ()), *filter(None, [config.boxes])]
             check_outputs([to], read, overwrite=overwrite)
         report = evaluate(config, to=to, progress=progress)
     typer.echo(report)

@@ -84,7 +84,7 @@ def predict_photo(
         names = photo_names(photos)
         drawings = {} if draw is None else dict(zip(photos, drawing_paths(names, draw), strict=True))
         outputs = _Outputs(csv, json_file, drawings, to)
-        run_folder(expanded(checkpoint))
+        run_folder(expanded(checkpoint))  # refuses weights that no record describes
         read = [*photos, *([boxes] if boxes else []), *files_of(expanded(checkpoint))]
         check_outputs(outputs.files(), read, overwrite=overwrite)
         people = _people_on(photos, image_ids(names), box or (), boxes, category)

@@ -17,7 +17,7 @@ from hdmlib.losses.deferred import DeferredFlags
 
 # A map counts as softmaxed if nothing is negative and its sum is this close to 1, in bfloat16 too.
 SUM_TOLERANCE = 1e-2
-# Inspected calls in a row, up to the sixteenth call, after which raw output that stays between 0 and 1 is none.
+# Maps that lie between 0 and 1 in so many inspected calls in a row are no raw output: the first five end with call 16.
 BOUNDED_CALLS = 5
 # Joints below which their places say nothing; smaller batches are added up.
 FEWEST_JOINTS = 8
