@@ -30,6 +30,8 @@
                   a network that starts from ImageNet weights on photos of people: the rate, then three seeds
     second_pretrained_long
                   the same with twice the training, one seed
+    second_pretrained_face_tuning
+                  the same network on faces, likewise
     gpu_demo      HRNet-W32 with each loss, for one large GPU; on photos with dataset=coco data_root=DIR epochs=25
 
 Nothing runs here: ``python -m hdmlib study STAGE`` trains the runs that have no record yet.
@@ -335,10 +337,8 @@ def second_faces(seeds: Sequence[int] = rules.SEEDS, **values: Any) -> Iterator[
 def second_pretrained_tuning(**values: Any) -> Iterator[Trial]:
     """A network that starts from ImageNet weights, on photos of people, at lower rates than those chosen there."""
     for label in rules.LARGE_FINALISTS:
-        loss, options, fields = CHOSEN_ON_PHOTOS[label].setting
         factors = (*rules.PRETRAINED_RATE_FACTORS, *rules.PRETRAINED_EXTENSIONS.get(label, ()))
-        grid = [(loss, options, {**fields, "lr": factor * fields["lr"]}) for factor in factors]
-        yield from _tried(label, grid, rules.PRETRAINED_TUNING, **values)
+        yield from _tried(label, _at_rates(CHOSEN_ON_PHOTOS[label], factors), rules.PRETRAINED_TUNING, **values)
 
 
 def second_pretrained(seeds: Sequence[int] = rules.COSTLY_SEEDS, **values: Any) -> Iterator[Trial]:
@@ -349,6 +349,17 @@ def second_pretrained(seeds: Sequence[int] = rules.COSTLY_SEEDS, **values: Any) 
 def second_pretrained_long(seeds: Sequence[int] = rules.PRETRAINED_LONG_SEEDS, **values: Any) -> Iterator[Trial]:
     """The same with twice the training."""
     yield from _as_chosen(CHOSEN_PRETRAINED, rules.PRETRAINED_LONG_TEST, seeds, **values)
+
+
+def second_pretrained_face_tuning(**values: Any) -> Iterator[Trial]:
+    """The same network on faces, around the rates that photos of people chose."""
+    for label, factors in rules.PRETRAINED_FACES_RATE_FACTORS.items():
+        yield from _tried(label, _at_rates(CHOSEN_ON_FACES[label], factors), rules.PRETRAINED_FACES_TUNING, **values)
+
+
+def _at_rates(choice: Choice, factors: Sequence[float]) -> list[rules.Setting]:
+    loss, options, fields = choice.setting
+    return [(loss, options, {**fields, "lr": factor * fields["lr"]}) for factor in factors]
 
 
 def _around_chosen(
@@ -402,6 +413,7 @@ STAGES = {
     "second_photo_why": second_photo_why, "second_face_why_tuning": second_face_why_tuning,
     "second_face_why": second_face_why, "second_pretrained_tuning": second_pretrained_tuning,
     "second_pretrained": second_pretrained, "second_pretrained_long": second_pretrained_long,
+    "second_pretrained_face_tuning": second_pretrained_face_tuning,
 }  # fmt: skip
 RENAMED_STAGES = {"joint": "cost"}  # earlier name -> name
 
