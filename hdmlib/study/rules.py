@@ -270,9 +270,9 @@ PRETRAINED_TEST: dict[str, Any] = {**PHOTOS_TEST, **PRETRAINED, "train_people": 
 # with twice the epochs and one seed, so that it says what longer training changes and decides nothing between losses.
 PRETRAINED_LONG_TEST: dict[str, Any] = {**PRETRAINED_TEST, "epochs": 16}
 PRETRAINED_LONG_SEEDS = SEEDS[:1]
-# And on faces, likewise fixed before its own first run: as tuned for faces but for the rate, at half, the same and twice
-# the factor that the photos of people chose. Tuned on FACES_TUNING, chosen by FACES_CHOSEN_BY and extended up to six
-# trials of a loss, trained with COSTLY_SEEDS on FACES_TEST, which have been looked at since.
+# And on faces, likewise fixed before its own first run: as tuned for faces but for the rate, which is half, once and
+# twice the factor that the photos of people chose. Tuned on FACES_TUNING, chosen by FACES_CHOSEN_BY and extended up to
+# six trials of a loss, trained with COSTLY_SEEDS on FACES_TEST, which have been looked at since.
 PRETRAINED_FACES_RATE_FACTORS: dict[str, tuple[float, ...]] = {
     "gaussian_mse": (2.0, 4.0, 8.0), "cross_entropy": (0.25, 0.5, 1.0), "matching": (0.25, 0.5, 1.0),
     "the sum": (0.125, 0.25, 0.5),
