@@ -99,6 +99,13 @@ CHOSEN_PRETRAINED = {
     "matching": Choice(("matching", {**BEST, "epsilon": 0.03}, {"lr": 1.5e-3}), "dark", "own"),
     "the sum": Choice(("matching", {**BEST, "epsilon": 0.05, "likelihood": 0.2}, {"lr": 3e-3}), "dark", "own"),
 }
+# Likewise of stage second_pretrained_face_tuning.
+CHOSEN_PRETRAINED_ON_FACES = {
+    "gaussian_mse": Choice(("gaussian_mse", {"sigma": 3.0}, {"lr": 1.6e-2}), "dark", "own"),
+    "cross_entropy": Choice(("cross_entropy", {}, {"lr": 6e-3}), "mean", "own"),
+    "matching": Choice(("matching", {**BEST, "epsilon": 0.05}, {"lr": 6e-3}), "barycentre", "own"),
+    "the sum": Choice(("matching", {**BEST, "epsilon": 0.05, "likelihood": 0.1}, {"lr": 2.4e-2}), "mean", "own"),
+}
 # For rules.LARGE_TEST nothing was tuned: the same again and, where a loss has lengths, twice as many of the cells.
 CHOSEN_FOR_LARGE = {label: CHOSEN[label] for label in LARGE_FINALISTS} | {
     wider(label): _lengthened(CHOSEN[label], LENGTHS[label]) for label in LENGTHS

@@ -30,7 +30,7 @@
                   a network that starts from ImageNet weights on photos of people: the rate, then three seeds
     second_pretrained_long
                   the same with twice the training, one seed
-    second_pretrained_face_tuning
+    second_pretrained_face_tuning, second_pretrained_faces
                   the same network on faces, likewise
     gpu_demo      HRNet-W32 with each loss, for one large GPU; on photos with dataset=coco data_root=DIR epochs=25
 
@@ -53,6 +53,7 @@ from hdmlib.study.choice import (
     CHOSEN_ON_FACES,
     CHOSEN_ON_PHOTOS,
     CHOSEN_PRETRAINED,
+    CHOSEN_PRETRAINED_ON_FACES,
     CHOSEN_WHY,
     CHOSEN_WHY_ON_FACES,
     CHOSEN_WHY_ON_PHOTOS,
@@ -354,7 +355,13 @@ def second_pretrained_long(seeds: Sequence[int] = rules.PRETRAINED_LONG_SEEDS, *
 def second_pretrained_face_tuning(**values: Any) -> Iterator[Trial]:
     """The same network on faces, around the rates that photos of people chose."""
     for label, factors in rules.PRETRAINED_FACES_RATE_FACTORS.items():
+        factors = (*factors, *rules.PRETRAINED_FACES_EXTENSIONS.get(label, ()))
         yield from _tried(label, _at_rates(CHOSEN_ON_FACES[label], factors), rules.PRETRAINED_FACES_TUNING, **values)
+
+
+def second_pretrained_faces(seeds: Sequence[int] = rules.COSTLY_SEEDS, **values: Any) -> Iterator[Trial]:
+    """What that chose, on the other half of the validation faces."""
+    yield from _as_chosen(CHOSEN_PRETRAINED_ON_FACES, rules.PRETRAINED_FACES_TEST, seeds, **values)
 
 
 def _at_rates(choice: Choice, factors: Sequence[float]) -> list[rules.Setting]:
@@ -414,6 +421,7 @@ STAGES = {
     "second_face_why": second_face_why, "second_pretrained_tuning": second_pretrained_tuning,
     "second_pretrained": second_pretrained, "second_pretrained_long": second_pretrained_long,
     "second_pretrained_face_tuning": second_pretrained_face_tuning,
+    "second_pretrained_faces": second_pretrained_faces,
 }  # fmt: skip
 RENAMED_STAGES = {"joint": "cost"}  # earlier name -> name
 

@@ -175,7 +175,7 @@ def uninterrupted(tmp_path_factory, finished):
     return record_below(folder)
 
 
-LONG = ("train", "preset=smoke", "device=cpu", "epochs=3", "loss=gaussian_mse", "train_people=320", "batch_size=8")
+LONG = ("train", "preset=smoke", "device=cpu", "epochs=3", "loss=gaussian_mse", "train_people=160", "batch_size=8")
 
 
 def record_below(folder):

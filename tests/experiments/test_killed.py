@@ -21,9 +21,16 @@ KILLS = int(os.environ.get("HDMLIB_KILLS", "3"))
 WORDS = ("train", "preset=smoke", "device=cpu", "epochs=6", "loss=gaussian_mse")
 
 
-@pytest.fixture
+@pytest.fixture(scope="module")
 def start(start_command):
     return lambda folder: start_command(*WORDS, f"run_dir={folder}", PYTHONWARNINGS="ignore")
+
+
+@pytest.fixture(scope="module")
+def whole(start, tmp_path_factory):
+    """The folder of a run that nothing has disturbed, and its seconds."""
+    folder = tmp_path_factory.mktemp("whole")
+    return finish(start(folder), folder)
 
 
 def finish(command, folder: Path) -> tuple[Path, float]:
@@ -35,8 +42,8 @@ def finish(command, folder: Path) -> tuple[Path, float]:
     return run, time.monotonic() - began
 
 
-def test_killed_at_random_moments_it_ends_the_same(start, tmp_path):
-    run, seconds = finish(start(tmp_path / "whole"), tmp_path / "whole")
+def test_killed_at_random_moments_it_ends_the_same(start, whole, tmp_path):
+    run, seconds = whole
     expected, weights = load_record(run / "record.json"), load_file(run / "model.safetensors")
     draws = random.Random(0)
     for number in range(KILLS):  # another beginning for each kill, so that all moments are as likely
@@ -57,8 +64,7 @@ def test_killed_at_random_moments_it_ends_the_same(start, tmp_path):
 
 
 @pytest.mark.parametrize(("sent", "status"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
-def test_a_signal_saves_what_is_finished_and_names_the_remedy(start, tmp_path, sent, status):
-    whole, _ = finish(start(tmp_path / "whole"), tmp_path / "whole")
+def test_a_signal_saves_what_is_finished_and_names_the_remedy(start, whole, tmp_path, sent, status):
     stopped = start(tmp_path / "parts")
     stopped.wait_for("epoch   1")
     stopped.send(sent)
@@ -66,4 +72,4 @@ def test_a_signal_saves_what_is_finished_and_names_the_remedy(start, tmp_path, s
     assert "the same command resumes" in stopped.complained
     assert "Traceback" not in stopped.complained
     resumed, _ = finish(start(tmp_path / "parts"), tmp_path / "parts")
-    assert load_record(resumed / "record.json").epochs == load_record(whole / "record.json").epochs
+    assert load_record(resumed / "record.json").epochs == load_record(whole[0] / "record.json").epochs
