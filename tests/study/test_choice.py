@@ -10,6 +10,7 @@ from hdmlib.study.choice import (
     CHOSEN_ON_FACES,
     CHOSEN_ON_PHOTOS,
     CHOSEN_PRETRAINED,
+    CHOSEN_PRETRAINED_ON_FACES,
     CHOSEN_WHY,
     CHOSEN_WHY_ON_FACES,
     CHOSEN_WHY_ON_PHOTOS,
@@ -34,6 +35,7 @@ from hdmlib.study.stages import (
     second_finals,
     second_photo_tuning,
     second_photo_why_tuning,
+    second_pretrained_face_tuning,
     second_pretrained_tuning,
     second_tuning,
     second_why_tuning,
@@ -67,6 +69,7 @@ def trials():
         (second_photo_why_tuning, CHOSEN_WHY_ON_PHOTOS, CHOSEN_BY),
         (second_face_why_tuning, CHOSEN_WHY_ON_FACES, FACES_CHOSEN_BY),
         (second_pretrained_tuning, CHOSEN_PRETRAINED, CHOSEN_BY),
+        (second_pretrained_face_tuning, CHOSEN_PRETRAINED_ON_FACES, FACES_CHOSEN_BY),
     ],
 )
 def test_the_committed_trials_choose_what_the_finals_train(stage, chosen, by):
