@@ -247,6 +247,11 @@ class MatchingLoss(HeatmapLoss):
 
     def set_progress(self, progress: float) -> None:
         self.progress = number_between("progress", progress, 0, 1)
+        self._steps_at_start = 0
+
+    @property
+    def _has_schedule(self) -> bool:
+        return (self.epsilon_start, self.likelihood_start) != (self.epsilon, self.likelihood)
 
     def epsilon_now(self) -> float:
         """The epsilon at this point of the training; in evaluation mode the final one."""
@@ -257,8 +262,11 @@ class MatchingLoss(HeatmapLoss):
         return self.likelihood + (self.likelihood_start - self.likelihood) * self._rest()
 
     def _rest(self) -> float:
-        """1 at the start of a training, 0 from its middle on and in evaluation mode."""
-        return max(0.0, 1 - 2 * self.progress) if self.training else 0.0
+        """How much of the schedule is left: 1 at the start of a training, 0 from its middle on and in evaluation mode.
+
+        Without a schedule 0, and the progress is not read: traced, it would be a new constant in every step.
+        """
+        return max(0.0, 1 - 2 * self.progress) if self._has_schedule and self.training else 0.0
 
     def per_joint(self, heatmaps: Tensor, joints: Tensor, weights: Tensor) -> Tensor:
         if within_functorch():
@@ -266,9 +274,8 @@ class MatchingLoss(HeatmapLoss):
         points, shares = demanders(joints.detach(), (heatmaps.shape[2], heatmaps.shape[3]), self.demanders)
         shares = shares * (weights > 0)[..., None]
         # traced, a number that changes would be a new constant, and a new compilation, in every step
-        changing = (self.epsilon_start, self.likelihood_start) != (self.epsilon, self.likelihood)
-        untraced = changing and torch.compiler.is_compiling()
-        if changing and not untraced:
+        untraced = self._has_schedule and torch.compiler.is_compiling()
+        if self._has_schedule and not untraced:
             self._notice_standstill()
         transport: Any = torch.compiler.disable(self._transport) if untraced else self._transport
         distance = transport(heatmaps.flatten(0, 1), points.flatten(0, 1), shares.flatten(0, 1))
@@ -301,6 +308,7 @@ class MatchingLoss(HeatmapLoss):
         return {
             "epsilon": self.epsilon, "regulariser": self.problem.regulariser, "suppliers": self.suppliers,
             "demanders": self.demanders, "cost": self.problem.cost.kind, "tau": self.problem.cost.tau,
-            "epsilon_start": self.epsilon_start, "mass_floor": self.mass_floor, "likelihood": self.likelihood,
-            "likelihood_start": self.likelihood_start,
+            "epsilon_start": self.epsilon_start if self.epsilon_start != self.epsilon else None,
+            "mass_floor": self.mass_floor, "likelihood": self.likelihood,
+            "likelihood_start": self.likelihood_start if self.likelihood_start != self.likelihood else None,
         }  # fmt: skip

@@ -120,12 +120,14 @@ def test_a_changing_weight_is_that_weight_at_each_moment(start, end):
 @pytest.mark.parametrize("options", [{"epsilon_start": 1.0}, {"likelihood": 0.1, "likelihood_start": 0.5}])
 def test_a_schedule_that_no_training_moves_on_is_noticed_once(options):
     heatmaps, joints = torch.randn(1, 2, 9, 8), 7 * torch.rand(1, 2, 2)
-    moved, forgotten = MatchingLoss(**options), MatchingLoss(**options)
+    moved, held, forgotten = MatchingLoss(**options), MatchingLoss(**options), MatchingLoss(**options)
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         for step in range(70):
             moved.set_progress(step / 70)
             moved(heatmaps, joints)
+            held.set_progress(0.0)  # many steps in one epoch, or parts of a step
+            held(heatmaps, joints)
             forgotten.train(step < 63)(heatmaps, joints)
     forgotten.train()
     with pytest.warns(UserWarning, match="set_progress") as caught:

@@ -402,6 +402,13 @@ def test_above_its_peak_the_mass_floor_makes_every_map_pull_alike(suppliers):
     torch.testing.assert_close(pull(0.01, 2.0), pull(1.0, 2.0))
 
 
+@pytest.mark.parametrize("options", [{}, {"epsilon_start": 1.0, "likelihood": 0.1}, {"likelihood_start": 0.5}])
+def test_options_make_the_same_loss_again(options):
+    assert MatchingLoss(**MatchingLoss(**options).options()).options() == MatchingLoss(**options).options()
+    changed = MatchingLoss(**{**MatchingLoss().options(), "epsilon": 0.2, "likelihood": 0.1})
+    assert (changed.epsilon_now(), changed.likelihood_now()) == (0.2, 0.1)
+
+
 # ------------------------------------------------------------------------------------------- derivatives and compiling
 
 
@@ -420,7 +427,7 @@ def test_a_second_derivative_is_refused_in_a_sentence():
 def test_a_compiled_loss_is_not_compiled_again_as_a_weight_changes(options):
     heatmaps, joints, weights = batch()
     loss = MatchingLoss(**options)
-    compiled = torch.compile(loss, backend="eager")
+    compiled = torch.compile(loss, backend="aot_eager")  # unlike "eager" it takes a changing number for a constant
     for step in range(3):
         loss.set_progress(step / 20)
         compiled(heatmaps, joints, weights)
