@@ -485,6 +485,21 @@ def test_a_pattern_passes_over_folders_without_photos_beside_photos(photos):
     assert [photo.name for photo in photos_of(str(photos / "*"))] == ["007.jpg", "008.jpg", "009.jpg"]
 
 
+@pytest.mark.skipif(sys.platform == "win32", reason="pipes of POSIX")
+def test_where_nobody_reads_what_is_printed_the_tables_are_written(smoke, photos, tmp_path):
+    words = ["predict", str(photos), f"--checkpoint={smoke.folder}", f"--csv={tmp_path / 'out.csv'}"]
+    reader, writer = os.pipe()
+    os.close(reader)  # as `| head` does once it has its lines
+    environment = {**os.environ, "PYTHONUNBUFFERED": "1"}
+    done = subprocess.run(
+        [sys.executable, "-m", "hdmlib", *words],
+        env=environment, stdout=writer, stderr=subprocess.PIPE, text=True, check=False,
+    )  # fmt: skip
+    os.close(writer)
+    assert (done.returncode, done.stderr) == (0, "")
+    assert pd.read_csv(tmp_path / "out.csv")["photo"].nunique() == 3
+
+
 def test_a_terminal_that_cannot_show_a_name_loses_no_result(smoke, photos, tmp_path):
     (photos / "007.jpg").rename(photos / "字.jpg")
     words = [sys.executable, "-m", "hdmlib", "predict", photos / "字.jpg", "--checkpoint", smoke.folder]

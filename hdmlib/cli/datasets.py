@@ -8,7 +8,7 @@ from typing import Annotated, Literal
 
 import typer
 
-from hdmlib.cli.messages import one_line_errors
+from hdmlib.cli.messages import one_line_errors, say
 from hdmlib.cli.words import given_values
 from hdmlib.config import make_config
 from hdmlib.data.faces import convert_faces
@@ -44,12 +44,12 @@ def check_dataset(
             check_ending("to", to, [".png"])
             check_outputs([to], [], overwrite=overwrite)
         found = inspect_dataset(config, split or ())
-        typer.echo(found)
+        say(found)
         if to is not None and found.readable:
             from hdmlib.drawings import draw_sheet
 
             draw_sheet(found, to)
-            typer.echo(f"drawn: {to}")
+            say(f"drawn: {to}")
     raise typer.Exit(found.status)
 
 
@@ -67,7 +67,7 @@ def make_people(
     with one_line_errors():
         place = None if to is None else from_caller(to)
         folder = embedded_dataset(place, format=format, train=train, val=val, size=size, seed=seed, progress=progress)
-        typer.echo(f"{train} training and {val} validation pictures in {folder}")
+        say(f"{train} training and {val} validation pictures in {folder}")
 
 
 def make_lspet(
@@ -91,7 +91,7 @@ def make_faces(
 def _converted(convert: Callable[..., dict[str, int]], what: str, source: Path, to: Path, partial: bool) -> None:
     with one_line_errors():
         counts = convert(from_caller(source), from_caller(to), progress=progress, partial=partial)
-        typer.echo(", ".join(f"{count} {part} {what}" for part, count in counts.items()) + f" in {to}")
+        say(", ".join(f"{count} {part} {what}" for part, count in counts.items()) + f" in {to}")
 
 
 def get_samples(to: Annotated[Path, typer.Option(help="the folder to fetch into, 4 MB")]) -> None:
@@ -100,4 +100,4 @@ def get_samples(to: Annotated[Path, typer.Option(help="the folder to fetch into,
         folder = from_caller(to)
         with requires_extra("test", "hdmlib data samples"):
             count = fetch_samples(folder, progress=progress)
-        typer.echo(f"{count} files in {folder}; set HDMLIB_SAMPLES={folder} to test with them")
+        say(f"{count} files in {folder}; set HDMLIB_SAMPLES={folder} to test with them")

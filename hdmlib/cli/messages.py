@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import os
 import signal
+import sys
 import warnings
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -35,6 +37,8 @@ def one_line_errors(*, resumes: bool = False) -> Iterator[None]:
         saved = ": finished steps are saved, and the same command resumes" if resumes else ""
         typer.echo(f"interrupted{saved}", err=True)
         raise typer.Exit(128 + getattr(error, "signal", signal.SIGINT)) from None
+    except BrokenPipeError:  # whoever read the output has ended, as in `| head`; click ends quietly
+        raise
     except Exception as error:
         line = line_for_user(error)
         if line is None:
@@ -56,8 +60,16 @@ def figure_files(to: Path) -> list[Path]:
     return [to.with_suffix(ending) for ending in FIGURE_ENDINGS]
 
 
+def say(text: object) -> None:
+    """Print a line of a command that works: where whoever read it has ended, as in ``| head``, the work goes on."""
+    try:
+        typer.echo(text)
+    except BrokenPipeError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+
+
 def print_written(files: Sequence[Path]) -> None:
     """Say which files were written, the first three by name."""
     if files:
         more = f" and {len(files) - 3} more" if len(files) > 3 else ""
-        typer.echo(f"written: {', '.join(map(str, files[:3]))}{more}")
+        say(f"written: {', '.join(map(str, files[:3]))}{more}")

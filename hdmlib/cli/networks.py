@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 
 from hdmlib.benchmark import evaluate, evaluation_config
-from hdmlib.cli.messages import one_line_errors, print_written
+from hdmlib.cli.messages import one_line_errors, print_written, say
 from hdmlib.cli.words import given_values
 from hdmlib.experiments.trained import files_of
 from hdmlib.export import export_onnx, model_card
@@ -41,7 +41,7 @@ def evaluate_checkpoint(
             read = [*(files_of(config.checkpoint) if config.checkpoint else ()), *filter(None, [config.boxes])]
             check_outputs([to], read, overwrite=overwrite)
         report = evaluate(config, to=to, progress=progress)
-    typer.echo(report)
+    say(report)
 
 
 def export_run(

@@ -13,7 +13,7 @@ import typer
 from typer.core import TyperCommand
 
 from hdmlib.boxes import PhotoBoxes, as_annotated, boxes_on, check_on_photos, read_boxes
-from hdmlib.cli.messages import FIGURE_ENDINGS, figure_files, one_line_errors, print_written
+from hdmlib.cli.messages import FIGURE_ENDINGS, figure_files, one_line_errors, print_written, say
 from hdmlib.data.dataset import DataError
 from hdmlib.experiments.trained import files_of
 from hdmlib.inference import (
@@ -89,7 +89,7 @@ def predict_photo(
         check_outputs(outputs.files(), read, overwrite=overwrite)
         people = _people_on(photos, image_ids(names), box or (), boxes, category)
         network = open_network(checkpoint)
-        typer.echo(f"  {'joint':16} {'x':>8} {'y':>8} {'confidence':>10}")
+        say(f"  {'joint':16} {'x':>8} {'y':>8} {'confidence':>10}")
         errors = outputs.fill(network, photos, names, people)
         if len(errors) == len(photos):
             raise errors[0]
@@ -209,9 +209,9 @@ def _box(word: str) -> list[float]:
 
 def _print_people(found: PhotoPrediction) -> None:
     if len(found.joints):
-        typer.echo(found.path)
+        say(found.path)
     for number, (joints, confidence) in enumerate(zip(found.joints, found.confidence, strict=True)):
         if len(found.joints) > 1:
-            typer.echo(f"  person {number}")
+            say(f"  person {number}")
         for name, (x, y), sure in zip(found.skeleton.joints, joints, confidence, strict=True):
-            typer.echo(f"  {name:16} {x:8.1f} {y:8.1f} {sure:10.2f}")
+            say(f"  {name:16} {x:8.1f} {y:8.1f} {sure:10.2f}")

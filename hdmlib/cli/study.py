@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 
 from hdmlib.checks import unknown_name
-from hdmlib.cli.messages import one_line_errors
+from hdmlib.cli.messages import one_line_errors, say
 from hdmlib.cli.words import given_values
 from hdmlib.config import ConfigError
 from hdmlib.errors import line_for_user
@@ -55,10 +55,10 @@ def run_study(
                     typer.echo(f"{named} failed: {said}", err=True)
                     continue
                 finished += 1
-                typer.echo(f"{named} {epoch_line(found.epochs[-1])}")
+                say(f"{named} {epoch_line(found.epochs[-1])}")
                 if publish:
                     publish_run(stage, trial.config, keep or ())
         finally:
-            typer.echo(f"{finished} of {len(trials)} runs are finished")
+            say(f"{finished} of {len(trials)} runs are finished")
         if failed:
             raise ValueError(f"{len(failed)} of {len(trials)} runs failed: {'; '.join(failed)}")

@@ -8,7 +8,7 @@ from typing import Annotated, Any
 
 import typer
 
-from hdmlib.cli.messages import FIGURE_ENDINGS, figure_files, one_line_errors, print_written
+from hdmlib.cli.messages import FIGURE_ENDINGS, figure_files, one_line_errors, print_written, say
 from hdmlib.cli.words import config_from
 from hdmlib.config import Config, choices
 from hdmlib.data.sources import Data
@@ -35,11 +35,11 @@ def train(
     if not is_main_process():
         return
     memory = result.record.peak_memory
-    typer.echo(f"{'trained' if result.trained else 'finished earlier'}: {result.folder}")
+    say(f"{'trained' if result.trained else 'finished earlier'}: {result.folder}")
     best = best_epoch(result.record.epochs)
-    typer.echo(f"model.safetensors is the last epoch's network, which is reported and used; {BEST} is epoch {best}'s")
+    say(f"model.safetensors is the last epoch's network, which is reported and used; {BEST} is epoch {best}'s")
     if result.trained and memory is not None:
-        typer.echo(f"memory: {memory:.1f} GiB at most")
+        say(f"memory: {memory:.1f} GiB at most")
 
 
 def runs(
@@ -80,13 +80,13 @@ def _run(values: list[str]) -> Run:
         def print_estimate(data: Data) -> None:
             if config.model != "hrnet_nano":  # hours to days
                 try:
-                    typer.echo(estimate(config, data))
+                    say(estimate(config, data))
                 except Exception as error:  # a courtesy; a network of the user's may need numbers to be built
-                    typer.echo(f"no estimate of the work of {config.model}: {error}")
+                    say(f"no estimate of the work of {config.model}: {error}")
 
         result = run(
             config, weights=True, before=print_estimate, progress=progress,
-            report=lambda line: typer.echo(epoch_line(line)),
+            report=lambda line: say(epoch_line(line)),
         )  # fmt: skip
         leave_process_group()
         return result
