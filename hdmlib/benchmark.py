@@ -5,7 +5,8 @@ in the format of COCO's server.
 
     COCO   flip test, decoding, back to the photo; score = box score x mean of the joint scores above 0.2; suppression
            of people found twice by OKS above 0.9, with the area of the padded box that is fitted to the input; AP and
-           AR by pycocotools against the unchanged annotation file: people who are left out count as missed
+           AR by pycocotools against the unchanged annotation file: people who are left out count as missed if
+           their joints can be read
     MPII   PCKh at 0.5, 0.1 and 0.11 (what HRNet, DARK and UDP print as "Mean@0.1"), columns, and Mean by labels
 
 **Confidence.** COCO's score needs a confidence for each joint. A map trained towards a Gaussian of peak 1 carries one:

@@ -27,6 +27,7 @@ from hdmlib.data.coco_files import find_coco
 from hdmlib.data.crops import Frame, Region, invert, transform
 from hdmlib.data.dataset import DataError
 from hdmlib.data.detections import read_detections
+from hdmlib.data.intake import DataWarning
 from hdmlib.data.mpii import read_mpii
 from hdmlib.decoding import decode
 from hdmlib.experiments.prediction import predict_people
@@ -215,6 +216,18 @@ def test_results_from_detections(coco, boxes):
     assert len(results) == PHOTOS
     best = {image: found.scores[found.people.image_ids == image].max() for image in set(found.people.image_ids)}
     assert {r["image_id"]: r["score"] for r in results} == pytest.approx({k: 0.5 * v for k, v in best.items()})
+
+
+def test_truth_that_cannot_be_read_is_counted_where_people_are_a_detectors(coco, boxes, tmp_path):
+    shutil.copytree(coco, tmp_path / "coco")
+    file = find_coco(tmp_path / "coco", "val").annotations
+    content = json.loads(file.read_text())
+    for annotation in content["annotations"][:5]:
+        annotation["keypoints"] = 7
+    file.write_text(json.dumps(content))
+    config = full("coco_w32_256x192", data_root=tmp_path / "coco", val_split="val", boxes=boxes, model="hrnet_nano")
+    with pytest.warns(DataWarning, match=r"ground truth .*left out 5 of 49 annotations"):
+        evaluate_coco(config, build_model("hrnet_nano", num_joints=17))
 
 
 def test_the_detector_is_named_by_its_own_precision(coco, boxes, tmp_path):

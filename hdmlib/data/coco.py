@@ -18,7 +18,7 @@ from hdmlib.data.assembly import assemble
 from hdmlib.data.coco_content import Content, annotated_size, read_content
 from hdmlib.data.coco_files import find_coco
 from hdmlib.data.dataset import Person, PoseDataset
-from hdmlib.data.intake import LeaveOut
+from hdmlib.data.intake import IntakeLog, LeaveOut
 from hdmlib.data.photos import PhotoFolder
 
 
@@ -59,7 +59,7 @@ def read_coco(
         except LeaveOut as fault:
             log.leave_out(fault, number)
         except (KeyError, TypeError, AttributeError):
-            log.leave_out(LeaveOut("malformed annotation", "it needs image_id, category_id and keypoints"), number)
+            log.leave_out(_MALFORMED, number)
     return assemble(content.name, content.skeleton, photos, people, log, len(content.annotations))
 
 
@@ -73,9 +73,12 @@ def read_truth(root: Path | str, split: str, *, category: str | None = None) -> 
 
     Raises:
         DataError: As :func:`read_coco`.
+
+    Warns:
+        DataWarning: Once, of annotations that cannot be read: they do not count as missed.
     """
     content = read_content(find_coco(root, split), split, category)
-    truth, seen = [], set()
+    truth, seen, unreadable = [], set(), IntakeLog()
     for number, annotation in zip(content.ids, content.annotations, strict=True):
         if number in seen:  # listed twice
             continue
@@ -85,8 +88,11 @@ def read_truth(root: Path | str, split: str, *, category: str | None = None) -> 
             if content.reads(annotation):
                 one = mended(annotation, len(content.skeleton), photo_size=annotated_size(photo) or ())
                 truth.append(one.as_truth(number, content.image_id(annotation), content.category_id))
-        except (LeaveOut, KeyError, TypeError, AttributeError):
-            continue  # read_coco has counted it
+        except LeaveOut as fault:
+            unreadable.leave_out(fault, number)
+        except (KeyError, TypeError, AttributeError):
+            unreadable.leave_out(_MALFORMED, number)
+    unreadable.warn(f"ground truth {content.name}", len(content.annotations))
     return {
         "images": [
             {"id": content.image_ids[key], "given_id": photo["id"]}
@@ -104,6 +110,7 @@ def read_truth(root: Path | str, split: str, *, category: str | None = None) -> 
     }
 
 
+_MALFORMED = LeaveOut("malformed annotation", "it needs image_id, category_id and keypoints")
 _OUTSIDE = "box outside the photo: that of the joints"
 _FAR_BOX = "box reaches far beyond the photo: two corners instead of x, y, width and height?"
 

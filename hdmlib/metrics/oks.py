@@ -155,7 +155,8 @@ def oks_ap(
     images, categories = ({one["id"] for one in dataset[key]} for key in ("images", "categories"))
     categories = {one["id"] for one in dataset["categories"] if one.get("keypoints")} or categories
     only = dataset["categories"][0]["id"] if len(dataset["categories"]) == 1 else None
-    kinds = [_category_of(annotation, only) for annotation in dataset["annotations"]]
+    known = {one["id"] for one in dataset["categories"]}
+    kinds = [_category_of(annotation, only, known) for annotation in dataset["annotations"]]
     # Numbered anew from 1: of two annotations with one id pycocotools loses one, and it takes the id 0 for a miss.
     annotations = [
         _truth_record(number, annotation, images, kind, len(sigmas))
@@ -200,12 +201,14 @@ def _read_truth(truth: Mapping[str, Any] | str | Path) -> Mapping[str, Any]:
     return content
 
 
-def _category_of(annotation: Mapping[str, Any], only: Any) -> Any:
+def _category_of(annotation: Mapping[str, Any], only: Any, known: set[Any]) -> Any:
     """The category of an annotation, which need not name it where there is only one."""
     category = annotation.get("category_id")
     category = only if category is None else category
     if category is None:
         raise ValueError(f"annotation {annotation.get('id')}: no category_id; add the id of its category")
+    if not isinstance(category, Hashable) or category not in known:
+        raise ValueError(f"annotation {annotation.get('id')}: category_id {category!r} is not the id of a category")
     return category
 
 

@@ -196,6 +196,14 @@ def test_annotations_of_a_single_category_need_not_name_it():
         oks_ap(truth, results, [0.1, 0.1])
 
 
+@pytest.mark.parametrize("category", ["1", 3, [1]])
+def test_truth_of_an_unknown_category_is_refused(category):
+    truth, results = dataset()
+    truth["annotations"][0]["category_id"] = category
+    with pytest.raises(ValueError, match=r"annotation 1: category_id .* is not the id of a category"):
+        oks_ap(truth, results, [0.1, 0.1])
+
+
 def test_truth_that_is_no_annotation(tmp_path):
     path = tmp_path / "truth.json"
     path.write_text("{")
