@@ -49,7 +49,8 @@ def line_for_user(error: BaseException) -> str | None:
         return "workers: shared memory is too small for the batches; set workers=0, or enlarge it (docker --shm-size)"
     if isinstance(error, MemoryError) or (isinstance(error, RuntimeError) and _OUT_OF_MEMORY.search(text)):
         return (
-            f"out of memory{f' ({text.splitlines()[0]})' if text else ''}; lower batch_size, or set cache_photos=false"
+            f"out of memory{f' ({text.splitlines()[0]})' if text else ''}; end other programs, or, where a dataset is "
+            "read, lower batch_size and set cache_photos=false"
         )
     if isinstance(error, RuntimeError) and text.startswith("DataLoader worker") and "killed by signal" in text:
         return (

@@ -38,6 +38,7 @@ def normalise(images: Tensor) -> Tensor:
 
 
 @lru_cache(maxsize=8)
+@torch.inference_mode(False)  # the first caller's mode must not decide whether later ones can differentiate
 def _statistics(device: torch.device) -> tuple[Tensor, Tensor]:
     """255 std and mean / std, (3, 1, 1); kept on the device, since a copy would make every step wait."""
     mean, std = (torch.tensor(values, device=device)[:, None, None] for values in (IMAGENET_MEAN, IMAGENET_STD))
@@ -98,7 +99,7 @@ class Reader:
     """A network and the way its heatmaps are read.
 
     Attributes:
-        model: (B, 3, H, W) normalised crops -> (B, K, H/4, W/4) heatmaps.
+        model: (B, 3, H, W) normalised crops -> (B, K, h, w) heatmaps.
         loss: The loss that the network was trained with; it defines readout, default decoder and confidence.
         flip_order: (K,) permutation of the joints under a mirror.
         decoder: Method of :func:`hdmlib.decode`; ``None``: the loss's own.

@@ -23,6 +23,7 @@ from hdmlib.inference import open_network, predict
 from hdmlib.models.checkpoints import CheckpointError, export_hrnet
 from hdmlib.models.registry import build_model
 from hdmlib.plots.people import people_on_photo
+from hdmlib.reader import _statistics, normalise
 from hdmlib.skeletons import COCO_17, MPII_16, skeleton_from_names
 
 
@@ -348,3 +349,12 @@ def test_the_command_line_says_what_is_wrong_in_one_line(smoke, photo, tmp_path)
         assert answer.output.count("\n") == 1
         assert answer.output.startswith("error: ")
     assert not any(tmp_path.iterdir())
+
+
+def test_normalise_in_inference_mode_leaves_later_gradients_alone():
+    _statistics.cache_clear()
+    with torch.inference_mode():
+        normalise(torch.zeros(1, 3, 4, 4, dtype=torch.uint8))
+    pixels = torch.ones(1, 3, 4, 4, requires_grad=True)
+    normalise(pixels).square().sum().backward()
+    assert pixels.grad.abs().min() > 0

@@ -43,7 +43,7 @@ class Content:
 
     @property
     def category_id(self) -> int:
-        """The id of the first category that is read as an integer."""
+        """The id of the first category that is read, as an integer."""
         return number_ids([id_key(self.first_category)])[0]
 
     def reads(self, annotation: dict) -> bool:

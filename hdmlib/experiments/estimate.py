@@ -1,8 +1,8 @@
 """The cost of a training before it starts: a config and its data in, counts and an estimate of memory out.
 
 The network runs once on torch's ``meta`` device, where tensors have shapes but no values, so nothing is computed.
-Multiply-adds are those of its convolutions; the tensors that autograd saves for the backward pass are counted as they
-are saved.
+Multiply-adds are those of its convolutions and matrix products; the tensors that autograd saves for the backward pass
+are counted as they are saved.
 """
 
 from __future__ import annotations

@@ -28,7 +28,7 @@ class Examples:
         pictures: (N, H, W, 3) uint8.
         joints: (N, K, 2) in pixels of the crops.
         weights: (N, K), 0 for unlabelled joints and those outside the crop.
-        targets: Name of a target -> (N, H/4, W/4), all joints in one map.
+        targets: Name of a target -> (N, h, w), all joints in one map.
     """
 
     pictures: NDArray[np.uint8]
@@ -45,7 +45,7 @@ class PredictedExamples:
         pictures, joints, weights: The crops and their annotation.
         cells: (N, K, 2) the annotated joints in cells of the heatmaps.
         predicted: (N, K, 2) decoded joints in pixels of the crops.
-        maps: (N, K, H/4, W/4) heatmaps as they are decoded.
+        maps: (N, K, h, w) heatmaps as they are decoded.
         close_ups: Indices of a few joints to be shown one by one.
     """
 

@@ -10,7 +10,7 @@ import hashlib
 import json
 import platform
 import sys
-from importlib.metadata import version
+from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
@@ -117,7 +117,14 @@ def machine(device: torch.device) -> dict[str, str]:
     """Hardware and versions of a run on a device, for the record."""
     gpu = torch.cuda.get_device_name(device) if device.type == "cuda" else "none"
     facts = {"platform": f"{platform.system()} {platform.machine()}", "python": platform.python_version(), "gpu": gpu}
-    return {**facts, "torch_threads": str(torch.get_num_threads()), **{name: version(name) for name in PACKAGES}}
+    return {**facts, "torch_threads": str(torch.get_num_threads()), **{name: _version(name) for name in PACKAGES}}
+
+
+def _version(package: str) -> str:
+    try:
+        return version(package)
+    except PackageNotFoundError:  # its module may come from another package: cv2 from opencv-python or conda's opencv
+        return "unknown"
 
 
 def peak_memory(device: torch.device) -> float | None:

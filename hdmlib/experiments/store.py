@@ -38,7 +38,7 @@ from hdmlib.data.sources import embedded_fingerprint
 from hdmlib.experiments.checkpoint import CHECKPOINT
 from hdmlib.experiments.prediction import Prediction
 from hdmlib.experiments.record import Record, load_record, parse_record, record_line, save_record
-from hdmlib.files import versions, write_atomically
+from hdmlib.files import versions, write_atomically, writer
 from hdmlib.models.checkpoints import save_weights
 from hdmlib.paths import PROJECT_ROOT, from_caller
 
@@ -94,7 +94,7 @@ class Store:
         Raises:
             ConfigError: It cannot be created or written.
         """
-        probe = self.runs / f".writable-{os.getpid()}"
+        probe = self.runs / f".writable-{writer()}"
         try:
             self.runs.mkdir(parents=True, exist_ok=True)
             probe.touch()

@@ -3,13 +3,17 @@
 import json
 import subprocess
 import sys
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
+from importlib.metadata import PackageNotFoundError
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
 import pytest
+import torch
 
+import hdmlib.experiments.record
 from hdmlib.config import ConfigError, make_config
 from hdmlib.experiments.listing import list_runs
 from hdmlib.experiments.record import Record, load_record, parse_record, record_line, save_record
@@ -194,6 +198,23 @@ def test_data_of_ones_own_is_not_answered_without_reading_it(tmp_path):
     store = Store(tmp_path)
     assert store.find(trial.config) is not None
     assert store.find(trial.config.model_copy(update={"data_root": tmp_path})) is None
+
+
+def test_a_shared_folder_is_tried_by_several_at_once(tmp_path):
+    with ThreadPoolExecutor(8) as pool:  # of one process id, as containers that share a disk often are
+        list(pool.map(lambda _: Store(tmp_path / "runs").check_writable(), range(400)))
+    assert not list((tmp_path / "runs").iterdir())
+
+
+def test_cv2_may_come_from_another_package(monkeypatch):
+    def known(name):
+        if name.startswith("opencv"):
+            raise PackageNotFoundError(name)
+        return "1.0"
+
+    monkeypatch.setattr(hdmlib.experiments.record, "version", known)
+    found = hdmlib.experiments.record.machine(torch.device("cpu"))
+    assert (found["opencv-python-headless"], found["torch"]) == ("unknown", "1.0")
 
 
 def test_an_empty_folder_name_is_refused(monkeypatch):
